@@ -1,0 +1,143 @@
+"""Recurrent layers for ordinary PyTorch code, whose ``loss.backward()`` leaves the exact untruncated gradient in ``.grad``.
+
+    core = ELSTM(input_size=257, num_units=512)
+    state = core.initial_state(batch_size)
+    for inputs, is_first, targets in unrolls:                   # [T, B, D], [T, B]
+        outputs, state = core(inputs, state, is_first)          # [T, B, N]
+        loss_of(outputs, targets).backward()                    # credit reaches back to the start of each episode
+
+The state is detached between calls: what happened earlier is credited through the sensitivity, not through an old graph.
+"""
+
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import nn
+
+from rtrl_core.cells import CELLS, DiagonalCell, ELSTMCell
+from rtrl_core.rules import RULES
+from rtrl_core.sensitivity import Sensitivity
+from rtrl_core.shapes import Bool, Float, Tensor
+
+
+V = TypeVar("V")
+
+
+class CoreState(NamedTuple):
+    """What a recurrent core carries from one unroll to the next, per stream."""
+
+    cell: Float[Tensor, "B N"]
+    sensitivity: Sensitivity | None
+    """``None`` under a rule that carries none."""
+
+
+class DiagonalCore(nn.Module):
+    """A diagonal cell with its parameters and a learning rule.
+
+    Args:
+        input_size: D.
+        num_units: N.
+        cell: a name in ``CELLS``, or a cell of your own.
+        rule: a name in ``RULES``. It changes gradients, never outputs.
+
+    Raises:
+        ValueError: for an unknown cell or rule, or a size below 1.
+    """
+
+    def __init__(self, input_size: int, num_units: int, cell: str | DiagonalCell = "elstm", rule: str = "segment") -> None:
+        super().__init__()
+        if input_size < 1 or num_units < 1:
+            raise ValueError(f"input_size and num_units must be at least 1, got {input_size} and {num_units}")
+        self.cell = _look_up(CELLS, cell, "cell")() if isinstance(cell, str) else cell
+        self.rule = _look_up(RULES, rule, "rule")
+        self.num_units = num_units
+        self.matrices = nn.Parameter(torch.empty(len(self.cell.gate_names), num_units, input_size))
+        self.vectors = nn.Parameter(torch.empty(len(self.cell.vector_names), num_units))
+        self.cell.initialise(self.matrices, self.vectors)
+
+    def initial_state(self, batch_size: int) -> CoreState:
+        """Zero state and, under an RTRL rule, zero sensitivity, on the device of the parameters."""
+        cell_state = self.matrices.new_zeros(batch_size, self.num_units)
+        return CoreState(cell_state, self.initial_sensitivity(batch_size))
+
+    def initial_sensitivity(self, batch_size: int) -> Sensitivity | None:
+        if not self.rule.carries_sensitivity:
+            return None
+        return Sensitivity.zeros(batch_size, self.matrices.detach(), self.vectors.detach())
+
+    def forward(
+        self,
+        inputs: Float[Tensor, "T B D"],
+        state: CoreState,
+        is_first: Bool[Tensor, "T B"],
+        out: Sensitivity | None = None,
+    ) -> tuple[Float[Tensor, "T B N"], CoreState]:
+        """Runs an unroll. Returns the cell states (under autograd) and the state to carry on with (detached).
+
+        ``out`` names a sensitivity of the same shapes that may be overwritten, to save an allocation per unroll: pass the one
+        from two unrolls ago.
+        """
+        with torch.autocast(inputs.device.type, enabled=False):
+            states, sensitivity = self.rule.scan(
+                self.cell,
+                inputs.to(self.matrices.dtype),
+                self.matrices,
+                self.vectors,
+                state.cell,
+                is_first,
+                state.sensitivity,
+                out,
+            )
+        return states, CoreState(states[-1].detach(), sensitivity)
+
+    @torch.no_grad()
+    def step(
+        self, inputs: Float[Tensor, "B D"], cell_state: Float[Tensor, "B N"], is_first: Bool[Tensor, " B"]
+    ) -> Float[Tensor, "B N"]:
+        """One step of the cell alone, for acting: no graph, no sensitivity."""
+        with torch.autocast(inputs.device.type, enabled=False):
+            gates = (inputs.to(self.matrices.dtype) @ self.matrices.flatten(0, 1).t()).view(-1, *self.matrices.shape[:2])
+            return self.cell.forward(cell_state * (~is_first).unsqueeze(-1), gates, self.vectors)
+
+
+class ELSTM(nn.Module):
+    """The eLSTM layer (PAPER.md 1.1): element-wise core and output gate, ``h_t = sigmoid(O [x_t, c_t]) * c_t``.
+
+    The gate sees ``c_t``, not ``c_{t-1}``: nothing recurs through ``h``, so its parameters need no sensitivity.
+    """
+
+    def __init__(self, input_size: int, num_units: int, rule: str = "segment", cell: str | DiagonalCell | None = None) -> None:
+        super().__init__()
+        self.core = DiagonalCore(input_size, num_units, ELSTMCell() if cell is None else cell, rule)
+        self.gate = nn.Linear(input_size + num_units, num_units)
+
+    def initial_state(self, batch_size: int) -> CoreState:
+        return self.core.initial_state(batch_size)
+
+    def forward(
+        self,
+        inputs: Float[Tensor, "T B D"],
+        state: CoreState,
+        is_first: Bool[Tensor, "T B"],
+        out: Sensitivity | None = None,
+    ) -> tuple[Float[Tensor, "T B N"], CoreState]:
+        """Outputs ``h_1..h_T`` and the state to carry on with; see ``DiagonalCore.forward``."""
+        cells, state = self.core(inputs, state, is_first, out)
+        return self._output(inputs, cells), state
+
+    @torch.no_grad()
+    def step(
+        self, inputs: Float[Tensor, "B D"], cell_state: Float[Tensor, "B N"], is_first: Bool[Tensor, " B"]
+    ) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]]:
+        """One step for acting: ``(h_t, c_t)``."""
+        cell_state = self.core.step(inputs, cell_state, is_first)
+        return self._output(inputs, cell_state), cell_state
+
+    def _output(self, inputs: Tensor, cells: Tensor) -> Tensor:
+        return torch.sigmoid(self.gate(torch.cat([inputs.to(cells.dtype), cells], dim=-1))) * cells
+
+
+def _look_up(registry: dict[str, V], name: str, what: str) -> V:
+    if name not in registry:
+        raise ValueError(f"unknown {what} {name!r}: expected one of {', '.join(registry)}")
+    return registry[name]

@@ -1,0 +1,89 @@
+"""RTRL step by step, as the paper writes it (its equations 8-12). Slow and obvious: the oracle for every other rule.
+
+    S^{W_k}_t = a_t S^{W_k}_{t-1} + g_{k,t} x_t^T        S^p_t = a_t S^p_{t-1} + q_{p,t}
+    dL/dW_k   = sum_t sum_b e_t S^{W_k}_t                dL/dp = sum_t sum_b e_t S^p_t
+"""
+
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from rtrl_core.cells.base import DiagonalCell, LocalDerivatives
+from rtrl_core.rules.scan import ParameterGradients, Trajectory, adjoints, forward_scan, input_gradients, local_derivatives, weigh
+from rtrl_core.sensitivity import Sensitivity
+from rtrl_core.shapes import Bool, Float, Tensor
+
+
+def scan(
+    cell: DiagonalCell,
+    inputs: Float[Tensor, "T B D"],
+    matrices: Float[Tensor, "K N D"],
+    vectors: Float[Tensor, "P N"],
+    state: Float[Tensor, "B N"],
+    is_first: Bool[Tensor, "T B"],
+    sensitivity: Sensitivity,
+    out: Sensitivity | None = None,
+) -> tuple[Float[Tensor, "T B N"], Sensitivity]:
+    """Same contract as the segment rule; forward and backward each repeat the recursion over all ``T`` steps."""
+    advanced = sensitivity.empty_like() if out is None else out
+    return _ReferenceScan.apply(cell, inputs, matrices, vectors, state, is_first, sensitivity, advanced), advanced
+
+
+def step(sensitivity: Sensitivity, local: LocalDerivatives, inputs: Float[Tensor, "B D"]) -> Sensitivity:
+    """One step of the recursion. ``local`` holds one step, each tensor ``[B, N]``."""
+    matrices = torch.empty_like(sensitivity.matrices)
+    vectors = torch.empty_like(sensitivity.vectors)
+    for k, gate in enumerate(local.gates):
+        matrices[:, k] = local.state[:, :, None] * sensitivity.matrices[:, k] + gate[:, :, None] * inputs[:, None, :]
+    for p, vector in enumerate(local.vectors):
+        vectors[:, p] = local.state * sensitivity.vectors[:, p] + vector
+    return Sensitivity(matrices, vectors)
+
+
+def gradients(
+    sensitivity: Sensitivity, local: LocalDerivatives, inputs: Float[Tensor, "T B D"], immediate: Float[Tensor, "T B N"]
+) -> tuple[ParameterGradients, Sensitivity]:
+    """The recursion over an unroll, collecting ``e_t S_t`` on the way: the whole algorithm in one loop."""
+    total = ParameterGradients.zeros(sensitivity)
+    for t in range(inputs.shape[0]):
+        sensitivity = step(sensitivity, local.at(t), inputs[t])
+        total.matrices.add_((immediate[t][:, None, :, None] * sensitivity.matrices).sum(0))
+        total.vectors.add_((immediate[t][:, None, :] * sensitivity.vectors).sum(0))
+    return total, sensitivity
+
+
+class _ReferenceScan(torch.autograd.Function):
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,
+        cell: DiagonalCell,
+        inputs: Tensor,
+        matrices: Tensor,
+        vectors: Tensor,
+        state: Tensor,
+        is_first: Tensor,
+        sensitivity: Sensitivity,
+        out: Sensitivity,
+    ) -> Tensor:
+        trajectory = forward_scan(cell, inputs, matrices, vectors, state, is_first)
+        local = local_derivatives(cell, trajectory, vectors, is_first)
+        ctx.cell = cell
+        ctx.save_for_backward(*sensitivity, inputs, matrices, vectors, is_first, *trajectory)
+        for t in range(inputs.shape[0]):
+            sensitivity = step(sensitivity, local.at(t), inputs[t])
+        for target, source in zip(out, sensitivity, strict=True):
+            target.copy_(source)
+        return trajectory.states
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, immediate: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        old_matrices, old_vectors, inputs, matrices, vectors, is_first, *trajectory = ctx.saved_tensors
+        local = local_derivatives(ctx.cell, Trajectory(*trajectory), vectors, is_first)
+        total, _ = gradients(Sensitivity(old_matrices, old_vectors), local, inputs, immediate)
+        to_inputs = None
+        if ctx.needs_input_grad[1]:
+            adjoint, _ = adjoints(immediate, local.state)
+            to_inputs = input_gradients(weigh(adjoint, local.gates), matrices)
+        return None, to_inputs, *total, None, None, None, None

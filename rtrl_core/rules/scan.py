@@ -1,0 +1,107 @@
+"""The pieces every learning rule shares: the forward recurrence, the adjoint recurrence, and parameter gradients from them.
+
+All functions are pure tensor algebra outside autograd; the autograd nodes that call them are in ``segment.py`` and ``reference.py``.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Self
+
+import torch
+
+from rtrl_core.cells.base import DiagonalCell, LocalDerivatives
+from rtrl_core.sensitivity import Sensitivity
+from rtrl_core.shapes import Bool, Float, Tensor
+
+
+class Trajectory(NamedTuple):
+    """What the forward recurrence leaves behind."""
+
+    gates: Float[Tensor, "T B K N"]
+    """Gate inputs ``u = W x``."""
+    previous: Float[Tensor, "T B N"]
+    """``c_{t-1}`` as the cell saw it: zero at first steps."""
+    states: Float[Tensor, "T B N"]
+    """``c_t``."""
+
+
+class ParameterGradients(NamedTuple):
+    matrices: Float[Tensor, "K N D"]
+    vectors: Float[Tensor, "P N"]
+
+    @classmethod
+    def zeros(cls, sensitivity: Sensitivity) -> Self:
+        """Zeros of the shapes of the parameters that ``sensitivity`` differentiates by."""
+        return cls(torch.zeros_like(sensitivity.matrices[0]), torch.zeros_like(sensitivity.vectors[0]))
+
+
+def forward_scan(
+    cell: DiagonalCell,
+    inputs: Float[Tensor, "T B D"],
+    matrices: Float[Tensor, "K N D"],
+    vectors: Float[Tensor, "P N"],
+    state: Float[Tensor, "B N"],
+    is_first: Bool[Tensor, "T B"],
+) -> Trajectory:
+    """Runs the cell over an unroll: one GEMM for all gate inputs, then ``T`` element-wise steps."""
+    num_gates, num_units, _ = matrices.shape
+    gates = (inputs.flatten(0, 1) @ matrices.flatten(0, 1).t()).view(*inputs.shape[:2], num_gates, num_units)
+    keep = (~is_first).to(state.dtype).unsqueeze(-1)
+    previous = gates.new_empty(*inputs.shape[:2], num_units)
+    states = torch.empty_like(previous)
+    for t in range(inputs.shape[0]):
+        torch.mul(state, keep[t], out=previous[t])
+        states[t] = cell.forward(previous[t], gates[t], vectors)
+        state = states[t]
+    return Trajectory(gates, previous, states)
+
+
+def local_derivatives(
+    cell: DiagonalCell, trajectory: Trajectory, vectors: Float[Tensor, "P N"], is_first: Bool[Tensor, "T B"]
+) -> LocalDerivatives:
+    """``a, g, q`` at every step at once; ``a`` is zero at first steps, so whatever it multiplies forgets the last episode."""
+    local = cell.derivatives(trajectory.previous, trajectory.gates, vectors)
+    return local._replace(state=local.state * (~is_first).unsqueeze(-1))
+
+
+def adjoints(immediate: Float[Tensor, "T B N"], recurrence: Float[Tensor, "T B N"]) -> tuple[Tensor, Tensor]:
+    """``lam_t = e_t + a_{t+1} lam_{t+1}`` and ``lam_0 = a_1 lam_1``; returns ``(lam [T B N], lam_0 [B N])``."""
+    adjoint = torch.empty_like(immediate)
+    adjoint[-1] = immediate[-1]
+    for t in range(immediate.shape[0] - 2, -1, -1):
+        torch.addcmul(immediate[t], recurrence[t + 1], adjoint[t + 1], out=adjoint[t])
+    return adjoint, recurrence[0] * adjoint[0]
+
+
+def decays(recurrence: Float[Tensor, "T B N"]) -> tuple[Tensor, Tensor]:
+    """``prod_{s>t} a_s`` for every ``t``, and the product of all of them; returns ``([T B N], [B N])``."""
+    after = torch.empty_like(recurrence)
+    after[-1] = 1
+    for t in range(recurrence.shape[0] - 2, -1, -1):
+        torch.mul(after[t + 1], recurrence[t + 1], out=after[t])
+    return after, after[0] * recurrence[0]
+
+
+def weigh(weights: Float[Tensor, "T B N"], gates: Sequence[Tensor]) -> Float[Tensor, "T B K N"]:
+    """``weights * g_k`` for every gate, in one contiguous block ready for a GEMM."""
+    weighed = weights.new_empty(*weights.shape[:2], len(gates), weights.shape[2])
+    for k, gate in enumerate(gates):
+        torch.mul(weights, gate, out=weighed[:, :, k])
+    return weighed
+
+
+def segment_gradients(
+    adjoint: Float[Tensor, "T B N"],
+    adjoint_gates: Float[Tensor, "T B K N"],
+    local: LocalDerivatives,
+    inputs: Float[Tensor, "T B D"],
+) -> ParameterGradients:
+    """The gradient that backpropagation inside the unroll gives: ``sum_{t,b} (lam_t g_{k,t}) x_t^T``, one GEMM."""
+    matrices = (adjoint_gates.flatten(0, 1).flatten(1).t() @ inputs.flatten(0, 1)).view(*adjoint_gates.shape[2:], inputs.shape[-1])
+    vectors = torch.stack([(adjoint * vector).sum((0, 1)) for vector in local.vectors])
+    return ParameterGradients(matrices, vectors)
+
+
+def input_gradients(adjoint_gates: Float[Tensor, "T B K N"], matrices: Float[Tensor, "K N D"]) -> Float[Tensor, "T B D"]:
+    """``dL/dx_t = sum_k W_k^T (lam_t g_{k,t})``: what the encoder below the core receives."""
+    flat = adjoint_gates.flatten(2).flatten(0, 1) @ matrices.flatten(0, 1)
+    return flat.view(*adjoint_gates.shape[:2], matrices.shape[-1])

@@ -1,0 +1,49 @@
+"""Truncated backpropagation through time: the segment rule without its carried sensitivity. The paper's baseline."""
+
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from rtrl_core.cells.base import DiagonalCell
+from rtrl_core.rules.scan import Trajectory, adjoints, forward_scan, input_gradients, local_derivatives, segment_gradients, weigh
+from rtrl_core.sensitivity import Sensitivity
+from rtrl_core.shapes import Bool, Float, Tensor
+
+
+def scan(
+    cell: DiagonalCell,
+    inputs: Float[Tensor, "T B D"],
+    matrices: Float[Tensor, "K N D"],
+    vectors: Float[Tensor, "P N"],
+    state: Float[Tensor, "B N"],
+    is_first: Bool[Tensor, "T B"],
+    sensitivity: None = None,
+    out: Sensitivity | None = None,
+) -> tuple[Float[Tensor, "T B N"], None]:
+    """Runs the cell over an unroll; backward gives every gradient truncated at the start of the unroll. Carries no sensitivity."""
+    return _TruncatedScan.apply(cell, inputs, matrices, vectors, state, is_first), None
+
+
+class _TruncatedScan(torch.autograd.Function):
+    """The same scan and adjoints as the segment rule; derivatives are computed only if backward is called."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, cell: DiagonalCell, inputs: Tensor, matrices: Tensor, vectors: Tensor, state: Tensor, is_first: Tensor
+    ) -> Tensor:
+        trajectory = forward_scan(cell, inputs, matrices, vectors, state, is_first)
+        ctx.cell = cell
+        ctx.save_for_backward(inputs, matrices, vectors, is_first, *trajectory)
+        return trajectory.states
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, immediate: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        inputs, matrices, vectors, is_first, *trajectory = ctx.saved_tensors
+        local = local_derivatives(ctx.cell, Trajectory(*trajectory), vectors, is_first)
+        adjoint, _ = adjoints(immediate, local.state)
+        adjoint_gates = weigh(adjoint, local.gates)
+        gradients = segment_gradients(adjoint, adjoint_gates, local, inputs)
+        to_inputs = input_gradients(adjoint_gates, matrices) if ctx.needs_input_grad[1] else None
+        return None, to_inputs, *gradients, None, None
