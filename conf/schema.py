@@ -1,0 +1,233 @@
+"""Every knob of the system, once: its name, type, default and one line of documentation.
+
+YAML files under ``conf/`` hold only differences from these defaults. Values are checked here, when the configuration is built;
+each object of the program then receives its own section and never sees the rest.
+"""
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+from omegaconf import MISSING
+
+CHOICES = "choices"
+MINIMUM = "minimum"
+HELP = "help"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot work. The message says what was expected, what came and which option to change."""
+
+
+def knob(default: Any, doc: str, *, minimum: float | None = None, choices: tuple[str, ...] | None = None) -> Any:
+    """A documented field. ``minimum`` is inclusive; both limits are skipped for ``None``."""
+    metadata = {HELP: doc, MINIMUM: minimum, CHOICES: choices}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class EnvConfig:
+    """Which environment; each suite adds its own options below."""
+
+    suite: str = knob(MISSING, "suite name, a key of envs.registry.SUITES")
+    name: str = knob(MISSING, "game, level or id within the suite")
+    reward_clip: str = knob("abs_one", "what the loss sees of a reward", choices=("none", "abs_one", "asymmetric"))
+
+
+@dataclass
+class AtariConfig(EnvConfig):
+    """Every ALE game, through ale-py's own C++ vector environment; defaults are the paper's preprocessing."""
+
+    suite: str = "atari"
+    name: str = knob("breakout", "ALE game, e.g. breakout, ms_pacman")
+    frame_skip: int = knob(4, "frames per step", minimum=1)
+    frame_stack: int = knob(4, "frames per observation", minimum=1)
+    image_size: int = knob(84, "height and width of the observation", minimum=8)
+    sticky_actions: float = knob(0.0, "probability that the last action repeats (0.25 in ALE/*-v5)", minimum=0)
+    episodic_life: bool = knob(True, "a lost life ends the learner's episode; returns are per game all the same")
+    fire_reset: bool = knob(True, "press FIRE after a reset where the game needs it")
+    noop_max: int = knob(30, "random no-ops at the start of a game", minimum=0)
+    max_frames: int = knob(108_000, "frames after which a game is truncated", minimum=1)
+    full_action_space: bool = knob(False, "all 18 actions instead of the game's own")
+
+
+@dataclass
+class GymConfig(EnvConfig):
+    """Any registered gymnasium id, through gymnasium's vector API."""
+
+    suite: str = "gym"
+    name: str = knob("CartPole-v1", "gymnasium id")
+    kwargs: dict[str, Any] = field(default_factory=dict, metadata={HELP: "keyword arguments of gymnasium.make"})
+    max_episode_steps: int | None = knob(None, "time limit; null keeps the id's own", minimum=1)
+    asynchronous: bool = knob(False, "one process per stream, for slow environments")
+    reward_clip: str = knob("none", "what the loss sees of a reward", choices=("none", "abs_one", "asymmetric"))
+
+
+@dataclass
+class TMazeConfig(EnvConfig):
+    """A corridor with a cue at its first step and a choice at its end: credit must reach back over the whole corridor."""
+
+    suite: str = "tmaze"
+    name: str = knob("tmaze", "name shown in tables")
+    corridor: int = knob(100, "steps between the cue and the choice", minimum=1)
+    reward_clip: str = knob("none", "what the loss sees of a reward", choices=("none", "abs_one", "asymmetric"))
+
+
+@dataclass
+class NetworkConfig:
+    """Encoder -> recurrent core -> heads."""
+
+    encoder: str = knob("impala", "what turns an observation into features", choices=("impala", "nature", "mlp"))
+    features: int = knob(256, "encoder outputs", minimum=1)
+    mlp_sizes: list[int] = knob([64], "hidden layers of the mlp encoder")
+    core: str = knob("elstm", "recurrent core; feedforward has none", choices=("elstm", "indrnn", "mingru", "feedforward"))
+    num_units: int = knob(256, "N, units of the core", minimum=1)
+    last_reward: bool = knob(True, "feed the last (clipped) reward to the core")
+    last_action: bool = knob(False, "feed the last action, one-hot, to the core")
+    freeze_encoder: bool = knob(False, "leave the encoder's weights as they were loaded")
+    load_encoder: str | None = knob(None, "checkpoint whose encoder is loaded before training")
+
+
+@dataclass
+class RuleConfig:
+    """How gradients reach the core's parameters."""
+
+    name: str = knob("segment", "learning rule", choices=("segment", "reference", "tbptt"))
+    refresh: bool = knob(False, "load the newest weights before the gradient, recompute the unroll, correct with V-trace")
+
+
+@dataclass
+class ActorsConfig:
+    """One actor: B streams, one network, unrolls of T steps."""
+
+    num_envs: int = knob(32, "B, streams per actor", minimum=1)
+    unroll: int = knob(20, "T, steps per unroll", minimum=1)
+    device: str = knob("cpu", "cpu, cuda or cuda:N")
+    num_cpus: float = knob(1, "CPU cores that Ray sets aside for an actor", minimum=0)
+    num_gpus: float = knob(0, "GPU share that Ray sets aside for an actor", minimum=0)
+    threads: int = knob(1, "torch threads of an actor", minimum=1)
+    autocast: str = knob("auto", "type of the encoder's arithmetic; auto is bfloat16 where the device is fast at it", choices=("auto", "float32", "bfloat16"))
+    activations: str = knob("auto", "keep the encoder's activations from acting, or recompute them", choices=("auto", "retain", "recompute"))
+    activation_budget_bytes: int = knob(2 * 1024**3, "auto keeps activations while they fit in this", minimum=0)
+    wire: str = knob("float32", "type of a gradient on its way; bfloat16 keeps its rounding error on the actor", choices=("float32", "bfloat16"))
+
+
+@dataclass
+class FleetConfig:
+    """Where actors run and what happens when one dies."""
+
+    kind: str = knob("ray", "ray: processes on a cluster; local: in this process", choices=("ray", "local"))
+    num_actors: int | None = knob(None, "actors; null is one per core of this machine", minimum=1)
+    address: str | None = knob(None, "Ray cluster to join (auto, or host:port); null starts a local one")
+    in_flight: int = knob(1, "unrolls queued per actor in async mode (1 or 2)", minimum=1)
+    placement_timeout_s: float = knob(20.0, "how long actors may wait for their resources", minimum=0)
+    unroll_timeout_s: float = knob(600.0, "an actor silent for longer is replaced", minimum=0)
+    max_restarts: int = knob(100, "restarts after which the run gives up", minimum=0)
+    object_store_bytes: int | None = knob(None, "object store of a local Ray; null sizes it by the run", minimum=80_000_000)
+    dashboard: bool = knob(False, "start Ray's dashboard with a local Ray")
+    metrics_port: int | None = knob(None, "fixed port of Ray's Prometheus endpoint; null lets Ray choose", minimum=1)
+
+
+@dataclass
+class LearnerConfig:
+    """Contributions -> weights."""
+
+    mode: str = knob("async", "sync: every contribution of a version; lockstep: fixed lag of one; async: as they come", choices=("sync", "lockstep", "async"))
+    batch_segments: int = knob(32, "segments (unrolls of one stream) per update in async mode", minimum=1)
+    max_lag: int = knob(20, "versions a contribution may be behind", minimum=0)
+    lag_rule: str = knob("drop", "what happens to a later one", choices=("accept", "damp", "drop"))
+    optimizer: str = knob("rmsprop", "update rule", choices=("rmsprop", "adam"))
+    learning_rate: float = knob(6e-4, "at the start; falls linearly to final_learning_rate over total_steps", minimum=0)
+    final_learning_rate: float = knob(0.0, "at total_steps", minimum=0)
+    rmsprop_decay: float = knob(0.99, "alpha", minimum=0)
+    rmsprop_epsilon: float = knob(0.01, "outside the root", minimum=0)
+    adam_betas: list[float] = knob([0.9, 0.999], "moment decays")
+    adam_epsilon: float = knob(1e-8, "outside the root", minimum=0)
+    clip_norm: float = knob(40.0, "global norm above which the gradient is scaled down", minimum=0)
+    discount: float = knob(0.99, "gamma", minimum=0)
+    entropy_cost: float = knob(0.01, "weight of the entropy bonus", minimum=0)
+    baseline_cost: float = knob(0.5, "weight of the value loss, on top of its own 1/2", minimum=0)
+    vtrace_rho: float = knob(1.0, "clip of the importance weights", minimum=0)
+    vtrace_c: float = knob(1.0, "clip of the trace weights", minimum=0)
+    vtrace_lambda: float = knob(1.0, "trace decay", minimum=0)
+    device: str = knob("cpu", "cpu, cuda or cuda:N")
+    num_cpus: float = knob(0, "CPU cores that Ray sets aside for the learner", minimum=0)
+    num_gpus: float = knob(0, "GPU share that Ray sets aside for the learner", minimum=0)
+    threads: int = knob(1, "torch threads of the learner", minimum=1)
+
+
+@dataclass
+class LoggingConfig:
+    """What a run leaves behind and shows."""
+
+    interval_s: float = knob(10.0, "seconds between log rows", minimum=0)
+    interval_steps: int | None = knob(None, "agent steps between log rows instead (repeatable runs)", minimum=1)
+    terminal: str = knob("auto", "live panel, plain lines, or nothing; auto is a panel on a terminal", choices=("auto", "panel", "plain", "none"))
+    tensorboard: bool = knob(True, "write TensorBoard events into the run folder")
+    prometheus: bool = knob(True, "export through Ray's metrics (fleet.kind=ray)")
+    wandb: str = knob("disabled", "Weights & Biases", choices=("disabled", "offline", "online"))
+    wandb_project: str = knob("r2ac", "project name")
+    wandb_entity: str | None = knob(None, "user or team; null is the default of the account")
+    wandb_init_timeout_s: float = knob(20.0, "how long online may take to answer", minimum=1)
+    checkpoint_interval_s: float = knob(300.0, "seconds between checkpoints", minimum=0)
+    checkpoint_interval_steps: int | None = knob(None, "agent steps between checkpoints instead (repeatable runs)", minimum=1)
+    keep_checkpoints: int = knob(3, "newest checkpoints kept, beside the best", minimum=1)
+
+
+@dataclass
+class TrainConfig:
+    """A training run."""
+
+    name: str = knob("run", "experiment name; runs go to runs/NAME")
+    seed: int = knob(1, "of everything random", minimum=0)
+    total_steps: int = knob(200_000_000, "agent steps", minimum=1)
+    run_dir: str | None = knob(None, "folder of this run; null is runs/NAME")
+    resume: str = knob("auto", "auto: go on if the folder has a checkpoint; never: refuse a used folder; else a checkpoint's path")
+    env: EnvConfig = field(default_factory=AtariConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    rule: RuleConfig = field(default_factory=RuleConfig)
+    actors: ActorsConfig = field(default_factory=ActorsConfig)
+    fleet: FleetConfig = field(default_factory=FleetConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+
+    SECTIONS: ClassVar[tuple[str, ...]] = ("env", "network", "rule", "actors", "fleet", "learner", "logging")
+
+
+@dataclass
+class EvaluateConfig:
+    """An evaluation of one checkpoint, or of a run folder's best."""
+
+    checkpoint: str = knob(MISSING, "checkpoint or run folder")
+    episodes: int = knob(30, "episodes per policy", minimum=1)
+    num_envs: int = knob(8, "streams", minimum=1)
+    seed: int = knob(0, "environment seed", minimum=0)
+    policy: str = knob("both", "how actions are chosen", choices=("greedy", "sampled", "both"))
+    output: str | None = knob(None, "JSON file; null prints only")
+    device: str = knob("cpu", "cpu, cuda or cuda:N")
+
+
+ENV_CONFIGS: dict[str, type[EnvConfig]] = {"atari": AtariConfig, "gym": GymConfig, "tmaze": TMazeConfig}
+
+
+def validate(config: Any, path: str = "") -> None:
+    """Checks every knob's limits, section by section.
+
+    Raises:
+        ConfigError: for the first value out of its limits.
+    """
+    for spec in fields(config):
+        option = f"{path}{spec.name}"
+        value = getattr(config, spec.name)
+        if hasattr(value, "__dataclass_fields__"):
+            validate(value, f"{option}.")
+            continue
+        minimum, choices = spec.metadata.get(MINIMUM), spec.metadata.get(CHOICES)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{option} must be a finite number, got {value}")
+        if minimum is not None and value is not None and value < minimum:
+            raise ConfigError(f"{option} must be at least {minimum}, got {value}")
+        if choices is not None and value not in choices:
+            raise ConfigError(f"{option} must be one of {', '.join(choices)}, got {value!r}")

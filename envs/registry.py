@@ -1,0 +1,30 @@
+"""Every suite by name, and the one function that builds an environment from its configuration.
+
+A suite is a module with ``make(config, num_envs, seed) -> VectorEnv``. It is imported only when it is asked for, so a machine
+needs only the libraries of the suites it plays.
+"""
+
+import importlib
+
+from conf.schema import EnvConfig
+from envs.base import UnknownEnvironment, VectorEnv
+
+SUITES: dict[str, str] = {
+    "atari": "envs.atari",
+    "gym": "envs.gymnasium_ids",
+    "tmaze": "envs.tmaze",
+}
+
+
+def make_env(config: EnvConfig, num_envs: int, seed: int) -> VectorEnv:
+    """Builds ``num_envs`` streams of the suite that ``config`` describes.
+
+    Raises:
+        UnknownEnvironment: for an unknown suite, game, level or mode.
+        MissingDependency: if the suite's library is not installed.
+    """
+    if config.suite not in SUITES:
+        raise UnknownEnvironment(f"unknown environment suite {config.suite!r}: expected one of {', '.join(SUITES)}")
+    if num_envs < 1:
+        raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+    return importlib.import_module(SUITES[config.suite]).make(config, num_envs, seed)
