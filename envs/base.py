@@ -94,6 +94,8 @@ class Timestep(NamedTuple):
     the terminal observation repeat the last one they saw and say so in their docstring."""
     instruction: np.ndarray | None = None
     """int64 ``[B, instruction_length]``, if the spec has one."""
+    life_lost: np.ndarray | None = None
+    """bool ``[B]``: ``terminated`` only for the learner (an Atari life); the game, its return and its length go on."""
     level: np.ndarray | None = None
     """int64 ``[B]``: index into ``spec.levels`` of the episode that the *transition* belonged to."""
 

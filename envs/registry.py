@@ -6,7 +6,7 @@ needs only the libraries of the suites it plays.
 
 import importlib
 
-from conf.schema import EnvConfig
+from conf.env_schema import EnvConfig
 from envs.base import UnknownEnvironment, VectorEnv
 
 SUITES: dict[str, str] = {

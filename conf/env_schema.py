@@ -1,0 +1,59 @@
+"""The options of every environment suite. A suite's section of a configuration has exactly the fields of its class here."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from conf.knobs import HELP, knob
+
+
+@dataclass
+class EnvConfig:
+    """Which environment; each suite adds its own options below."""
+
+    suite: str = knob(MISSING, "suite name, a key of envs.registry.SUITES")
+    name: str = knob(MISSING, "game, level or id within the suite")
+    reward_clip: str = knob("abs_one", "what the loss sees of a reward", choices=("none", "abs_one", "asymmetric"))
+
+
+@dataclass
+class AtariConfig(EnvConfig):
+    """Every ALE game, through ale-py's own C++ vector environment; defaults are the paper's preprocessing."""
+
+    suite: str = "atari"
+    name: str = knob("breakout", "ALE game, e.g. breakout, ms_pacman")
+    frame_skip: int = knob(4, "frames per step", minimum=1)
+    frame_stack: int = knob(4, "frames per observation", minimum=1)
+    image_size: int = knob(84, "height and width of the observation", minimum=8)
+    sticky_actions: float = knob(0.0, "probability that the last action repeats (0.25 in ALE/*-v5)", minimum=0)
+    episodic_life: bool = knob(True, "a lost life ends the learner's episode; returns are per game all the same")
+    fire_reset: bool = knob(True, "press FIRE after a reset where the game needs it")
+    noop_max: int = knob(30, "random no-ops at the start of a game", minimum=0)
+    max_frames: int = knob(108_000, "frames after which a game is truncated", minimum=1)
+    full_action_space: bool = knob(False, "all 18 actions instead of the game's own")
+
+
+@dataclass
+class GymConfig(EnvConfig):
+    """Any registered gymnasium id, through gymnasium's vector API."""
+
+    suite: str = "gym"
+    name: str = knob("CartPole-v1", "gymnasium id")
+    kwargs: dict[str, Any] = field(default_factory=dict, metadata={HELP: "keyword arguments of gymnasium.make"})
+    max_episode_steps: int | None = knob(None, "time limit; null keeps the id's own", minimum=1)
+    asynchronous: bool = knob(False, "one process per stream, for slow environments")
+    reward_clip: str = knob("none", "what the loss sees of a reward", choices=("none", "abs_one", "asymmetric"))
+
+
+@dataclass
+class TMazeConfig(EnvConfig):
+    """A corridor with a cue at its first step and a choice at its end: credit must reach back over the whole corridor."""
+
+    suite: str = "tmaze"
+    name: str = knob("tmaze", "name shown in tables")
+    corridor: int = knob(100, "steps between the cue and the choice", minimum=1)
+    reward_clip: str = knob("none", "what the loss sees of a reward", choices=("none", "abs_one", "asymmetric"))
+
+
+ENV_CONFIGS: dict[str, type[EnvConfig]] = {"atari": AtariConfig, "gym": GymConfig, "tmaze": TMazeConfig}
