@@ -3,6 +3,7 @@
 All functions are pure tensor algebra outside autograd; the autograd nodes that call them are in ``segment.py`` and ``reference.py``.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
@@ -69,6 +70,7 @@ def adjoints(immediate: Float[Tensor, "T B N"], recurrence: Float[Tensor, "T B N
     adjoint[-1] = immediate[-1]
     for t in range(immediate.shape[0] - 2, -1, -1):
         torch.addcmul(immediate[t], recurrence[t + 1], adjoint[t + 1], out=adjoint[t])
+        _flush(adjoint[t])
     return adjoint, recurrence[0] * adjoint[0]
 
 
@@ -78,14 +80,21 @@ def decays(recurrence: Float[Tensor, "T B N"]) -> tuple[Tensor, Tensor]:
     after[-1] = 1
     for t in range(recurrence.shape[0] - 2, -1, -1):
         torch.mul(after[t + 1], recurrence[t + 1], out=after[t])
-    return after, after[0] * recurrence[0]
+        _flush(after[t])
+    return after, _flush(after[0] * recurrence[0])
 
 
-def weigh(weights: Float[Tensor, "T B N"], gates: Sequence[Tensor]) -> Float[Tensor, "T B K N"]:
+def _flush(value: Tensor) -> Tensor:
+    """Sets what is below the root of the smallest normal number to zero, in place. Products of many factors below one end up
+    there (1e-19 in float32); multiplied once more they would be subnormal, which a CPU computes tens of times slower."""
+    return torch.hardshrink(value, math.sqrt(torch.finfo(value.dtype).tiny), out=value)
+
+
+def weigh(weights: Float[Tensor, "*batch N"], gates: Sequence[Tensor]) -> Float[Tensor, "*batch K N"]:
     """``weights * g_k`` for every gate, in one contiguous block ready for a GEMM."""
-    weighed = weights.new_empty(*weights.shape[:2], len(gates), weights.shape[2])
+    weighed = weights.new_empty(*weights.shape[:-1], len(gates), weights.shape[-1])
     for k, gate in enumerate(gates):
-        torch.mul(weights, gate, out=weighed[:, :, k])
+        torch.mul(weights, gate, out=weighed[..., k, :])
     return weighed
 
 
@@ -97,8 +106,12 @@ def segment_gradients(
 ) -> ParameterGradients:
     """The gradient that backpropagation inside the unroll gives: ``sum_{t,b} (lam_t g_{k,t}) x_t^T``, one GEMM."""
     matrices = (adjoint_gates.flatten(0, 1).flatten(1).t() @ inputs.flatten(0, 1)).view(*adjoint_gates.shape[2:], inputs.shape[-1])
-    vectors = torch.stack([(adjoint * vector).sum((0, 1)) for vector in local.vectors])
-    return ParameterGradients(matrices, vectors)
+    # Step by step into [B, N] accumulators: a [T, B, N] product per vector would cost more in memory traffic than the sum.
+    vectors = adjoint.new_zeros(len(local.vectors), *adjoint.shape[1:])
+    for p, vector in enumerate(local.vectors):
+        for t in range(adjoint.shape[0]):
+            vectors[p].addcmul_(adjoint[t], vector[t])
+    return ParameterGradients(matrices, vectors.sum(1))
 
 
 def input_gradients(adjoint_gates: Float[Tensor, "T B K N"], matrices: Float[Tensor, "K N D"]) -> Float[Tensor, "T B D"]:

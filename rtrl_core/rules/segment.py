@@ -58,13 +58,16 @@ def advance(
     Stream by stream, because one stream's sensitivity fits the cache: decaying it and adding to it then cost one trip to memory.
     """
     after, total = decays(local.state)
-    accumulated = weigh(after, local.gates).flatten(2)
-    for b in range(inputs.shape[1]):
+    per_stream = weigh(after.transpose(0, 1), [gate.transpose(0, 1) for gate in local.gates]).flatten(2)
+    for b, stream_inputs in enumerate(inputs.transpose(0, 1).contiguous()):
         torch.mul(sensitivity.matrices[b], total[b, :, None], out=out.matrices[b])
-        out.matrices[b].flatten(0, 1).addmm_(accumulated[:, b].t(), inputs[:, b])
+        out.matrices[b].flatten(0, 1).addmm_(per_stream[b].t(), stream_inputs)
     torch.mul(sensitivity.vectors, total[:, None], out=out.vectors)
     for p, vector in enumerate(local.vectors):
-        out.vectors[:, p] += (after * vector).sum(0)
+        accumulator = torch.zeros_like(vector[0])
+        for t in range(inputs.shape[0]):
+            accumulator.addcmul_(after[t], vector[t])
+        out.vectors[:, p] += accumulator
 
 
 def advance_step(
