@@ -1,0 +1,124 @@
+"""What turns an observation into features: the IMPALA residual stem, the Nature CNN, an MLP, and an instruction reader.
+
+Images enter as uint8 and become channels-last floats here: the memory format that convolutions are fast in. Weights of
+convolutions stay in that format, see ``layout.py``.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from rtrl_core.shapes import Float, Int, Shaped, Tensor
+
+
+def image_input(observation: Shaped[Tensor, "B x y z"], layout: str) -> Float[Tensor, "B C H W"]:
+    """uint8 images as channels-last floats in [0, 1], in the type of the surrounding autocast (float32 without one)."""
+    device = observation.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.get_default_dtype()
+    if layout == "HWC":
+        observation = observation.permute(0, 3, 1, 2)
+    return observation.to(dtype=dtype, memory_format=torch.channels_last).mul_(1 / 255)
+
+
+class NatureEncoder(nn.Module):
+    """Three convolutions and a linear layer (Mnih et al. 2015)."""
+
+    def __init__(self, shape: tuple[int, int, int], layout: str, features: int) -> None:
+        super().__init__()
+        self.layout = layout
+        channels, height, width = _channels_first(shape, layout)
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(channels, 32, 8, 4),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(32, 64, 4, 2),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(64, 64, 3, 1),
+            nn.ReLU(inplace=True),
+        )
+        for kernel, stride in ((8, 4), (4, 2), (3, 1)):
+            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        if height < 1 or width < 1:
+            raise ValueError(f"the nature encoder needs images of at least 36x36, got {shape}; use network.encoder=impala")
+        self.linear = nn.Linear(64 * height * width, features)
+
+    def forward(self, observation: Shaped[Tensor, "B x y z"]) -> Float[Tensor, "B F"]:
+        maps = self.convolutions(image_input(observation, self.layout))
+        return functional.relu(self.linear(_flatten_channels_last(maps)))
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, maps: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        return maps + self.second(functional.relu(self.first(functional.relu(maps)), inplace=True))
+
+
+class ImpalaEncoder(nn.Module):
+    """Three stages of convolution, max-pooling and two residual blocks (Espeholt et al. 2018, figure 3, right; PAPER.md 2.3)."""
+
+    def __init__(self, shape: tuple[int, int, int], layout: str, features: int, channels: Sequence[int] = (16, 32, 32)) -> None:
+        super().__init__()
+        self.layout = layout
+        previous, height, width = _channels_first(shape, layout)
+        stages: list[nn.Module] = []
+        for width_of_stage in channels:
+            stages += [
+                nn.Conv2d(previous, width_of_stage, 3, padding=1),
+                nn.MaxPool2d(3, 2, padding=1),
+                ResidualBlock(width_of_stage),
+                ResidualBlock(width_of_stage),
+            ]
+            previous, height, width = width_of_stage, (height + 1) // 2, (width + 1) // 2
+        self.stages = nn.Sequential(*stages)
+        self.linear = nn.Linear(previous * height * width, features)
+
+    def forward(self, observation: Shaped[Tensor, "B x y z"]) -> Float[Tensor, "B F"]:
+        maps = functional.relu(self.stages(image_input(observation, self.layout)))
+        return functional.relu(self.linear(_flatten_channels_last(maps)))
+
+
+class MLPEncoder(nn.Module):
+    """Linear layers with tanh, for vectors."""
+
+    def __init__(self, size: int, hidden: Sequence[int], features: int) -> None:
+        super().__init__()
+        sizes = [size, *hidden, features]
+        layers: list[nn.Module] = []
+        for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+            layers += [nn.Linear(inputs, outputs), nn.Tanh()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, observation: Shaped[Tensor, "B ..."]) -> Float[Tensor, "B F"]:
+        return self.layers(observation.flatten(1).to(self.layers[0].weight.dtype))  # pyright: ignore[reportArgumentType]
+
+
+class InstructionEncoder(nn.Module):
+    """Word hashes -> embedding -> LSTM, the last output (IMPALA's language channel for DMLab)."""
+
+    def __init__(self, num_buckets: int = 1000, embedding_size: int = 20, num_units: int = 64) -> None:
+        super().__init__()
+        self.num_buckets = num_buckets
+        self.embedding = nn.Embedding(num_buckets + 1, embedding_size, padding_idx=0)
+        self.lstm = nn.LSTM(embedding_size, num_units, batch_first=True)
+        self.output_size = num_units
+
+    def forward(self, words: Int[Tensor, "B L"]) -> Float[Tensor, "B F"]:
+        """``words`` are non-negative hashes, 0 where there is no word; the output is the one after the last word."""
+        buckets = torch.where(words > 0, words % self.num_buckets + 1, 0)
+        outputs, _ = self.lstm(self.embedding(buckets))
+        last = (words > 0).sum(1).clamp(min=1) - 1
+        return outputs[torch.arange(len(words), device=words.device), last] * (words[:, :1] > 0)
+
+
+def _channels_first(shape: tuple[int, int, int], layout: str) -> tuple[int, int, int]:
+    return shape if layout == "CHW" else (shape[2], shape[0], shape[1])
+
+
+def _flatten_channels_last(maps: Float[Tensor, "B C H W"]) -> Float[Tensor, "B F"]:
+    """In memory order (H, W, C): free for channels-last maps, where the usual order would copy."""
+    return maps.permute(0, 2, 3, 1).reshape(maps.shape[0], -1)

@@ -1,0 +1,59 @@
+"""The actor-critic loss, summed over time and streams (never averaged), so that contributions add up to one large batch."""
+
+from typing import NamedTuple
+
+import torch
+
+from rtrl_core.policies import ActionDistribution
+from rtrl_core.returns import VTrace
+from rtrl_core.shapes import Bool, Float, Shaped, Tensor
+
+
+class Losses(NamedTuple):
+    """Scalars, each a sum over the valid steps of the unroll."""
+
+    total: Float[Tensor, ""]
+    policy: Float[Tensor, ""]
+    """``-sum log pi(a_t) A_t``."""
+    value: Float[Tensor, ""]
+    """``1/2 sum (v_t - V_t)^2``."""
+    entropy: Float[Tensor, ""]
+    """``sum_t H(pi_t)``, positive."""
+
+
+def actor_critic_losses(
+    *,
+    distribution: ActionDistribution,
+    parameters: Float[Tensor, "T B A"],
+    values: Float[Tensor, "T B"],
+    actions: Shaped[Tensor, "T B ..."],
+    returns: VTrace,
+    valid: Bool[Tensor, "T B"],
+    entropy_cost: float,
+    baseline_cost: float,
+) -> Losses:
+    """``policy + baseline_cost * value - entropy_cost * entropy`` (PAPER.md 2.1); steps that are no transitions count nothing."""
+    weight = valid.to(values.dtype)
+    policy = -(distribution.log_prob(parameters, actions) * returns.advantages * weight).sum()
+    value = 0.5 * ((returns.targets - values).square() * weight).sum()
+    entropy = (distribution.entropy(parameters) * weight).sum()
+    return Losses(policy + baseline_cost * value - entropy_cost * entropy, policy, value, entropy)
+
+
+def clip_rewards(rewards: Float[Tensor, "*batch"], how: str) -> Float[Tensor, "*batch"]:
+    """What the loss and the core see of a raw reward.
+
+    ``none``: itself. ``abs_one``: clamped to [-1, 1] (the paper). ``asymmetric``: ``5 tanh(r/5)``, times 0.3 if negative
+    (IMPALA's optimistic squash for DMLab-30).
+
+    Raises:
+        ValueError: for another ``how``.
+    """
+    if how == "none":
+        return rewards
+    if how == "abs_one":
+        return rewards.clamp(-1, 1)
+    if how == "asymmetric":
+        squashed = 5 * torch.tanh(rewards / 5)
+        return torch.where(rewards < 0, 0.3 * squashed, squashed)
+    raise ValueError(f"unknown reward clipping {how!r}: expected none, abs_one or asymmetric")

@@ -1,0 +1,96 @@
+"""What passes between actors and the learner. Immutable; tensors inside are owned by the receiver.
+
+    actor                                   learner
+      unroll, gradient   -- GradientContribution -->   add; when a batch is complete: update, version += 1
+      load if newer      <------ WeightsSnapshot ---   put once per version, passed by reference
+"""
+
+from dataclasses import dataclass, field
+
+from rtrl_core.shapes import Float, Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsSnapshot:
+    version: int
+    """Counts updates; never goes back, also not after a failure of the learner."""
+    layout: str
+    """``ParameterLayout.fingerprint`` of the network it fits."""
+    vector: Float[Tensor, " parameters"]
+    """Weights, float32, on the CPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One finished game."""
+
+    episode_return: float
+    """Raw, undiscounted."""
+    length: int
+    """Steps."""
+    level: int | None = None
+    """Index into ``EnvSpec.levels``."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnrollStatistics:
+    """What an actor reports of one unroll, beside the gradient. Sums are over valid steps."""
+
+    policy_loss: float
+    value_loss: float
+    entropy: float
+    target_sum: float
+    """Of value targets and their squares, and squared errors: enough for the explained variance of any number of unrolls."""
+    target_square_sum: float
+    error_square_sum: float
+    sensitivity_norm: float
+    """Root mean square over streams."""
+    sensitivity_age_mean: float
+    """Policy versions since the oldest contribution inside the sensitivity, averaged over streams."""
+    sensitivity_age_max: int
+    env_time_s: float
+    act_time_s: float
+    learn_time_s: float
+    wait_time_s: float
+    """Between the end of the last unroll and the start of this one."""
+    rss_bytes: int
+    episodes: tuple[Episode, ...] = field(default=())
+    level_steps: tuple[int, ...] = field(default=())
+    """Steps per level of a multi-task suite, by index."""
+    env_counters: dict[str, float] = field(default_factory=dict)
+    """``VectorEnv.statistics()`` at the end of the unroll."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContributionHeader:
+    """Identifies and counts a contribution; small enough to be looked at without moving the gradient."""
+
+    actor_id: int
+    incarnation: int
+    """Starts of this actor: a respawned one counts from zero again under the next incarnation."""
+    sequence: int
+    """Unrolls of this incarnation. ``(actor_id, incarnation, sequence)`` is unique: nothing is applied twice."""
+    policy_version: int
+    """Weights that acted, and that the gradient is taken at."""
+    num_steps: int
+    """Valid transitions: what is counted as agent steps."""
+    num_frames: int
+    num_segments: int
+    """Unrolls of one stream inside: B."""
+
+
+@dataclass(frozen=True, slots=True)
+class GradientContribution:
+    """The exact gradient of one unroll's summed loss, summed over its steps and streams."""
+
+    header: ContributionHeader
+    layout: str
+    """``ParameterLayout.fingerprint``."""
+    gradient: Float[Tensor, " parameters"]
+    """Float32, or bfloat16 with the rounding error kept on the actor for the next one."""
+    statistics: UnrollStatistics
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the gradient on the wire: depends on the network, never on T or B."""
+        return self.gradient.numel() * self.gradient.element_size()

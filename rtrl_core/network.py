@@ -1,0 +1,150 @@
+"""The policy network: encoder -> core input -> recurrent core -> output gate -> policy and value heads (PAPER.md 2.3).
+
+It is used in two ways. Acting goes one step at a time and needs no core gradient: ``encode``, ``core_inputs``, ``act``. Learning
+takes the same core inputs as a whole unroll: ``unroll``, under autograd. Both give the same numbers.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from rtrl_core.cells import CELLS
+from rtrl_core.encoders import ImpalaEncoder, InstructionEncoder, MLPEncoder, NatureEncoder
+from rtrl_core.policies import ActionDistribution, Categorical, DiagonalGaussian
+from rtrl_core.recurrent import ELSTM, CoreState
+from rtrl_core.sensitivity import Sensitivity
+from rtrl_core.shapes import Bool, Float, Int, Shaped, Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSpec:
+    """Everything that determines the network's parameters."""
+
+    observation_shape: tuple[int, ...]
+    layout: str
+    """``CHW`` or ``HWC`` images (uint8), or ``vector`` (float32)."""
+    num_actions: int
+    """Discrete actions, or dimensions of a continuous one."""
+    continuous: bool = False
+    encoder: str = "impala"
+    """``impala``, ``nature`` or ``mlp``."""
+    features: int = 256
+    mlp_sizes: tuple[int, ...] = field(default=(64,))
+    core: str = "elstm"
+    """A name in ``CELLS``, or ``feedforward``: heads directly on the core input."""
+    num_units: int = 256
+    rule: str = "segment"
+    last_reward: bool = True
+    last_action: bool = False
+    instruction: bool = False
+
+
+class PolicyOutput(NamedTuple):
+    parameters: Float[Tensor, "*batch A"]
+    """Of the action distribution."""
+    values: Float[Tensor, "*batch"]
+
+
+class PolicyNetwork(nn.Module):
+    """Raises ``ValueError`` for an unknown encoder, core or rule, or an encoder that does not fit the observation."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.distribution: ActionDistribution = (
+            DiagonalGaussian(spec.num_actions) if spec.continuous else Categorical(spec.num_actions)
+        )
+        self.encoder = _encoder(spec)
+        self.instruction_encoder = InstructionEncoder() if spec.instruction else None
+        self.input_size = (
+            spec.features
+            + spec.last_reward
+            + spec.last_action * self.distribution.encoding_size
+            + (self.instruction_encoder.output_size if self.instruction_encoder is not None else 0)
+        )
+        if spec.core != "feedforward" and spec.core not in CELLS:
+            raise ValueError(f"unknown core {spec.core!r}: expected feedforward or one of {', '.join(CELLS)}")
+        self.core = None if spec.core == "feedforward" else ELSTM(self.input_size, spec.num_units, spec.rule, spec.core)
+        head_inputs = self.input_size if self.core is None else spec.num_units
+        self.policy_head = nn.Linear(head_inputs, self.distribution.num_parameters)
+        self.value_head = nn.Linear(head_inputs, 1)
+
+    @property
+    def carries_sensitivity(self) -> bool:
+        return self.core is not None and self.core.core.rule.carries_sensitivity
+
+    def initial_state(self, batch_size: int) -> CoreState:
+        """Zeros; a feed-forward network carries an empty state."""
+        if self.core is None:
+            return CoreState(self.value_head.weight.new_zeros(batch_size, 0), None)
+        return self.core.initial_state(batch_size)
+
+    def encode(self, observation: Shaped[Tensor, "B ..."]) -> Float[Tensor, "B F"]:
+        """Features of a batch of observations; autocast applies here and nowhere else. Always float32 or wider."""
+        return self.encoder(observation).to(self.value_head.weight.dtype)
+
+    def core_inputs(
+        self,
+        features: Float[Tensor, "B F"],
+        last_reward: Float[Tensor, " B"],
+        last_action: Shaped[Tensor, "B ..."],
+        is_first: Bool[Tensor, " B"],
+        instruction: Int[Tensor, "B L"] | None = None,
+    ) -> Float[Tensor, "B D"]:
+        """Features beside what happened last. At the first step of an episode nothing has: reward and action are zero there."""
+        goes_on = (~is_first).to(features.dtype)
+        parts = [features]
+        if self.spec.last_reward:
+            parts.append((last_reward.to(features.dtype) * goes_on).unsqueeze(-1))
+        if self.spec.last_action:
+            parts.append(self.distribution.encode(last_action).to(features.dtype) * goes_on.unsqueeze(-1))
+        if self.instruction_encoder is not None:
+            if instruction is None:
+                raise ValueError("this network reads an instruction, but the environment gave none")
+            parts.append(self.instruction_encoder(instruction))
+        return torch.cat(parts, dim=-1)
+
+    @torch.no_grad()
+    def act(
+        self, inputs: Float[Tensor, "B D"], cell_state: Float[Tensor, "B N"], is_first: Bool[Tensor, " B"]
+    ) -> tuple[PolicyOutput, Float[Tensor, "B N"]]:
+        """One step without a graph: policy and value, and the next cell state."""
+        if self.core is None:
+            return self._heads(inputs), cell_state
+        hidden, cell_state = self.core.step(inputs, cell_state, is_first)
+        return self._heads(hidden), cell_state
+
+    def unroll(
+        self,
+        inputs: Float[Tensor, "T B D"],
+        state: CoreState,
+        is_first: Bool[Tensor, "T B"],
+        out: Sensitivity | None = None,
+    ) -> tuple[PolicyOutput, CoreState]:
+        """An unroll under autograd. ``out``: see ``DiagonalCore.forward``."""
+        if self.core is None:
+            return self._heads(inputs), state
+        hidden, state = self.core(inputs, state, is_first, out)
+        return self._heads(hidden), state
+
+    def _heads(self, hidden: Tensor) -> PolicyOutput:
+        return PolicyOutput(self.policy_head(hidden), self.value_head(hidden).squeeze(-1))
+
+
+def _encoder(spec: NetworkSpec) -> nn.Module:
+    shape = spec.observation_shape
+    if spec.encoder == "mlp":
+        size = 1
+        for length in shape:
+            size *= length
+        return MLPEncoder(size, spec.mlp_sizes, spec.features)
+    images = {"impala": ImpalaEncoder, "nature": NatureEncoder}
+    if spec.encoder not in images:
+        raise ValueError(f"unknown encoder {spec.encoder!r}: expected mlp or one of {', '.join(images)}")
+    if spec.layout == "vector" or len(shape) != 3:
+        raise ValueError(
+            f"the {spec.encoder} encoder reads images, but the observations have shape {shape}; use network.encoder=mlp"
+        )
+    return images[spec.encoder]((shape[0], shape[1], shape[2]), spec.layout, spec.features)

@@ -1,0 +1,88 @@
+"""What the numbers of the policy head mean: a distribution over actions, as pure functions of ``[..., A]`` parameters."""
+
+import math
+from typing import Protocol
+
+import torch
+from torch.nn import functional
+
+from rtrl_core.shapes import Float, Shaped, Tensor
+
+
+class ActionDistribution(Protocol):
+    """A family of distributions. ``num_parameters`` is A; batch axes are free."""
+
+    num_parameters: int
+    encoding_size: int
+
+    def sample(self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None) -> Shaped[Tensor, "..."]: ...
+
+    def mode(self, parameters: Float[Tensor, "*batch A"]) -> Shaped[Tensor, "..."]: ...
+
+    def log_prob(self, parameters: Float[Tensor, "*batch A"], actions: Shaped[Tensor, "..."]) -> Float[Tensor, "*batch"]: ...
+
+    def entropy(self, parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]: ...
+
+    def encode(self, actions: Shaped[Tensor, "..."]) -> Float[Tensor, "*batch E"]:
+        """The action as core input: one-hot, or the vector itself."""
+        ...
+
+
+class Categorical:
+    """``num_actions`` logits; actions are int64 ``[...]``."""
+
+    def __init__(self, num_actions: int) -> None:
+        self.num_parameters = num_actions
+        self.encoding_size = num_actions
+
+    def sample(self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None) -> Shaped[Tensor, "..."]:
+        """By the Gumbel trick: one pass, and as repeatable as the generator."""
+        uniform = torch.rand(parameters.shape, generator=generator, device=parameters.device, dtype=parameters.dtype)
+        return (parameters - torch.log(-torch.log(uniform.clamp_(1e-20, 1 - 1e-7)))).argmax(-1)
+
+    def mode(self, parameters: Float[Tensor, "*batch A"]) -> Shaped[Tensor, "..."]:
+        return parameters.argmax(-1)
+
+    def log_prob(self, parameters: Float[Tensor, "*batch A"], actions: Shaped[Tensor, "..."]) -> Float[Tensor, "*batch"]:
+        return functional.log_softmax(parameters, -1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+    def entropy(self, parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
+        log_probabilities = functional.log_softmax(parameters, -1)
+        return -(log_probabilities.exp() * log_probabilities).sum(-1)
+
+    def encode(self, actions: Shaped[Tensor, "..."]) -> Float[Tensor, "*batch E"]:
+        return functional.one_hot(actions, self.encoding_size).float()
+
+
+class DiagonalGaussian:
+    """Means and log standard deviations of ``size`` independent normals; actions are float32 ``[..., size]``."""
+
+    MIN_LOG_SCALE, MAX_LOG_SCALE = -5.0, 2.0
+
+    def __init__(self, size: int) -> None:
+        self.num_parameters = 2 * size
+        self.encoding_size = size
+
+    def sample(self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None) -> Shaped[Tensor, "..."]:
+        mean, log_scale = self._split(parameters)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        return mean + log_scale.exp() * noise
+
+    def mode(self, parameters: Float[Tensor, "*batch A"]) -> Shaped[Tensor, "..."]:
+        return self._split(parameters)[0]
+
+    def log_prob(self, parameters: Float[Tensor, "*batch A"], actions: Shaped[Tensor, "..."]) -> Float[Tensor, "*batch"]:
+        mean, log_scale = self._split(parameters)
+        standardised = (actions - mean) / log_scale.exp()
+        return (-0.5 * standardised.square() - log_scale - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def entropy(self, parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
+        _, log_scale = self._split(parameters)
+        return (log_scale + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+    def encode(self, actions: Shaped[Tensor, "..."]) -> Float[Tensor, "*batch E"]:
+        return actions.float()
+
+    def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_scale = parameters.chunk(2, -1)
+        return mean, log_scale.clamp(self.MIN_LOG_SCALE, self.MAX_LOG_SCALE)

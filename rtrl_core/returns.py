@@ -1,0 +1,68 @@
+"""V-trace targets (Espeholt et al. 2018) with truncation told apart from termination; on-policy they are n-step returns.
+
+All arguments are time-major ``[T, B]``; row ``t`` is the transition that action ``a_t`` caused.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from rtrl_core.shapes import Bool, Float, Tensor
+
+
+class VTrace(NamedTuple):
+    targets: Float[Tensor, "T B"]
+    """``v_t``: what the value of step ``t`` is regressed on."""
+    advantages: Float[Tensor, "T B"]
+    """``rho_t (r_t + gamma v_{t+1} - V_t)``: what multiplies ``grad log pi(a_t)``."""
+
+
+@torch.no_grad()
+def vtrace(
+    *,
+    log_ratios: Float[Tensor, "T B"],
+    rewards: Float[Tensor, "T B"],
+    values: Float[Tensor, "T B"],
+    next_values: Float[Tensor, "T B"],
+    terminated: Bool[Tensor, "T B"],
+    truncated: Bool[Tensor, "T B"],
+    discount: float,
+    rho_clip: float = 1.0,
+    c_clip: float = 1.0,
+    trace_decay: float = 1.0,
+) -> VTrace:
+    """Targets and advantages of an unroll.
+
+        delta_t = rho_t (r_t + gamma V'_{t+1} - V_t)
+        v_t     = V_t + delta_t + gamma c_t (v_{t+1} - V_{t+1})          the second term only inside an episode
+
+    Args:
+        log_ratios: ``log pi(a_t) - log mu(a_t)``; zero on-policy.
+        rewards: of the transition, as the loss sees them (clipped).
+        values: ``V(o_t)``.
+        next_values: ``V'_{t+1}``, the value of what followed: ``V(o_{t+1})`` inside an episode, that of the final observation
+            where the episode was truncated; ignored where it terminated.
+        terminated: the transition ended the episode for good: nothing is added to its reward.
+        truncated: the transition was the last of a cut-off episode: ``next_values`` is added, later steps are not.
+        discount: gamma.
+        rho_clip, c_clip: the clips ``rho-bar >= c-bar``. ``trace_decay``: lambda.
+    """
+    rho = log_ratios.exp()
+    clipped_rho = rho.clamp(max=rho_clip)
+    goes_on = ~terminated
+    inside = (goes_on & ~truncated).to(values.dtype)
+    bootstrap = discount * goes_on.to(values.dtype) * torch.where(terminated, 0.0, next_values)
+    delta = clipped_rho * (rewards + bootstrap - values)
+    carry = discount * trace_decay * inside * rho.clamp(max=c_clip)
+
+    corrections = torch.empty_like(values)
+    correction = torch.zeros_like(values[0])
+    for t in range(values.shape[0] - 1, -1, -1):
+        correction = delta[t] + carry[t] * correction
+        corrections[t] = correction
+    targets = values + corrections
+
+    # Inside an episode the advantage looks ahead to v_{t+1}, not V_{t+1} (IMPALA, ablation E.3).
+    after = torch.cat([corrections[1:], torch.zeros_like(corrections[:1])])
+    advantages = clipped_rho * (rewards + bootstrap + discount * inside * after - values)
+    return VTrace(targets, advantages)
