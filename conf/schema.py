@@ -33,7 +33,16 @@ class RuleConfig:
     """How gradients reach the core's parameters."""
 
     name: str = knob("segment", "learning rule", choices=("segment", "reference", "tbptt"))
-    refresh: bool = knob(False, "load the newest weights before the gradient, recompute the unroll, correct with V-trace")
+
+
+@dataclass
+class LossConfig:
+    """What an actor differentiates."""
+
+    discount: float = knob(0.99, "gamma", minimum=0)
+    entropy_cost: float = knob(0.01, "weight of the entropy bonus", minimum=0)
+    baseline_cost: float = knob(0.5, "weight of the value loss, on top of its own 1/2", minimum=0)
+    trace_decay: float = knob(1.0, "lambda of the returns: 1 looks ahead to the end of the unroll, 0 one step", minimum=0)
 
 
 @dataclass
@@ -84,12 +93,6 @@ class LearnerConfig:
     adam_betas: list[float] = knob([0.9, 0.999], "moment decays")
     adam_epsilon: float = knob(1e-8, "outside the root", minimum=0)
     clip_norm: float = knob(40.0, "global norm above which the gradient is scaled down", minimum=0)
-    discount: float = knob(0.99, "gamma", minimum=0)
-    entropy_cost: float = knob(0.01, "weight of the entropy bonus", minimum=0)
-    baseline_cost: float = knob(0.5, "weight of the value loss, on top of its own 1/2", minimum=0)
-    vtrace_rho: float = knob(1.0, "clip of the importance weights", minimum=0)
-    vtrace_c: float = knob(1.0, "clip of the trace weights", minimum=0)
-    vtrace_lambda: float = knob(1.0, "trace decay", minimum=0)
     device: str = knob("cpu", "cpu, cuda or cuda:N")
     num_cpus: float = knob(0, "CPU cores that Ray sets aside for the learner", minimum=0)
     num_gpus: float = knob(0, "GPU share that Ray sets aside for the learner", minimum=0)
@@ -126,12 +129,13 @@ class TrainConfig:
     env: EnvConfig = field(default_factory=AtariConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     rule: RuleConfig = field(default_factory=RuleConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     actors: ActorsConfig = field(default_factory=ActorsConfig)
     fleet: FleetConfig = field(default_factory=FleetConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
 
-    SECTIONS: ClassVar[tuple[str, ...]] = ("env", "network", "rule", "actors", "fleet", "learner", "logging")
+    SECTIONS: ClassVar[tuple[str, ...]] = ("env", "network", "rule", "loss", "actors", "fleet", "learner", "logging")
 
 
 @dataclass
