@@ -1,0 +1,165 @@
+"""A fleet of actors as the training loop sees it: submit unrolls, take what is finished. Here the protocol and the fleet in one process.
+
+    fleet.submit(actor_id, weights)      queues an unroll; ``weights`` is a handle: the snapshot itself here, a reference in Ray
+    fleet.wait(timeout_s)                unrolls that are finished, in the order they finished
+
+An actor that dies is the fleet's business: it is started again under its next incarnation, with new seeds, its lost unrolls are
+submitted again, and the restart is counted. A bug is not: it stops the run with its traceback.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from actors.actor import Actor, ActorIdentity
+from conf.schema import TrainConfig
+from envs.base import EnvironmentFailure
+from envs.registry import make_env
+from rtrl_core import GradientContribution, WeightsSnapshot
+
+Handle = Any
+"""Weights or a contribution, or a reference to them: whatever the fleet and its learner have agreed to pass."""
+
+
+class FleetError(RuntimeError):
+    """The fleet cannot go on: actors that never find a place, or too many restarts. One line for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedUnroll:
+    actor_id: int
+    contribution: Handle
+    """What the learner's ``add`` takes."""
+
+
+@dataclass(slots=True)
+class FleetState:
+    """What a checkpoint keeps of a fleet."""
+
+    incarnations: dict[int, int] = field(default_factory=dict)
+    """Last incarnation of each actor; one whose own state could not be saved starts as the next."""
+    actors: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """``Actor.get_state`` of those that can be saved."""
+
+
+class Fleet(Protocol):
+    num_actors: int
+    restarts: int
+
+    def publish(self, snapshot: WeightsSnapshot) -> Handle:
+        """A handle to weights, to be passed to ``submit`` any number of times."""
+        ...
+
+    def submit(self, actor_id: int, weights: Handle) -> None: ...
+
+    def wait(self, timeout_s: float) -> list[FinishedUnroll]:
+        """Blocks until an unroll is finished, at most ``timeout_s``; the list may be empty.
+
+        Raises:
+            FleetError: after too many restarts.
+        """
+        ...
+
+    def get_state(self) -> FleetState:
+        """Waits for the unrolls that are running."""
+        ...
+
+    def resource_usage(self) -> dict[str, float]:
+        """Metrics of the machinery itself, by name."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def build_actor(config: TrainConfig, identity: ActorIdentity, state: dict[str, Any] | None = None) -> Actor:
+    """Raises ``UnknownEnvironment``, ``MissingDependency`` or ``ValueError`` for a configuration that cannot work."""
+    env = make_env(config.env, config.actors.num_envs, identity.env_seed)
+    actor = Actor(identity, env, config.network, config.rule.name, config.loss, config.actors, config.env.reward_clip)
+    if state is not None:
+        actor.set_state(state)
+    return actor
+
+
+def first_identity(config: TrainConfig, actor_id: int, state: FleetState) -> ActorIdentity:
+    """Who an actor is at the start of a run, new or resumed."""
+    if actor_id in state.actors:
+        return ActorIdentity(actor_id, state.incarnations[actor_id], config.seed)
+    return ActorIdentity(actor_id, state.incarnations.get(actor_id, -1) + 1, config.seed)
+
+
+class Restarts:
+    """Counts restarts and gives up after too many, with the first cause rather than the last."""
+
+    def __init__(self, limit: int, announce: Callable[[str], None]) -> None:
+        self.count = 0
+        self._limit = limit
+        self._announce = announce
+        self._first_cause: str | None = None
+
+    def record(self, identity: ActorIdentity, cause: str) -> ActorIdentity:
+        """Returns the identity to start again with."""
+        self.count += 1
+        self._first_cause = self._first_cause or cause
+        if self.count > self._limit:
+            raise FleetError(
+                f"gave up after {self._limit} actor restarts (fleet.max_restarts); the first one was because: {self._first_cause}"
+            )
+        self._announce(f"actor {identity.actor_id} restarted ({self.count} restarts so far): {cause}")
+        return identity._replace(incarnation=identity.incarnation + 1)
+
+
+class LocalFleet:
+    """All actors in this process, one unroll at a time, no Ray: for tests, debugging, and machines where Ray is not wanted."""
+
+    def __init__(self, config: TrainConfig, num_actors: int, state: FleetState, announce: Callable[[str], None]) -> None:
+        torch.set_flush_denormal(True)
+        self.num_actors = num_actors
+        self._config = config
+        self._restarts = Restarts(config.fleet.max_restarts, announce)
+        self._submitted: deque[tuple[int, WeightsSnapshot]] = deque()
+        identities = [first_identity(config, actor_id, state) for actor_id in range(num_actors)]
+        self._actors = [build_actor(config, identity, state.actors.get(identity.actor_id)) for identity in identities]
+
+    @property
+    def restarts(self) -> int:
+        return self._restarts.count
+
+    def publish(self, snapshot: WeightsSnapshot) -> WeightsSnapshot:
+        return snapshot
+
+    def submit(self, actor_id: int, weights: WeightsSnapshot) -> None:
+        self._submitted.append((actor_id, weights))
+
+    def wait(self, timeout_s: float) -> list[FinishedUnroll]:
+        del timeout_s  # it runs the unroll itself
+        if not self._submitted:
+            return []
+        actor_id, weights = self._submitted.popleft()
+        return [FinishedUnroll(actor_id, self._unroll(actor_id, weights))]
+
+    def _unroll(self, actor_id: int, weights: WeightsSnapshot) -> GradientContribution:
+        while True:
+            actor = self._actors[actor_id]
+            try:
+                return actor.unroll(weights)
+            except EnvironmentFailure as failure:
+                identity = self._restarts.record(actor.identity, str(failure))
+                actor.close()
+                self._actors[actor_id] = build_actor(self._config, identity)
+
+    def get_state(self) -> FleetState:
+        states = {actor.identity.actor_id: actor.get_state() for actor in self._actors}
+        return FleetState(
+            incarnations={actor.identity.actor_id: actor.identity.incarnation for actor in self._actors},
+            actors={actor_id: state for actor_id, state in states.items() if state is not None},
+        )
+
+    def resource_usage(self) -> dict[str, float]:
+        return {"object_store_bytes": 0.0, "actors_alive": float(self.num_actors)}
+
+    def close(self) -> None:
+        for actor in self._actors:
+            actor.close()

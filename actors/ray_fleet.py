@@ -1,0 +1,227 @@
+"""The fleet on Ray: one process per actor. The driver moves references; gradients and weights go from process to process.
+
+    driver                         actor process                     learner process
+    submit(weights reference) -->  gets weights, takes an unroll
+    wait() <-- envelope            gradient into the object store  --(reference)-->  add
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import ray
+import torch
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
+
+from actors.actor import ActorIdentity
+from actors.fleet import FinishedUnroll, FleetError, FleetState, Handle, Restarts, build_actor, first_identity
+from actors.wire import Envelope, PackedSnapshot, split
+from conf.schema import TrainConfig
+from envs.base import EnvironmentFailure
+from rtrl_core import WeightsSnapshot
+
+PROCESS_ENVIRONMENT = {
+    # Each unroll takes and returns the same large blocks; given back to the system they would be paged in again every time.
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(10**9),
+    "MALLOC_ARENA_MAX": "2",
+}
+
+
+def prepare_process(threads: int) -> None:
+    """Settings of a process that does nothing but arithmetic of ours."""
+    torch.set_num_threads(threads)
+    # Long decays end in numbers so small that a CPU computes them tens of times slower; they mean nothing here.
+    torch.set_flush_denormal(True)
+
+
+class ActorProcess:
+    """An actor in its own process."""
+
+    def __init__(self, config: TrainConfig, identity: ActorIdentity, state: dict[str, Any] | None) -> None:
+        prepare_process(config.actors.threads)
+        self._actor = build_actor(config, identity, state)
+
+    def ready(self) -> str:
+        """The layout of its network, once it stands."""
+        return self._actor.parameters.layout.fingerprint
+
+    def unroll(self, weights: PackedSnapshot) -> tuple[Envelope, np.ndarray]:
+        return split(self._actor.unroll(weights.unpack()))
+
+    def get_state(self) -> dict[str, Any] | None:
+        return self._actor.get_state()
+
+
+class GradientReference(NamedTuple):
+    """A contribution as it passes through the driver."""
+
+    envelope: Envelope
+    gradient: Handle
+
+
+class _Pending(NamedTuple):
+    envelope: Handle
+    gradient: Handle
+    weights: Handle
+
+
+@dataclass(slots=True)
+class _Member:
+    """One actor: who it is, its process, and the unrolls it owes, oldest first."""
+
+    identity: ActorIdentity
+    process: Any
+    pending: deque[_Pending] = field(default_factory=deque)
+    waiting_since: float = 0.0
+
+
+class RayFleet:
+    """Raises ``FleetError`` if the cluster cannot place the actors, and what ``build_actor`` raises. Ray must be initialised."""
+
+    def __init__(self, config: TrainConfig, num_actors: int, state: FleetState, announce: Callable[[str], None]) -> None:
+        self.num_actors = num_actors
+        self._config = config
+        self._restarts = Restarts(config.fleet.max_restarts, announce)
+        require_resources(config, num_actors)
+        self._members = [
+            self._start(first_identity(config, actor_id, state), state.actors.get(actor_id)) for actor_id in range(num_actors)
+        ]
+        self._await_start()
+
+    @property
+    def restarts(self) -> int:
+        return self._restarts.count
+
+    def publish(self, snapshot: WeightsSnapshot) -> Handle:
+        return ray.put(PackedSnapshot.pack(snapshot))
+
+    def submit(self, actor_id: int, weights: Handle) -> None:
+        member = self._members[actor_id]
+        envelope, gradient = member.process.unroll.options(num_returns=2).remote(weights)
+        if not member.pending:
+            member.waiting_since = time.monotonic()
+        member.pending.append(_Pending(envelope, gradient, weights))
+
+    def wait(self, timeout_s: float) -> list[FinishedUnroll]:
+        owners = {member.pending[0].envelope: member for member in self._members if member.pending}
+        if not owners:
+            return []
+        ready, _ = ray.wait(list(owners), num_returns=1, timeout=timeout_s, fetch_local=False)
+        if len(ready) == 1 and len(owners) > 1:
+            ready, _ = ray.wait(list(owners), num_returns=len(owners), timeout=0, fetch_local=False)
+        finished = [unroll for reference in ready if (unroll := self._collect(owners[reference])) is not None]
+        self._replace_silent()
+        return finished
+
+    def _collect(self, member: _Member) -> FinishedUnroll | None:
+        """The oldest unroll of a member, or ``None`` if the member had to be replaced."""
+        pending = member.pending[0]
+        try:
+            envelope = ray.get(pending.envelope)
+        except EnvironmentFailure as failure:
+            self._replace(member, str(failure).strip().splitlines()[-1])
+            return None
+        except RayActorError as failure:
+            self._replace(member, f"its process died ({_first_line(failure)})")
+            return None
+        member.pending.popleft()
+        member.waiting_since = time.monotonic()
+        return FinishedUnroll(member.identity.actor_id, GradientReference(envelope, pending.gradient))
+
+    def _replace(self, member: _Member, cause: str) -> None:
+        """Starts a member again and submits what it owed, with the same weights."""
+        member.identity = self._restarts.record(member.identity, cause)
+        ray.kill(member.process)
+        owed, member.pending = member.pending, deque()
+        member.process = self._start(member.identity, None).process
+        for pending in owed:
+            self.submit(member.identity.actor_id, pending.weights)
+
+    def _replace_silent(self) -> None:
+        limit = self._config.fleet.unroll_timeout_s
+        for member in self._members:
+            if member.pending and time.monotonic() - member.waiting_since > limit:
+                self._replace(member, f"no unroll for {limit:g} s (fleet.unroll_timeout_s)")
+
+    def _start(self, identity: ActorIdentity, state: dict[str, Any] | None) -> _Member:
+        options = self._config.actors
+        environment = {**PROCESS_ENVIRONMENT, "OMP_NUM_THREADS": str(options.threads)}
+        process = (
+            ray.remote(ActorProcess)
+            .options(
+                num_cpus=options.num_cpus,
+                num_gpus=options.num_gpus,
+                max_restarts=0,
+                runtime_env={"env_vars": environment},
+            )
+            .remote(self._config, identity, state)
+        )
+        return _Member(identity, process)
+
+    def _await_start(self) -> None:
+        """Waits until every actor stands, so that a mistake in the configuration is reported at once and as itself."""
+        limit = self._config.fleet.start_timeout_s
+        try:
+            ray.get([member.process.ready.remote() for member in self._members], timeout=limit)
+        except GetTimeoutError:
+            raise FleetError(
+                f"{self.num_actors} actors were not up after {limit:g} s (fleet.start_timeout_s): "
+                f"the cluster has {_describe(ray.cluster_resources())}, free are {_describe(ray.available_resources())}"
+            ) from None
+
+    def get_state(self) -> FleetState:
+        states: dict[int, dict[str, Any]] = {}
+        for member in self._members:
+            try:
+                state = ray.get(member.process.get_state.remote())
+            except RayActorError:  # the next wait() replaces it
+                continue
+            if state is not None:
+                states[member.identity.actor_id] = state
+        return FleetState({member.identity.actor_id: member.identity.incarnation for member in self._members}, states)
+
+    def resource_usage(self) -> dict[str, float]:
+        total = ray.cluster_resources().get("object_store_memory", 0.0)
+        free = ray.available_resources().get("object_store_memory", 0.0)
+        return {"object_store_bytes": max(0.0, total - free), "actors_alive": float(len(self._members))}
+
+    def close(self) -> None:
+        for member in self._members:
+            ray.kill(member.process)
+
+
+def require_resources(config: TrainConfig, num_actors: int) -> None:
+    """Waits a while for nodes to join, then says what is missing instead of hanging.
+
+    Raises:
+        FleetError: if the cluster never had what the actors and the learner ask for together.
+    """
+    needed = {
+        "CPU": num_actors * config.actors.num_cpus + config.learner.num_cpus,
+        "GPU": num_actors * config.actors.num_gpus + config.learner.num_gpus,
+    }
+    deadline = time.monotonic() + config.fleet.placement_timeout_s
+    while True:
+        present = ray.cluster_resources()
+        missing = {name: amount for name, amount in needed.items() if amount > present.get(name, 0.0)}
+        if not missing:
+            return
+        if time.monotonic() >= deadline:
+            wants = " and ".join(f"{amount:g} {name}" for name, amount in missing.items())
+            raise FleetError(
+                f"{num_actors} actors and the learner need {wants}, but the cluster has {_describe(present)} "
+                f"(waited {config.fleet.placement_timeout_s:g} s): lower fleet.num_actors or actors.num_cpus, or add nodes"
+            )
+        time.sleep(0.2)
+
+
+def _describe(resources: dict[str, float]) -> str:
+    return f"{resources.get('CPU', 0):g} CPU and {resources.get('GPU', 0):g} GPU"
+
+
+def _first_line(failure: RayError) -> str:
+    return next((line.strip() for line in str(failure).splitlines() if line.strip()), type(failure).__name__)

@@ -1,0 +1,165 @@
+"""The way from observations to core inputs while acting, and the way back for the gradient: three ways to pay for it.
+
+Everything below the recurrent core (encoder, instruction reader) is run once per step while acting. Its gradient needs the
+activations of that pass: *retained* until the unroll ends, or *recomputed* from the observations, a second forward pass that
+saves memory. A *frozen* stem needs neither.
+"""
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+import torch
+
+from rtrl_core.network import PolicyNetwork
+from rtrl_core.shapes import Bool, Float, Int, Shaped, Tensor
+
+
+class StepInput(NamedTuple):
+    """What the network sees at one step."""
+
+    observation: Shaped[Tensor, "B ..."]
+    last_reward: Float[Tensor, " B"]
+    """Clipped."""
+    last_action: Shaped[Tensor, "B ..."]
+    is_first: Bool[Tensor, " B"]
+    instruction: Int[Tensor, "B L"] | None
+
+
+class StemPass:
+    """One forward pass from a step's inputs to core inputs, in the arithmetic of this actor."""
+
+    def __init__(self, network: PolicyNetwork, autocast: torch.dtype | None) -> None:
+        self._network = network
+        self._autocast = autocast
+
+    def __call__(self, step: StepInput) -> Float[Tensor, "B D"]:
+        with self._precision(step.observation.device.type):
+            features = self._network.encode(step.observation)
+        return self._network.core_inputs(features, step.last_reward, step.last_action, step.is_first, step.instruction)
+
+    def _precision(self, device: str) -> AbstractContextManager[None]:
+        # Entered anew at each step: the context caches the low-precision copies of the weights, and through one cached copy
+        # the gradients of all steps would be summed in low precision.
+        return torch.autocast(device, dtype=self._autocast or torch.bfloat16, enabled=self._autocast is not None)
+
+
+class Stem(ABC):
+    """The stem of one actor, with what it keeps of the present unroll."""
+
+    def __init__(self, forward: StemPass) -> None:
+        self._forward = forward
+
+    @torch.no_grad()
+    def look(self, step: StepInput) -> Float[Tensor, "B D"]:
+        """Core inputs of a step that is no part of the unroll: it gets no gradient."""
+        return self._forward(step)
+
+    @abstractmethod
+    def inputs(self, step: StepInput) -> Float[Tensor, "B D"]:
+        """Core inputs of the next step of the unroll, outside autograd."""
+
+    @abstractmethod
+    def backward(self, gradient: Float[Tensor, "T B D"]) -> None:
+        """Adds the unroll's gradient to the stem's parameters and forgets the unroll."""
+
+
+class RetainedStem(Stem):
+    """Keeps the graph of every step: one forward pass per step, the memory of T passes."""
+
+    def __init__(self, forward: StemPass) -> None:
+        super().__init__(forward)
+        self._graphs: list[Tensor] = []
+
+    def inputs(self, step: StepInput) -> Float[Tensor, "B D"]:
+        inputs = self._forward(step)
+        self._graphs.append(inputs)
+        return inputs.detach()
+
+    def backward(self, gradient: Float[Tensor, "T B D"]) -> None:
+        graphs, self._graphs = self._graphs, []
+        # Last step first, the order in which the memory was taken; each graph is freed as soon as it has been used.
+        for step_gradient in gradient.flip(0):
+            torch.autograd.backward([graphs.pop()], [step_gradient])
+
+
+class RecomputedStem(Stem):
+    """Keeps only what came in, and runs the forward pass again for the gradient, several steps at a time."""
+
+    def __init__(self, forward: StemPass, rows_per_pass: int = 128) -> None:
+        super().__init__(forward)
+        self._rows = rows_per_pass
+        self._steps: list[StepInput] = []
+
+    @torch.no_grad()
+    def inputs(self, step: StepInput) -> Float[Tensor, "B D"]:
+        self._steps.append(step)
+        return self._forward(step)
+
+    def backward(self, gradient: Float[Tensor, "T B D"]) -> None:
+        steps, self._steps = self._steps, []
+        at_once = max(1, self._rows // gradient.shape[1])
+        for start in range(0, len(steps), at_once):
+            chunk = _concatenate(steps[start : start + at_once])
+            self._forward(chunk).backward(gradient[start : start + at_once].flatten(0, 1))
+
+
+class FrozenStem(Stem):
+    """No gradient, nothing kept."""
+
+    def inputs(self, step: StepInput) -> Float[Tensor, "B D"]:
+        return self.look(step)
+
+    def backward(self, gradient: Float[Tensor, "T B D"]) -> None:
+        del gradient
+
+
+def choose_stem(
+    network: PolicyNetwork, *, activations: str, budget_bytes: int, autocast: torch.dtype | None, unroll: int, example: StepInput
+) -> Stem:
+    """The stem for ``activations`` = ``retain``, ``recompute`` or ``auto``: retain while an unroll's activations fit the budget.
+
+    ``example`` is one step's input; its forward pass is measured for ``auto``.
+    """
+    forward = StemPass(network, autocast)
+    if not any(parameter.requires_grad for parameter in stem_parameters(network)):
+        return FrozenStem(forward)
+    if activations == "auto":
+        fits = unroll * saved_bytes(forward, example) <= budget_bytes
+        activations = "retain" if fits else "recompute"
+    return RetainedStem(forward) if activations == "retain" else RecomputedStem(forward)
+
+
+def stem_parameters(network: PolicyNetwork) -> list[Tensor]:
+    parameters = list(network.encoder.parameters())
+    if network.instruction_encoder is not None:
+        parameters += list(network.instruction_encoder.parameters())
+    return parameters
+
+
+def saved_bytes(forward: StemPass, example: StepInput) -> int:
+    """Bytes that autograd keeps for one step's gradient, parameters not counted."""
+    storages: dict[int, int] = {}
+
+    def remember(tensor: Tensor) -> Tensor:
+        if not tensor.is_leaf or not tensor.requires_grad:
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+        forward(example)
+    return sum(storages.values())
+
+
+def _concatenate(steps: list[StepInput]) -> StepInput:
+    def joined(parts: list[Tensor]) -> Tensor:
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    return StepInput(
+        joined([step.observation for step in steps]),
+        joined([step.last_reward for step in steps]),
+        joined([step.last_action for step in steps]),
+        joined([step.is_first for step in steps]),
+        None if steps[0].instruction is None else joined([step.instruction for step in steps if step.instruction is not None]),
+    )

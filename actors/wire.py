@@ -1,0 +1,80 @@
+"""What crosses between processes, and as what: numpy arrays that the object store shares without copying, and small envelopes."""
+
+import warnings
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+
+from rtrl_core import ContributionHeader, GradientContribution, UnrollStatistics, WeightsSnapshot
+from rtrl_core.shapes import Float, Tensor
+
+
+class WireEncoder:
+    """Copies a gradient out of the actor. With bfloat16, what rounding loses is added to the next gradient: nothing is lost for good."""
+
+    def __init__(self, wire: str, gradient: Float[Tensor, " parameters"]) -> None:
+        self._residual = torch.zeros_like(gradient) if wire == "bfloat16" else None
+
+    def encode(self, gradient: Float[Tensor, " parameters"]) -> Float[Tensor, " parameters"]:
+        """A copy on the CPU, owned by the receiver."""
+        if self._residual is None:
+            return gradient.detach().to("cpu", copy=True)
+        exact = self._residual.add_(gradient)
+        if not torch.isfinite(exact).all():
+            # A broken gradient is shipped as it is, to be refused and named; its error must not outlive it.
+            broken = exact.to(torch.bfloat16)
+            self._residual.zero_()
+            return broken.cpu()
+        rounded = exact.to(torch.bfloat16)
+        self._residual = exact.sub_(rounded)
+        return rounded.cpu()
+
+    def get_state(self) -> dict[str, Any]:
+        return {} if self._residual is None else {"residual": self._residual}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        if self._residual is not None:
+            self._residual = state["residual"].to(self._residual.device)
+
+
+class PackedSnapshot(NamedTuple):
+    """``WeightsSnapshot`` for the object store, which maps numpy arrays into other processes without a copy."""
+
+    version: int
+    layout: str
+    array: np.ndarray
+
+    @classmethod
+    def pack(cls, snapshot: WeightsSnapshot) -> Self:
+        return cls(snapshot.version, snapshot.layout, snapshot.vector.numpy())
+
+    def unpack(self) -> WeightsSnapshot:
+        return WeightsSnapshot(self.version, self.layout, _shared_tensor(self.array))
+
+
+class Envelope(NamedTuple):
+    """A contribution without its gradient: small enough to pass through the driver, which only moves the gradient's reference."""
+
+    header: ContributionHeader
+    layout: str
+    statistics: UnrollStatistics
+
+    def enclose(self, array: np.ndarray) -> GradientContribution:
+        tensor = _shared_tensor(array)
+        gradient = tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
+        return GradientContribution(self.header, self.layout, gradient, self.statistics)
+
+
+def split(contribution: GradientContribution) -> tuple[Envelope, np.ndarray]:
+    """The inverse of ``Envelope.enclose``. bfloat16, which numpy does not know, travels as uint16."""
+    gradient = contribution.gradient
+    array = (gradient.view(torch.uint16) if gradient.dtype == torch.bfloat16 else gradient).numpy()
+    return Envelope(contribution.header, contribution.layout, contribution.statistics), array
+
+
+def _shared_tensor(array: np.ndarray) -> Tensor:
+    """A view. The memory may be shared and read-only, which torch can only warn about: nobody may write to it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)

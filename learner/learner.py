@@ -1,0 +1,214 @@
+"""The learner: adds contributions until a batch of segments is complete, updates the weights, counts the version up.
+
+It knows no network and no environment, only flat vectors and where the parts lie in them. Plain Python, one process;
+``clients.py`` puts it on Ray.
+"""
+
+import time
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+import torch
+
+from conf.schema import LearnerConfig
+from learner.update_rule import UpdateRule
+from rtrl_core import ContributionHeader, GradientContribution, ParameterLayout, UnrollStatistics, WeightsSnapshot
+from rtrl_core.shapes import Float, Tensor
+
+
+class Verdict(StrEnum):
+    """What became of a contribution."""
+
+    ACCEPTED = "accepted"
+    DAMPED = "damped"
+    """Added with less weight, because it was late."""
+    DROPPED = "dropped"
+    """Too late, or sent by a process that the learner has already seen more of: a duplicate."""
+    REFUSED = "refused"
+    """Not finite, or of another network."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals of the run, as the learner knows them; they survive restarts."""
+
+    version: int = 0
+    """Updates, as policy versions: never goes back, also when updates are lost."""
+    updates: int = 0
+    agent_steps: int = 0
+    frames: int = 0
+    accepted: int = 0
+    damped: int = 0
+    dropped: int = 0
+    refused: int = 0
+    wire_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One applied update."""
+
+    learning_rate: float
+    gradient_norm: float
+    """Before clipping."""
+    part_norms: dict[str, float]
+    """Of stem, core and heads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The learner's answer to one contribution."""
+
+    header: ContributionHeader
+    statistics: UnrollStatistics
+    verdict: Verdict
+    reason: str
+    """In words, unless accepted."""
+    lag: int
+    """Versions between the weights that acted and the learner's."""
+    update: Update | None
+    """If this contribution completed a batch."""
+    counters: Counters
+    busy_s: float
+    """Time the learner spent on it."""
+
+
+class Learner:
+    """
+    Args:
+        vector: initial weights; moved to ``config.device`` and owned by the learner.
+        batch_segments: segments per update.
+        total_steps: length of the learning-rate schedule, in agent steps.
+
+    Raises:
+        ValueError: if the device is not there.
+    """
+
+    def __init__(
+        self,
+        config: LearnerConfig,
+        layout: ParameterLayout,
+        vector: Float[Tensor, " parameters"],
+        *,
+        batch_segments: int,
+        total_steps: int,
+    ) -> None:
+        self._config = config
+        self._layout = layout
+        self._batch_segments = batch_segments
+        self._vector = vector.to(config.device, copy=True)
+        self._sum = torch.zeros_like(self._vector)
+        self._segments = 0
+        self._rule = UpdateRule(config, self._vector, total_steps)
+        self._parts = layout.parts()
+        self.counters = Counters()
+        self._seen: dict[int, tuple[int, int]] = {}
+        """Last ``(incarnation, sequence)`` of each actor."""
+        self._oldest_version = 0
+        """Contributions for weights that a failed learner took with it are of no use."""
+
+    def add(self, contribution: GradientContribution) -> Receipt:
+        """Judges one contribution, adds it if it is good, and updates the weights if it completes a batch."""
+        started = time.perf_counter()
+        header, counters = contribution.header, self.counters
+        lag = counters.version - header.policy_version
+        verdict, reason, weight = self._judge(contribution, lag)
+        counters.wire_bytes += contribution.size_bytes
+        match verdict:
+            case Verdict.ACCEPTED:
+                counters.accepted += 1
+            case Verdict.DAMPED:
+                counters.damped += 1
+            case Verdict.DROPPED:
+                counters.dropped += 1
+            case Verdict.REFUSED:
+                counters.refused += 1
+        update = None
+        if weight:
+            self._sum.add_(contribution.gradient.to(self._sum.device), alpha=weight)
+            self._segments += header.num_segments
+            counters.agent_steps += header.num_steps
+            counters.frames += header.num_frames
+            if self._segments >= self._batch_segments:
+                update = self._update()
+        busy = time.perf_counter() - started
+        return Receipt(header, contribution.statistics, verdict, reason, lag, update, Counters(**asdict(counters)), busy)
+
+    def _judge(self, contribution: GradientContribution, lag: int) -> tuple[Verdict, str, float]:
+        """Verdict, reason and weight. Whatever has weight 0 changes neither weights nor step counters."""
+        header = contribution.header
+        name = f"contribution {header.sequence} of actor {header.actor_id} (start {header.incarnation})"
+        if contribution.layout != self._layout.fingerprint or contribution.gradient.shape != self._sum.shape:
+            return Verdict.REFUSED, f"{name} is of network {contribution.layout}, expected {self._layout.fingerprint}", 0.0
+        mark = (header.incarnation, header.sequence)
+        if mark <= self._seen.get(header.actor_id, (-1, -1)):
+            return Verdict.DROPPED, f"{name} came twice", 0.0
+        self._seen[header.actor_id] = mark
+        if not bool(torch.isfinite(contribution.gradient).all()):
+            return Verdict.REFUSED, f"{name} is not finite in {', '.join(self._broken_parameters(contribution.gradient))}", 0.0
+        if header.policy_version < self._oldest_version:
+            return Verdict.DROPPED, f"{name} is of weights that were lost with a failed learner", 0.0
+        excess = lag - self._config.max_lag
+        if excess <= 0 or self._config.lag_rule == "accept":
+            return Verdict.ACCEPTED, "", 1.0
+        if self._config.lag_rule == "damp":
+            return Verdict.DAMPED, f"{name} is {lag} versions late", 1.0 / (1 + excess)
+        return Verdict.DROPPED, f"{name} is {lag} versions late (learner.max_lag={self._config.max_lag})", 0.0
+
+    def _broken_parameters(self, gradient: Tensor) -> list[str]:
+        return [slot.name for slot in self._layout.slots if not bool(torch.isfinite(slot.view(gradient)).all())]
+
+    def _update(self) -> Update:
+        # The vector's padding is zero and the slots of a part lie side by side: one norm per part, and from them the global one.
+        squares = {
+            part: sum(float(torch.linalg.vector_norm(slot.view(self._sum))) ** 2 for slot in slots)
+            for part, slots in self._parts.items()
+        }
+        norm = sum(squares.values()) ** 0.5
+        self._rule.apply(self._sum, norm, self.counters.agent_steps)
+        self._sum.zero_()
+        self._segments = 0
+        self.counters.version += 1
+        self.counters.updates += 1
+        return Update(
+            learning_rate=self._rule.learning_rate(self.counters.agent_steps),
+            gradient_norm=norm,
+            part_norms={part: square**0.5 for part, square in squares.items()},
+        )
+
+    def snapshot(self) -> WeightsSnapshot:
+        """A copy of the present weights on the CPU."""
+        return WeightsSnapshot(self.counters.version, self._layout.fingerprint, self._vector.detach().to("cpu", copy=True))
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything needed to go on bit for bit: tensors, numbers and nested dicts of them."""
+        return {
+            "weights": self._vector.detach().to("cpu", copy=True),
+            "sum": self._sum.to("cpu", copy=True),
+            "segments": self._segments,
+            "optimizer": self._rule.get_state(),
+            "counters": asdict(self.counters),
+            "seen": {str(actor_id): list(mark) for actor_id, mark in self._seen.items()},
+            "oldest_version": self._oldest_version,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._vector.copy_(state["weights"])
+        self._sum.copy_(state["sum"])
+        self._segments = state["segments"]
+        self._rule.set_state(state["optimizer"])
+        self.counters = Counters(**state["counters"])
+        self._seen = {int(actor_id): (mark[0], mark[1]) for actor_id, mark in state["seen"].items()}
+        self._oldest_version = state["oldest_version"]
+
+    def continue_from(self, last: Counters) -> None:
+        """After a failure took a learner with it: this one holds an older state, but counters and versions go on from ``last``.
+
+        Contributions to the lost versions are dropped when they come.
+        """
+        self.counters = Counters(**asdict(last))
+        self.counters.version += 1
+        self._oldest_version = self.counters.version
+        self._sum.zero_()
+        self._segments = 0
