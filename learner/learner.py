@@ -1,7 +1,7 @@
 """The learner: adds contributions until a batch of segments is complete, updates the weights, counts the version up.
 
 It knows no network and no environment, only flat vectors and where the parts lie in them. Plain Python, one process;
-``clients.py`` puts it on Ray.
+``ray_learner.py`` puts it on Ray.
 """
 
 import time
@@ -212,3 +212,23 @@ class Learner:
         self._oldest_version = self.counters.version
         self._sum.zero_()
         self._segments = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerPlan:
+    """How to build a learner, here or in a process of its own."""
+
+    config: LearnerConfig
+    layout: ParameterLayout
+    batch_segments: int
+    total_steps: int
+
+    def begin(self, vector: Float[Tensor, " parameters"]) -> Learner:
+        """A new learner with these weights."""
+        return Learner(self.config, self.layout, vector, batch_segments=self.batch_segments, total_steps=self.total_steps)
+
+    def resume(self, state: dict[str, Any]) -> Learner:
+        """A learner that goes on from ``Learner.get_state``."""
+        learner = self.begin(state["weights"])
+        learner.set_state(state)
+        return learner

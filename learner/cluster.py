@@ -1,0 +1,67 @@
+"""Joins or starts Ray for a run, and leaves it as it was found."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+from actors.fleet import FleetError
+from conf.schema import TrainConfig
+
+STORE_BYTES = 512 * 1024**2
+"""Object store of a local Ray: weights and gradients of a few MB each, two or three per actor."""
+SHARED_MEMORY = Path("/dev/shm")
+
+
+@contextmanager
+def ray_cluster(config: TrainConfig, num_actors: int) -> Iterator[None]:
+    """Ray for the length of a run: the cluster at ``fleet.address``, or one of our own on this machine, loopback only.
+
+    Raises:
+        FleetError: if the cluster does not answer, or this machine's shared memory is too small.
+    """
+    # Nothing is sent anywhere unless asked for; and a token file left by another Ray of this user must not lock us out.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_metrics_report_interval_ms", "2000")
+    if ray.is_initialized():  # a test's cluster, or a notebook's
+        yield
+        return
+    if config.fleet.address is not None:
+        _join(config.fleet.address)
+    else:
+        _start(config, num_actors)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _join(address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise FleetError(f"no Ray cluster answers at fleet.address={address}: {reason}") from None
+
+
+def _start(config: TrainConfig, num_actors: int) -> None:
+    store = config.fleet.object_store_bytes or max(STORE_BYTES, num_actors * 64 * 1024**2)
+    if SHARED_MEMORY.is_dir() and (free := shutil.disk_usage(SHARED_MEMORY).free) < store:
+        raise FleetError(
+            f"Ray's object store needs {store >> 20} MiB of shared memory, but {SHARED_MEMORY} has {free >> 20} MiB free: "
+            f"start the container with a larger shm_size, or set fleet.object_store_bytes (or use fleet=local)"
+        )
+    ray.init(
+        address="local",
+        include_dashboard=config.fleet.dashboard,
+        object_store_memory=store,
+        log_to_driver=False,
+        logging_level="ERROR",
+        _metrics_export_port=config.fleet.metrics_port,
+        _node_ip_address="127.0.0.1",
+    )

@@ -1,0 +1,126 @@
+"""The learner in a process of its own on Ray. Gradients and weights reach it and leave it by reference."""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+
+from actors.fleet import FinishedUnroll, FleetError, Handle
+from actors.ray_fleet import PROCESS_ENVIRONMENT, GradientReference, prepare_process
+from actors.wire import Envelope, PackedSnapshot
+from learner.learner import Counters, LearnerPlan, Receipt
+
+
+class LearnerProcess:
+    """A learner in its own process."""
+
+    def __init__(self, plan: LearnerPlan, state: dict[str, Any], lost: Counters | None) -> None:
+        prepare_process(plan.config.threads)
+        self._learner = plan.resume(state)
+        if lost is not None:
+            self._learner.continue_from(lost)
+
+    def weights(self) -> PackedSnapshot:
+        return PackedSnapshot.pack(self._learner.snapshot())
+
+    def add(self, envelope: Envelope, gradient: np.ndarray) -> tuple[Receipt, PackedSnapshot | None]:
+        """The receipt, and the new weights if there are any: as a second return value they go straight into the object store,
+        once per version, and the driver passes on their reference."""
+        receipt = self._learner.add(envelope.enclose(gradient))
+        return receipt, None if receipt.update is None else self.weights()
+
+    def get_state(self) -> dict[str, Any]:
+        return self._learner.get_state()
+
+
+class RayLearner:
+    """On Ray, on a GPU if it is given one. A learner that dies is started again from the newest checkpoint.
+
+    Args:
+        state: ``Learner.get_state`` to start from.
+        newest_state: reads the newest checkpoint's, for a learner that has to be started again.
+    """
+
+    def __init__(
+        self,
+        plan: LearnerPlan,
+        state: dict[str, Any],
+        *,
+        newest_state: Callable[[], dict[str, Any]],
+        max_restarts: int,
+        announce: Callable[[str], None],
+    ) -> None:
+        self.restarts = 0
+        self._plan = plan
+        self._newest_state = newest_state
+        self._max_restarts = max_restarts
+        self._announce = announce
+        self._last = Counters(**state["counters"])
+        self._pending: deque[tuple[Handle, Handle]] = deque()
+        self._start(state, None)
+
+    def _start(self, state: dict[str, Any], lost: Counters | None) -> None:
+        options = self._plan.config
+        self._process = (
+            ray.remote(LearnerProcess)
+            .options(
+                num_cpus=options.num_cpus,
+                num_gpus=options.num_gpus,
+                max_restarts=0,
+                runtime_env={"env_vars": {**PROCESS_ENVIRONMENT, "OMP_NUM_THREADS": str(options.threads)}},
+            )
+            .remote(self._plan, state, lost)
+        )
+        self.weights: Handle = self._process.weights.remote()
+        ray.wait([self.weights], num_returns=1, fetch_local=False)
+
+    def send(self, unroll: FinishedUnroll) -> None:
+        reference: GradientReference = unroll.contribution
+        receipt, weights = self._process.add.options(num_returns=2).remote(reference.envelope, reference.gradient)
+        self._pending.append((receipt, weights))
+
+    def receipts(self, *, at_most_pending: int) -> list[Receipt]:
+        receipts: list[Receipt] = []
+        while self._pending:
+            reference, weights = self._pending[0]
+            must_wait = len(self._pending) > at_most_pending
+            ready, _ = ray.wait([reference], num_returns=1, timeout=None if must_wait else 0, fetch_local=False)
+            if not ready:
+                break
+            self._pending.popleft()
+            try:
+                receipt: Receipt = ray.get(reference)
+            except RayActorError:
+                self._replace()
+                break
+            except RayTaskError as failure:
+                if isinstance(failure.cause, ObjectLostError):  # its node died before it was added
+                    continue
+                raise
+            self._last = receipt.counters
+            if receipt.update is not None:
+                self.weights = weights
+            receipts.append(receipt)
+        return receipts
+
+    def _replace(self) -> None:
+        self.restarts += 1
+        if self.restarts > self._max_restarts:
+            raise FleetError(f"gave up after {self._max_restarts} restarts of the learner (fleet.max_restarts)")
+        lost = len(self._pending) + 1
+        self._pending.clear()
+        self._announce(f"learner restarted from the newest checkpoint; {lost} contributions on their way were lost")
+        self._start(self._newest_state(), self._last)
+
+    def get_state(self) -> dict[str, Any]:
+        while True:
+            try:
+                return ray.get(self._process.get_state.remote())
+            except RayActorError:
+                self._replace()
+
+    def close(self) -> None:
+        ray.kill(self._process)

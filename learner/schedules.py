@@ -1,0 +1,81 @@
+"""When unrolls are submitted and contributions added: three schedules, each a generator of receipts that never ends.
+
+    async      each actor starts its next unroll as soon as it can, with the newest weights known; contributions are added as they come
+    sync       all actors take one unroll with the same weights; their contributions are one batch, added in the actors' order
+    lockstep   like sync, but the next round is under way while this one is added: the lag is always one
+
+``sync`` and ``lockstep`` give the same run for the same seed, bit for bit.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from actors.fleet import FinishedUnroll, Fleet
+from learner.clients import LearnerClient
+from learner.learner import Receipt
+
+POLL_S = 0.5
+"""How long a schedule waits before it lets the loop look after other things."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a schedule yields: receipts since the last one, and whether nothing is under way at this moment."""
+
+    receipts: list[Receipt]
+    quiescent: bool
+    """No unroll is running and no contribution unapplied: a checkpoint taken now continues exactly here."""
+
+
+def asynchronous(fleet: Fleet, learner: LearnerClient, in_flight: int) -> Iterator[Progress]:
+    for _ in range(in_flight):
+        for actor_id in range(fleet.num_actors):
+            fleet.submit(actor_id, learner.weights)
+    while True:
+        for unroll in fleet.wait(POLL_S):
+            learner.send(unroll)
+            fleet.submit(unroll.actor_id, learner.weights)
+        # Whoever is slower waits here: a learner that cannot keep up stops the actors instead of piling up gradients.
+        yield Progress(learner.receipts(at_most_pending=fleet.num_actors), quiescent=False)
+
+
+def synchronous(fleet: Fleet, learner: LearnerClient, in_flight: int = 1) -> Iterator[Progress]:
+    del in_flight
+    while True:
+        _submit_round(fleet, learner)
+        _send_round(learner, _finish_round(fleet))
+        yield Progress(learner.receipts(at_most_pending=0), quiescent=True)
+
+
+def lockstep(fleet: Fleet, learner: LearnerClient, in_flight: int = 1) -> Iterator[Progress]:
+    del in_flight
+    _submit_round(fleet, learner)
+    while True:
+        finished = _finish_round(fleet)
+        _submit_round(fleet, learner)
+        _send_round(learner, finished)
+        yield Progress(learner.receipts(at_most_pending=0), quiescent=False)
+
+
+SCHEDULES: dict[str, Callable[[Fleet, LearnerClient, int], Iterator[Progress]]] = {
+    "async": asynchronous,
+    "sync": synchronous,
+    "lockstep": lockstep,
+}
+
+
+def _submit_round(fleet: Fleet, learner: LearnerClient) -> None:
+    for actor_id in range(fleet.num_actors):
+        fleet.submit(actor_id, learner.weights)
+
+
+def _finish_round(fleet: Fleet) -> list[FinishedUnroll]:
+    finished: dict[int, FinishedUnroll] = {}
+    while len(finished) < fleet.num_actors:
+        finished |= {unroll.actor_id: unroll for unroll in fleet.wait(POLL_S)}
+    return [finished[actor_id] for actor_id in sorted(finished)]
+
+
+def _send_round(learner: LearnerClient, finished: list[FinishedUnroll]) -> None:
+    for unroll in finished:
+        learner.send(unroll)

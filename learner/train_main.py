@@ -1,0 +1,79 @@
+"""``rtrl-train``: trains until done or stopped, and goes on where it stopped."""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from actors.fleet import FleetError
+from conf.knobs import ConfigError
+from conf.load import config_hash, describe, load_train, to_yaml
+from conf.schema import TrainConfig
+from envs.base import MissingDependency, UnknownEnvironment
+from learner.checkpoint import CheckpointError
+from learner.git_revision import git_revision
+from learner.sinks import open_sinks
+from learner.training import train
+
+USER_MISTAKES = (ConfigError, UnknownEnvironment, MissingDependency, CheckpointError, FleetError)
+"""Errors whose message is all that a user needs."""
+
+
+class StopSignals:
+    """SIGINT and SIGTERM ask the loop to save and end; the second one ends at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._owner = os.getpid()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._request)
+
+    def _request(self, number: int, frame: object) -> None:
+        del frame
+        if os.getpid() != self._owner:
+            return
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        print(f"\n{signal.Signals(number).name}: finishing the unrolls under way and saving; once more ends at once", file=sys.stderr)
+
+
+def run_folder(config: TrainConfig) -> Path:
+    return Path(config.run_dir) if config.run_dir else Path("runs") / config.name
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done or stopped cleanly, 2 a mistake in what was asked for, 1 a failure."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"} & set(arguments):
+        print(describe(TrainConfig))
+        return 0
+    try:
+        return run(load_train(arguments))
+    except USER_MISTAKES as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def run(config: TrainConfig) -> int:
+    """Trains with a complete configuration; see ``main`` for the exit status."""
+    stop = StopSignals()
+    run_dir = run_folder(config)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "config.yaml").write_text(to_yaml(config))
+    static = {"git_revision": git_revision(), "config_hash": config_hash(config)}
+    with open_sinks(config, run_dir, static) as sinks:
+        train(config, run_dir, sinks, lambda: stop.requested)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,240 @@
+"""A training run: everything is built from the configuration, then one loop takes receipts and looks after the run.
+
+    for progress in schedule:      contributions that were added
+        tally -> log row -> sinks
+        checkpoint when due
+        stop when done or asked to
+"""
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from actors.build import build_seeded_network
+from actors.fleet import Fleet, FleetState, LocalFleet
+from conf.load import to_yaml
+from conf.schema import TrainConfig
+from envs.base import EnvSpec
+from envs.registry import make_env
+from learner import checkpoint as checkpoints
+from learner.checkpoint import Checkpoint, CheckpointError
+from learner.clients import LearnerClient, LocalLearner
+from learner.learner import LearnerPlan, Verdict
+from learner.schedules import SCHEDULES
+from learner.sinks import Sinks
+from learner.tally import Row, Tally
+from rtrl_core import FlatParameters, ParameterLayout
+from rtrl_core.shapes import Float, Tensor
+
+
+class Clock:
+    """Says when something is due: every so many seconds, or every so many agent steps."""
+
+    def __init__(self, interval_s: float, interval_steps: int | None, agent_steps: int) -> None:
+        self._interval_s, self._interval_steps = interval_s, interval_steps
+        self.restart(agent_steps)
+
+    def restart(self, agent_steps: int) -> None:
+        self._last_s, self._last_steps = time.monotonic(), agent_steps
+
+    @property
+    def age_s(self) -> float:
+        return time.monotonic() - self._last_s
+
+    def due(self, agent_steps: int) -> bool:
+        if self._interval_steps is not None:
+            return agent_steps - self._last_steps >= self._interval_steps
+        return self.age_s >= self._interval_s
+
+
+def train(config: TrainConfig, run_dir: Path, sinks: Sinks, should_stop: Callable[[], bool]) -> Row:
+    """Runs until ``total_steps`` agent steps, or until ``should_stop``; leaves a checkpoint either way.
+
+    Returns the last log row.
+
+    Raises:
+        CheckpointError: if the checkpoint to go on from cannot be used.
+        FleetError: if the cluster cannot place the run, or too much of it died.
+        UnknownEnvironment, MissingDependency, ValueError: for a configuration that cannot work.
+    """
+    spec = describe_environment(config)
+    layout, vector = initial_weights(config, spec)
+    saved = resume_point(config, run_dir, layout)
+    num_actors = config.fleet.num_actors or available_cores()
+    plan = learner_plan(config, layout, num_actors)
+    tally = Tally(spec.levels, config.total_steps)
+    state, fleet_state, restarts_before = plan.begin(vector).get_state(), FleetState(), {"actor": 0, "learner": 0}
+    if saved is not None:
+        state, fleet_state, restarts_before = saved.learner, saved.fleet, saved.progress["restarts"]
+        sinks.set_state(saved.progress["sinks"])
+    learner_now = plan.resume(state)
+    if saved is not None:
+        tally.set_state(saved.progress["tally"], learner_now.counters)
+        sinks.event(f"going on at {saved.agent_steps:,} agent steps")
+
+    with ExitStack() as stack:
+        fleet, learner = open_machinery(config, plan, num_actors, state, fleet_state, run_dir, layout, sinks.event, stack)
+
+        def restarts() -> dict[str, int]:
+            return {"actor": restarts_before["actor"] + fleet.restarts, "learner": restarts_before["learner"] + learner.restarts}
+
+        def save() -> None:
+            checkpoint = Checkpoint(
+                config_yaml=to_yaml(config),
+                layout=layout,
+                score=tally.mean_return,
+                learner=learner.get_state(),
+                fleet=fleet.get_state(),
+                progress={"tally": tally.get_state(), "restarts": restarts(), "sinks": sinks.get_state()},
+            )
+            checkpoints.save(run_dir, checkpoint, config.logging.keep_checkpoints)
+            saving.restart(tally.counters.agent_steps)
+
+        def log() -> Row:
+            row = tally.row(
+                {
+                    "actor_restarts": restarts()["actor"],
+                    "learner_restarts": restarts()["learner"],
+                    "checkpoint_age_s": saving.age_s,
+                    **fleet.resource_usage(),
+                }
+            )
+            sinks.write(row)
+            logging.restart(tally.counters.agent_steps)
+            return row
+
+        steps = tally.counters.agent_steps
+        options = config.logging
+        saving = Clock(options.checkpoint_interval_s, options.checkpoint_interval_steps, steps)
+        logging = Clock(options.interval_s, options.interval_steps, steps)
+        if saved is None:
+            save()  # a learner that dies before the first regular checkpoint needs one to start from
+        for progress in SCHEDULES[config.learner.mode](fleet, learner, config.fleet.in_flight):
+            tally.add(progress.receipts)
+            for receipt in progress.receipts:
+                if receipt.verdict is Verdict.REFUSED:
+                    sinks.event(f"refused: {receipt.reason}")
+            steps = tally.counters.agent_steps
+            finished = steps >= config.total_steps or should_stop()
+            if logging.due(steps) and not finished:
+                log()
+            if saving.due(steps) and not finished:
+                save()
+            if finished:
+                break
+        save()
+        return log()
+
+
+def open_machinery(
+    config: TrainConfig,
+    plan: LearnerPlan,
+    num_actors: int,
+    state: dict,
+    fleet_state: FleetState,
+    run_dir: Path,
+    layout: ParameterLayout,
+    announce: Callable[[str], None],
+    stack: ExitStack,
+) -> tuple[Fleet, LearnerClient]:
+    """The fleet and the learner, in this process or on Ray; ``stack`` closes them."""
+    if config.fleet.kind == "local":
+        torch.set_num_threads(config.actors.threads)
+        fleet: Fleet = LocalFleet(config, num_actors, fleet_state, announce)
+        stack.callback(fleet.close)
+        return fleet, LocalLearner(plan, state)
+    # Only here is Ray needed: a machine without it can train with fleet=local.
+    from actors.ray_fleet import RayFleet
+    from learner.cluster import ray_cluster
+    from learner.ray_learner import RayLearner
+
+    stack.enter_context(ray_cluster(config, num_actors))
+    fleet = RayFleet(config, num_actors, fleet_state, announce)
+    stack.callback(fleet.close)
+    learner = RayLearner(
+        plan,
+        state,
+        newest_state=lambda: load_matching(checkpoints.find(run_dir), layout).learner,
+        max_restarts=config.fleet.max_restarts,
+        announce=announce,
+    )
+    stack.callback(learner.close)
+    return fleet, learner
+
+
+def describe_environment(config: TrainConfig) -> EnvSpec:
+    """Builds one stream to see what it is; mistakes in its name or options come to light before anything is started."""
+    env = make_env(config.env, 1, config.seed)
+    try:
+        return env.spec
+    finally:
+        env.close()
+
+
+def initial_weights(config: TrainConfig, spec: EnvSpec) -> tuple[ParameterLayout, Float[Tensor, " parameters"]]:
+    """Weights of a new run: the same for the same seed, with the encoder of ``network.load_encoder`` if that is given."""
+    network = build_seeded_network(config.network, config.rule.name, spec, config.seed)
+    parameters = FlatParameters(network)
+    if config.network.load_encoder is not None:
+        copy_encoder(checkpoints.load(checkpoints.find(Path(config.network.load_encoder), prefer="best")), parameters)
+    return parameters.layout, parameters.vector
+
+
+def copy_encoder(source: Checkpoint, parameters: FlatParameters) -> None:
+    """Overwrites the encoder's weights by those of a checkpoint.
+
+    Raises:
+        CheckpointError: if its encoder has other parameters.
+    """
+    theirs = {slot.name: slot for slot in source.layout.slots if slot.name.startswith("encoder.")}
+    ours = {slot.name: slot for slot in parameters.layout.slots if slot.name.startswith("encoder.")}
+    for name in theirs.keys() | ours.keys():
+        if name not in theirs or name not in ours or theirs[name].shape != ours[name].shape:
+            raise CheckpointError(
+                f"network.load_encoder: the checkpoint's encoder is another one (they differ in {name}); "
+                f"set network.encoder and network.features as it was trained"
+            )
+        ours[name].view(parameters.vector).copy_(theirs[name].view(source.vector))
+
+
+def resume_point(config: TrainConfig, run_dir: Path, layout: ParameterLayout) -> Checkpoint | None:
+    """The checkpoint to go on from, or ``None`` for a new run.
+
+    Raises:
+        CheckpointError: if ``resume`` names none, the folder is used but must not be, or the network is another one.
+    """
+    present = checkpoints.available(run_dir)
+    if config.resume == "never":
+        if present:
+            raise CheckpointError(f"resume=never, but {run_dir} already has checkpoints: choose another run_dir, or resume=auto")
+        return None
+    if config.resume == "auto":
+        return load_matching(present[-1], layout) if present else None
+    return load_matching(checkpoints.find(Path(config.resume)), layout)
+
+
+def load_matching(path: Path, layout: ParameterLayout) -> Checkpoint:
+    loaded = checkpoints.load(path)
+    if loaded.layout.fingerprint != layout.fingerprint:
+        raise CheckpointError(
+            f"checkpoint {path} is of another network ({loaded.layout.size:,} parameters, this configuration has {layout.size:,}): "
+            f"use the configuration it was trained with, or another run_dir"
+        )
+    return loaded
+
+
+def learner_plan(config: TrainConfig, layout: ParameterLayout, num_actors: int) -> LearnerPlan:
+    """In ``sync`` and ``lockstep`` a batch is a round of the whole fleet."""
+    rounds = config.learner.mode != "async"
+    batch = num_actors * config.actors.num_envs if rounds else config.learner.batch_segments
+    return LearnerPlan(config.learner, layout, batch, config.total_steps)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
