@@ -47,7 +47,9 @@ class ActorIdentity(NamedTuple):
 
     def spawn_seed(self, purpose: int) -> int:
         """A seed that no other actor, incarnation or purpose shares."""
-        return int(np.random.SeedSequence([self.seed, self.actor_id, self.incarnation, purpose]).generate_state(1)[0] >> 1)
+        return int(
+            np.random.SeedSequence([self.seed, self.actor_id, self.incarnation, purpose]).generate_state(1)[0] >> 1
+        )
 
     @property
     def env_seed(self) -> int:
@@ -177,7 +179,9 @@ class Actor:
 
     def _load(self, weights: WeightsSnapshot) -> None:
         if weights.layout != self.parameters.layout.fingerprint:
-            raise ValueError(f"weights of network {weights.layout}, but this actor's network is {self.parameters.layout.fingerprint}")
+            raise ValueError(
+                f"weights of network {weights.layout}, but this actor's network is {self.parameters.layout.fingerprint}"
+            )
         if weights.version > self.policy_version or self._sequence == 0:
             self.parameters.load(weights.vector)
             self.policy_version = weights.version

@@ -10,7 +10,7 @@ submitted again, and the restart is counted. A bug is not: it stops the run with
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -45,6 +45,7 @@ class FleetState:
     """``Actor.get_state`` of those that can be saved."""
 
 
+@runtime_checkable
 class Fleet(Protocol):
     num_actors: int
     restarts: int
@@ -114,7 +115,9 @@ class Restarts:
 class LocalFleet:
     """All actors in this process, one unroll at a time, no Ray: for tests, debugging, and machines where Ray is not wanted."""
 
-    def __init__(self, config: TrainConfig, num_actors: int, state: FleetState, announce: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: TrainConfig, num_actors: int, state: FleetState, announce: Callable[[str], None]
+    ) -> None:
         torch.set_flush_denormal(True)
         self.num_actors = num_actors
         self._config = config

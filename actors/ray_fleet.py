@@ -1,8 +1,8 @@
 """The fleet on Ray: one process per actor. The driver moves references; gradients and weights go from process to process.
 
-    driver                         actor process                     learner process
-    submit(weights reference) -->  gets weights, takes an unroll
-    wait() <-- envelope            gradient into the object store  --(reference)-->  add
+driver                         actor process                     learner process
+submit(weights reference) -->  gets weights, takes an unroll
+wait() <-- envelope            gradient into the object store  --(reference)-->  add
 """
 
 import time
@@ -82,13 +82,16 @@ class _Member:
 class RayFleet:
     """Raises ``FleetError`` if the cluster cannot place the actors, and what ``build_actor`` raises. Ray must be initialised."""
 
-    def __init__(self, config: TrainConfig, num_actors: int, state: FleetState, announce: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: TrainConfig, num_actors: int, state: FleetState, announce: Callable[[str], None]
+    ) -> None:
         self.num_actors = num_actors
         self._config = config
         self._restarts = Restarts(config.fleet.max_restarts, announce)
         require_resources(config, num_actors)
         self._members = [
-            self._start(first_identity(config, actor_id, state), state.actors.get(actor_id)) for actor_id in range(num_actors)
+            self._start(first_identity(config, actor_id, state), state.actors.get(actor_id))
+            for actor_id in range(num_actors)
         ]
         self._await_start()
 

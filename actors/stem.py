@@ -115,7 +115,13 @@ class FrozenStem(Stem):
 
 
 def choose_stem(
-    network: PolicyNetwork, *, activations: str, budget_bytes: int, autocast: torch.dtype | None, unroll: int, example: StepInput
+    network: PolicyNetwork,
+    *,
+    activations: str,
+    budget_bytes: int,
+    autocast: torch.dtype | None,
+    unroll: int,
+    example: StepInput,
 ) -> Stem:
     """The stem for ``activations`` = ``retain``, ``recompute`` or ``auto``: retain while an unroll's activations fit the budget.
 
@@ -161,5 +167,7 @@ def _concatenate(steps: list[StepInput]) -> StepInput:
         joined([step.last_reward for step in steps]),
         joined([step.last_action for step in steps]),
         joined([step.is_first for step in steps]),
-        None if steps[0].instruction is None else joined([step.instruction for step in steps if step.instruction is not None]),
+        None
+        if steps[0].instruction is None
+        else joined([step.instruction for step in steps if step.instruction is not None]),
     )

@@ -1,7 +1,7 @@
 """What crosses between processes, and as what: numpy arrays that the object store shares without copying, and small envelopes."""
 
 import warnings
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ class PackedSnapshot(NamedTuple):
     array: np.ndarray
 
     @classmethod
-    def pack(cls, snapshot: WeightsSnapshot) -> Self:
+    def pack(cls, snapshot: WeightsSnapshot) -> "PackedSnapshot":
         return cls(snapshot.version, snapshot.layout, snapshot.vector.numpy())
 
     def unpack(self) -> WeightsSnapshot:

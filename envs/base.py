@@ -137,7 +137,7 @@ class VectorEnv(ABC):
         """
         raise NotImplementedError(f"{self.spec.name} has no picture")
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most suites hold nothing
         """Releases processes and files. Safe to call twice."""
 
 

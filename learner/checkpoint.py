@@ -19,12 +19,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from conf.load import from_yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from actors.fleet import FleetState
 from conf.knobs import ConfigError
-from conf.load import from_yaml
 from conf.schema import TrainConfig
 from rtrl_core.layout import ParameterLayout, ParameterSlot
 
@@ -56,7 +56,9 @@ class Checkpoint:
         try:
             return from_yaml(self.config_yaml)
         except ConfigError as error:
-            raise CheckpointError(f"the checkpoint's configuration is of another version of this program: {error}") from None
+            raise CheckpointError(
+                f"the checkpoint's configuration is of another version of this program: {error}"
+            ) from None
 
     @property
     def vector(self) -> torch.Tensor:
@@ -108,7 +110,9 @@ def save(run_dir: Path, checkpoint: Checkpoint, keep: int) -> Path:
             "structures": structures,
             "files": files,
         }
-        (temporary / MANIFEST).write_text(json.dumps({"sha256": _manifest_checksum(manifest), "manifest": manifest}, indent=1))
+        (temporary / MANIFEST).write_text(
+            json.dumps({"sha256": _manifest_checksum(manifest), "manifest": manifest}, indent=1)
+        )
         _sync(temporary / MANIFEST)
         if target.exists():
             shutil.rmtree(target)
@@ -135,7 +139,9 @@ def load(path: Path) -> Checkpoint:
         if not file.is_file():
             raise CheckpointError(f"checkpoint {path} is incomplete: {file.name} is missing; use an older one")
         if _checksum(file) != expected:
-            raise CheckpointError(f"checkpoint {path} is damaged: {file.name} is not what was written; use an older one")
+            raise CheckpointError(
+                f"checkpoint {path} is damaged: {file.name} is not what was written; use an older one"
+            )
         try:
             tensors = load_file(file)
         except (SafetensorError, OSError) as error:
@@ -144,7 +150,8 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(
         config_yaml=manifest["config"],
         layout=ParameterLayout(
-            tuple(ParameterSlot(name, tuple(shape), offset) for name, shape, offset in manifest["layout"]), manifest["num_parameters"]
+            tuple(ParameterSlot(name, tuple(shape), offset) for name, shape, offset in manifest["layout"]),
+            manifest["num_parameters"],
         ),
         score=manifest["score"],
         learner=states.pop("learner"),
@@ -166,7 +173,9 @@ def find(path: Path, prefer: Literal["newest", "best"] = "newest") -> Path:
         return path
     found = available(path)
     if not found:
-        raise CheckpointError(f"no checkpoint at {path}: expected a run folder with {FOLDER}/, or one checkpoint's folder")
+        raise CheckpointError(
+            f"no checkpoint at {path}: expected a run folder with {FOLDER}/, or one checkpoint's folder"
+        )
     if prefer == "best":
         scores = {candidate: score for candidate in found if (score := _score(candidate)) is not None}
         if scores:
@@ -203,9 +212,13 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"no checkpoint at {path}: {MANIFEST} is missing") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"checkpoint {path} is damaged: {MANIFEST} cannot be read ({error}); use an older one") from None
+        raise CheckpointError(
+            f"checkpoint {path} is damaged: {MANIFEST} cannot be read ({error}); use an older one"
+        ) from None
     if manifest.get("format") != FORMAT:
-        raise CheckpointError(f"checkpoint {path} has format {manifest.get('format')}, this version of the program reads format {FORMAT}")
+        raise CheckpointError(
+            f"checkpoint {path} has format {manifest.get('format')}, this version of the program reads format {FORMAT}"
+        )
     if _manifest_checksum(manifest) != checksum:
         raise CheckpointError(f"checkpoint {path} is damaged: {MANIFEST} is not what was written; use an older one")
     return manifest

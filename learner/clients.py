@@ -1,11 +1,12 @@
 """The learner as the training loop sees it: send contributions, take receipts. Here the protocol and the learner in this process."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from actors.fleet import FinishedUnroll, Handle
 from learner.learner import LearnerPlan, Receipt
 
 
+@runtime_checkable
 class LearnerClient(Protocol):
     restarts: int
     weights: Handle

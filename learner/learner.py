@@ -133,20 +133,30 @@ class Learner:
             if self._segments >= self._batch_segments:
                 update = self._update()
         busy = time.perf_counter() - started
-        return Receipt(header, contribution.statistics, verdict, reason, lag, update, Counters(**asdict(counters)), busy)
+        return Receipt(
+            header, contribution.statistics, verdict, reason, lag, update, Counters(**asdict(counters)), busy
+        )
 
     def _judge(self, contribution: GradientContribution, lag: int) -> tuple[Verdict, str, float]:
         """Verdict, reason and weight. Whatever has weight 0 changes neither weights nor step counters."""
         header = contribution.header
         name = f"contribution {header.sequence} of actor {header.actor_id} (start {header.incarnation})"
         if contribution.layout != self._layout.fingerprint or contribution.gradient.shape != self._sum.shape:
-            return Verdict.REFUSED, f"{name} is of network {contribution.layout}, expected {self._layout.fingerprint}", 0.0
+            return (
+                Verdict.REFUSED,
+                f"{name} is of network {contribution.layout}, expected {self._layout.fingerprint}",
+                0.0,
+            )
         mark = (header.incarnation, header.sequence)
         if mark <= self._seen.get(header.actor_id, (-1, -1)):
             return Verdict.DROPPED, f"{name} came twice", 0.0
         self._seen[header.actor_id] = mark
         if not bool(torch.isfinite(contribution.gradient).all()):
-            return Verdict.REFUSED, f"{name} is not finite in {', '.join(self._broken_parameters(contribution.gradient))}", 0.0
+            return (
+                Verdict.REFUSED,
+                f"{name} is not finite in {', '.join(self._broken_parameters(contribution.gradient))}",
+                0.0,
+            )
         if header.policy_version < self._oldest_version:
             return Verdict.DROPPED, f"{name} is of weights that were lost with a failed learner", 0.0
         excess = lag - self._config.max_lag
@@ -179,7 +189,9 @@ class Learner:
 
     def snapshot(self) -> WeightsSnapshot:
         """A copy of the present weights on the CPU."""
-        return WeightsSnapshot(self.counters.version, self._layout.fingerprint, self._vector.detach().to("cpu", copy=True))
+        return WeightsSnapshot(
+            self.counters.version, self._layout.fingerprint, self._vector.detach().to("cpu", copy=True)
+        )
 
     def get_state(self) -> dict[str, Any]:
         """Everything needed to go on bit for bit: tensors, numbers and nested dicts of them."""
@@ -225,7 +237,9 @@ class LearnerPlan:
 
     def begin(self, vector: Float[Tensor, " parameters"]) -> Learner:
         """A new learner with these weights."""
-        return Learner(self.config, self.layout, vector, batch_segments=self.batch_segments, total_steps=self.total_steps)
+        return Learner(
+            self.config, self.layout, vector, batch_segments=self.batch_segments, total_steps=self.total_steps
+        )
 
     def resume(self, state: dict[str, Any]) -> Learner:
         """A learner that goes on from ``Learner.get_state``."""

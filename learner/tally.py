@@ -148,7 +148,8 @@ class Tally:
         if not updates:
             return {}
         parts: Row = {
-            f"gradient_norm_{part}": float(np.mean([update.part_norms[part] for update in updates])) for part in updates[0].part_norms
+            f"gradient_norm_{part}": float(np.mean([update.part_norms[part] for update in updates]))
+            for part in updates[0].part_norms
         }
         norm = float(np.mean([update.gradient_norm for update in updates]))
         return {"gradient_norm": norm, "learning_rate": updates[-1].learning_rate, **parts}
@@ -169,12 +170,16 @@ class Tally:
         steps: dict[int, int] = defaultdict(int)
         for receipt in receipts:
             steps[receipt.header.actor_id] += receipt.header.num_steps
-        return row | {f"actor_steps_per_second/{actor_id}": count / seconds for actor_id, count in sorted(steps.items())}
+        return row | {
+            f"actor_steps_per_second/{actor_id}": count / seconds for actor_id, count in sorted(steps.items())
+        }
 
     def _of_levels(self, receipts: list[Receipt], seconds: float) -> Row:
         if not self._levels:
             return {}
-        in_interval = sum((np.array(receipt.statistics.level_steps) for receipt in receipts), np.zeros(len(self._levels)))
+        in_interval = sum(
+            (np.array(receipt.statistics.level_steps) for receipt in receipts), np.zeros(len(self._levels))
+        )
         row: Row = {}
         for index, level in enumerate(self._levels):
             returns = self._recent_by_level[index]
@@ -218,4 +223,3 @@ class Tally:
         self._peak_rss = state["peak_rss_bytes"]
         self._env_counters_lost.update(state["env_counters"])
         self.counters = self._at_start = counters
-

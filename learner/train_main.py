@@ -6,9 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from conf.load import config_hash, describe, load_train, to_yaml
+
 from actors.fleet import FleetError
 from conf.knobs import ConfigError
-from conf.load import config_hash, describe, load_train, to_yaml
 from conf.schema import TrainConfig
 from envs.base import MissingDependency, UnknownEnvironment
 from learner.checkpoint import CheckpointError
@@ -36,7 +37,10 @@ class StopSignals:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        print(f"\n{signal.Signals(number).name}: finishing the unrolls under way and saving; once more ends at once", file=sys.stderr)
+        print(
+            f"\n{signal.Signals(number).name}: finishing the unrolls under way and saving; once more ends at once",
+            file=sys.stderr,
+        )
 
 
 def run_folder(config: TrainConfig) -> Path:

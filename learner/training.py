@@ -1,9 +1,9 @@
 """A training run: everything is built from the configuration, then one loop takes receipts and looks after the run.
 
-    for progress in schedule:      contributions that were added
-        tally -> log row -> sinks
-        checkpoint when due
-        stop when done or asked to
+for progress in schedule:      contributions that were added
+    tally -> log row -> sinks
+    checkpoint when due
+    stop when done or asked to
 """
 
 import os
@@ -13,10 +13,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
+from conf.load import to_yaml
 
 from actors.build import build_seeded_network
 from actors.fleet import Fleet, FleetState, LocalFleet
-from conf.load import to_yaml
 from conf.schema import TrainConfig
 from envs.base import EnvSpec
 from envs.registry import make_env
@@ -77,10 +77,15 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, should_stop: Callabl
         sinks.event(f"going on at {saved.agent_steps:,} agent steps")
 
     with ExitStack() as stack:
-        fleet, learner = open_machinery(config, plan, num_actors, state, fleet_state, run_dir, layout, sinks.event, stack)
+        fleet, learner = open_machinery(
+            config, plan, num_actors, state, fleet_state, run_dir, layout, sinks.event, stack
+        )
 
         def restarts() -> dict[str, int]:
-            return {"actor": restarts_before["actor"] + fleet.restarts, "learner": restarts_before["learner"] + learner.restarts}
+            return {
+                "actor": restarts_before["actor"] + fleet.restarts,
+                "learner": restarts_before["learner"] + learner.restarts,
+            }
 
         def save() -> None:
             checkpoint = Checkpoint(
@@ -210,7 +215,9 @@ def resume_point(config: TrainConfig, run_dir: Path, layout: ParameterLayout) ->
     present = checkpoints.available(run_dir)
     if config.resume == "never":
         if present:
-            raise CheckpointError(f"resume=never, but {run_dir} already has checkpoints: choose another run_dir, or resume=auto")
+            raise CheckpointError(
+                f"resume=never, but {run_dir} already has checkpoints: choose another run_dir, or resume=auto"
+            )
         return None
     if config.resume == "auto":
         return load_matching(present[-1], layout) if present else None
@@ -237,4 +244,3 @@ def learner_plan(config: TrainConfig, layout: ParameterLayout, num_actors: int) 
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-

@@ -40,7 +40,9 @@ class NatureEncoder(nn.Module):
         for kernel, stride in ((8, 4), (4, 2), (3, 1)):
             height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
         if height < 1 or width < 1:
-            raise ValueError(f"the nature encoder needs images of at least 36x36, got {shape}; use network.encoder=impala")
+            raise ValueError(
+                f"the nature encoder needs images of at least 36x36, got {shape}; use network.encoder=impala"
+            )
         self.linear = nn.Linear(64 * height * width, features)
 
     def forward(self, observation: Shaped[Tensor, "B x y z"]) -> Float[Tensor, "B F"]:
@@ -61,7 +63,9 @@ class ResidualBlock(nn.Module):
 class ImpalaEncoder(nn.Module):
     """Three stages of convolution, max-pooling and two residual blocks (Espeholt et al. 2018, figure 3, right; PAPER.md 2.3)."""
 
-    def __init__(self, shape: tuple[int, int, int], layout: str, features: int, channels: Sequence[int] = (16, 32, 32)) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], layout: str, features: int, channels: Sequence[int] = (16, 32, 32)
+    ) -> None:
         super().__init__()
         self.layout = layout
         previous, height, width = _channels_first(shape, layout)

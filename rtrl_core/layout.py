@@ -6,7 +6,6 @@ weights lie channels-last in it, the format they are used in.
 
 import hashlib
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import nn
@@ -51,7 +50,7 @@ class ParameterLayout:
     size: int
 
     @classmethod
-    def of(cls, module: nn.Module) -> Self:
+    def of(cls, module: nn.Module) -> "ParameterLayout":
         slots: list[ParameterSlot] = []
         offset = 0
         for name, parameter in module.named_parameters():
@@ -66,7 +65,9 @@ class ParameterLayout:
 
     def parts(self) -> dict[str, list[ParameterSlot]]:
         """The slots of each of ``PARTS``."""
-        return {part: [slot for slot in self.slots if slot.name.startswith(prefixes)] for part, prefixes in PARTS.items()}
+        return {
+            part: [slot for slot in self.slots if slot.name.startswith(prefixes)] for part, prefixes in PARTS.items()
+        }
 
 
 class FlatParameters:
@@ -96,5 +97,7 @@ class FlatParameters:
             ValueError: if the vector is of another network.
         """
         if vector.shape != self.vector.shape:
-            raise ValueError(f"expected {self.vector.numel()} parameters, got {vector.numel()}: weights of another network")
+            raise ValueError(
+                f"expected {self.vector.numel()} parameters, got {vector.numel()}: weights of another network"
+            )
         self.vector.copy_(vector)

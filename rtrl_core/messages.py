@@ -1,8 +1,8 @@
 """What passes between actors and the learner. Immutable; tensors inside are owned by the receiver.
 
-    actor                                   learner
-      unroll, gradient   -- GradientContribution -->   add; when a batch is complete: update, version += 1
-      load if newer      <------ WeightsSnapshot ---   put once per version, passed by reference
+actor                                   learner
+  unroll, gradient   -- GradientContribution -->   add; when a batch is complete: update, version += 1
+  load if newer      <------ WeightsSnapshot ---   put once per version, passed by reference
 """
 
 from dataclasses import dataclass, field

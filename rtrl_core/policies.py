@@ -1,7 +1,7 @@
 """What the numbers of the policy head mean: a distribution over actions, as pure functions of ``[..., A]`` parameters."""
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch.nn import functional
@@ -9,17 +9,22 @@ from torch.nn import functional
 from rtrl_core.shapes import Float, Shaped, Tensor
 
 
+@runtime_checkable
 class ActionDistribution(Protocol):
     """A family of distributions. ``num_parameters`` is A; batch axes are free."""
 
     num_parameters: int
     encoding_size: int
 
-    def sample(self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None) -> Shaped[Tensor, "..."]: ...
+    def sample(
+        self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None
+    ) -> Shaped[Tensor, "..."]: ...
 
     def mode(self, parameters: Float[Tensor, "*batch A"]) -> Shaped[Tensor, "..."]: ...
 
-    def log_prob(self, parameters: Float[Tensor, "*batch A"], actions: Shaped[Tensor, "..."]) -> Float[Tensor, "*batch"]: ...
+    def log_prob(
+        self, parameters: Float[Tensor, "*batch A"], actions: Shaped[Tensor, "..."]
+    ) -> Float[Tensor, "*batch"]: ...
 
     def entropy(self, parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]: ...
 
@@ -35,7 +40,9 @@ class Categorical:
         self.num_parameters = num_actions
         self.encoding_size = num_actions
 
-    def sample(self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None) -> Shaped[Tensor, "..."]:
+    def sample(
+        self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None
+    ) -> Shaped[Tensor, "..."]:
         """By the Gumbel trick: one pass, and as repeatable as the generator."""
         uniform = torch.rand(parameters.shape, generator=generator, device=parameters.device, dtype=parameters.dtype)
         return (parameters - torch.log(-torch.log(uniform.clamp_(1e-20, 1 - 1e-7)))).argmax(-1)
@@ -43,7 +50,9 @@ class Categorical:
     def mode(self, parameters: Float[Tensor, "*batch A"]) -> Shaped[Tensor, "..."]:
         return parameters.argmax(-1)
 
-    def log_prob(self, parameters: Float[Tensor, "*batch A"], actions: Shaped[Tensor, "..."]) -> Float[Tensor, "*batch"]:
+    def log_prob(
+        self, parameters: Float[Tensor, "*batch A"], actions: Shaped[Tensor, "..."]
+    ) -> Float[Tensor, "*batch"]:
         return functional.log_softmax(parameters, -1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
     def entropy(self, parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
@@ -63,7 +72,9 @@ class DiagonalGaussian:
         self.num_parameters = 2 * size
         self.encoding_size = size
 
-    def sample(self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None) -> Shaped[Tensor, "..."]:
+    def sample(
+        self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None
+    ) -> Shaped[Tensor, "..."]:
         mean, log_scale = self._split(parameters)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
         return mean + log_scale.exp() * noise
@@ -71,7 +82,9 @@ class DiagonalGaussian:
     def mode(self, parameters: Float[Tensor, "*batch A"]) -> Shaped[Tensor, "..."]:
         return self._split(parameters)[0]
 
-    def log_prob(self, parameters: Float[Tensor, "*batch A"], actions: Shaped[Tensor, "..."]) -> Float[Tensor, "*batch"]:
+    def log_prob(
+        self, parameters: Float[Tensor, "*batch A"], actions: Shaped[Tensor, "..."]
+    ) -> Float[Tensor, "*batch"]:
         mean, log_scale = self._split(parameters)
         standardised = (actions - mean) / log_scale.exp()
         return (-0.5 * standardised.square() - log_scale - 0.5 * math.log(2 * math.pi)).sum(-1)

@@ -19,7 +19,6 @@ from rtrl_core.rules import RULES
 from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Bool, Float, Tensor
 
-
 V = TypeVar("V")
 
 
@@ -44,7 +43,9 @@ class DiagonalCore(nn.Module):
         ValueError: for an unknown cell or rule, or a size below 1.
     """
 
-    def __init__(self, input_size: int, num_units: int, cell: str | DiagonalCell = "elstm", rule: str = "segment") -> None:
+    def __init__(
+        self, input_size: int, num_units: int, cell: str | DiagonalCell = "elstm", rule: str = "segment"
+    ) -> None:
         super().__init__()
         if input_size < 1 or num_units < 1:
             raise ValueError(f"input_size and num_units must be at least 1, got {input_size} and {num_units}")
@@ -96,7 +97,9 @@ class DiagonalCore(nn.Module):
     ) -> Float[Tensor, "B N"]:
         """One step of the cell alone, for acting: no graph, no sensitivity."""
         with torch.autocast(inputs.device.type, enabled=False):
-            gates = (inputs.to(self.matrices.dtype) @ self.matrices.flatten(0, 1).t()).view(-1, *self.matrices.shape[:2])
+            gates = (inputs.to(self.matrices.dtype) @ self.matrices.flatten(0, 1).t()).view(
+                -1, *self.matrices.shape[:2]
+            )
             return self.cell.forward(cell_state * (~is_first).unsqueeze(-1), gates, self.vectors)
 
 
@@ -106,7 +109,9 @@ class ELSTM(nn.Module):
     The gate sees ``c_t``, not ``c_{t-1}``: nothing recurs through ``h``, so its parameters need no sensitivity.
     """
 
-    def __init__(self, input_size: int, num_units: int, rule: str = "segment", cell: str | DiagonalCell | None = None) -> None:
+    def __init__(
+        self, input_size: int, num_units: int, rule: str = "segment", cell: str | DiagonalCell | None = None
+    ) -> None:
         super().__init__()
         self.core = DiagonalCore(input_size, num_units, ELSTMCell() if cell is None else cell, rule)
         self.gate = nn.Linear(input_size + num_units, num_units)

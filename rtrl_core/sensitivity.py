@@ -1,6 +1,6 @@
 """The RTRL sensitivity: how the present state of each stream depends on every parameter of the core."""
 
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 
@@ -21,8 +21,13 @@ class Sensitivity(NamedTuple):
 
     @classmethod
     def zeros(
-        cls, batch_size: int, matrices: Float[Tensor, "K N D"], vectors: Float[Tensor, "P N"], *, device: torch.device | str | None = None
-    ) -> Self:
+        cls,
+        batch_size: int,
+        matrices: Float[Tensor, "K N D"],
+        vectors: Float[Tensor, "P N"],
+        *,
+        device: torch.device | str | None = None,
+    ) -> "Sensitivity":
         """The sensitivity of a constant initial state, for parameters of the given shapes. At least float32."""
         dtype = torch.promote_types(matrices.dtype, torch.float32)
         device = matrices.device if device is None else device
@@ -46,16 +51,16 @@ class Sensitivity(NamedTuple):
         squares = [torch.linalg.vector_norm(part, dtype=torch.float32).square() for part in self]
         return (torch.stack(squares).sum() / self.matrices.shape[0]).sqrt()
 
-    def empty_like(self) -> Self:
+    def empty_like(self) -> "Sensitivity":
         """An uninitialised sensitivity of the same shapes, to be passed as ``out``."""
         return type(self)(*(torch.empty_like(part) for part in self))
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Sensitivity":
         return type(self)(*(part.to(device) for part in self))
 
     def state_dict(self) -> dict[str, Tensor]:
         return self._asdict()
 
     @classmethod
-    def from_state_dict(cls, tensors: dict[str, Tensor]) -> Self:
+    def from_state_dict(cls, tensors: dict[str, Tensor]) -> "Sensitivity":
         return cls(**{name: tensors[name] for name in cls._fields})

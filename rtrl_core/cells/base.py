@@ -37,7 +37,10 @@ class DiagonalCell(ABC):
 
     @abstractmethod
     def forward(
-        self, state: Float[Tensor, "*batch N"], gates: Float[Tensor, "*batch K N"], vectors: Float[Tensor, "*#batch P N"]
+        self,
+        state: Float[Tensor, "*batch N"],
+        gates: Float[Tensor, "*batch K N"],
+        vectors: Float[Tensor, "*#batch P N"],
     ) -> Float[Tensor, "*batch N"]:
         """``phi``: next state from the previous one. Must be element-wise in the last axis, and out of place."""
 

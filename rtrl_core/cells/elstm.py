@@ -13,19 +13,27 @@ from rtrl_core.shapes import Float, Tensor
 class ELSTMCell(DiagonalCell):
     """Coupled forget gate ``f`` and candidate ``z``; the state ``c`` is the only thing that recurs.
 
-        f_t = sigmoid(F x_t + w^f * c_{t-1} + b^f)
-        z_t = tanh   (Z x_t + w^z * c_{t-1} + b^z)
-        c_t = f_t * c_{t-1} + (1 - f_t) * z_t
+    f_t = sigmoid(F x_t + w^f * c_{t-1} + b^f)
+    z_t = tanh   (Z x_t + w^z * c_{t-1} + b^z)
+    c_t = f_t * c_{t-1} + (1 - f_t) * z_t
     """
 
     gate_names: ClassVar[tuple[str, ...]] = ("forget", "candidate")
-    vector_names: ClassVar[tuple[str, ...]] = ("forget_recurrent", "candidate_recurrent", "forget_bias", "candidate_bias")
+    vector_names: ClassVar[tuple[str, ...]] = (
+        "forget_recurrent",
+        "candidate_recurrent",
+        "forget_bias",
+        "candidate_bias",
+    )
 
     init_std: float = 0.1
     forget_bias: float = 0.0
 
     def forward(
-        self, state: Float[Tensor, "*batch N"], gates: Float[Tensor, "*batch K N"], vectors: Float[Tensor, "*#batch P N"]
+        self,
+        state: Float[Tensor, "*batch N"],
+        gates: Float[Tensor, "*batch K N"],
+        vectors: Float[Tensor, "*#batch P N"],
     ) -> Float[Tensor, "*batch N"]:
         forget, candidate = self._activations(state, gates, vectors)
         return torch.lerp(candidate, state, forget)
@@ -36,7 +44,9 @@ class ELSTMCell(DiagonalCell):
         """The paper's recursions (its equations 8-12): ``a``, ``u^f`` and ``u^z``."""
         forget, candidate = self._activations(state, gates, vectors)
         keep = 1 - forget
-        to_candidate = keep * torch.addcmul(torch.ones((), dtype=keep.dtype, device=keep.device), candidate, candidate, value=-1)
+        to_candidate = keep * torch.addcmul(
+            torch.ones((), dtype=keep.dtype, device=keep.device), candidate, candidate, value=-1
+        )
         to_forget = (state - candidate).mul_(forget).mul_(keep)
         recurrence = torch.addcmul(forget, to_candidate, vectors[1]).addcmul_(to_forget, vectors[0])
         return LocalDerivatives(

@@ -22,7 +22,10 @@ class IndRNNCell(DiagonalCell):
     init_std: float = 0.1
 
     def forward(
-        self, state: Float[Tensor, "*batch N"], gates: Float[Tensor, "*batch K N"], vectors: Float[Tensor, "*#batch P N"]
+        self,
+        state: Float[Tensor, "*batch N"],
+        gates: Float[Tensor, "*batch K N"],
+        vectors: Float[Tensor, "*#batch P N"],
     ) -> Float[Tensor, "*batch N"]:
         return torch.tanh(gates[..., 0, :] + vectors[..., 0, :] * state + vectors[..., 1, :])
 

@@ -20,7 +20,10 @@ class MinGRUCell(DiagonalCell):
     keep_bias: float = 1.0
 
     def forward(
-        self, state: Float[Tensor, "*batch N"], gates: Float[Tensor, "*batch K N"], vectors: Float[Tensor, "*#batch P N"]
+        self,
+        state: Float[Tensor, "*batch N"],
+        gates: Float[Tensor, "*batch K N"],
+        vectors: Float[Tensor, "*#batch P N"],
     ) -> Float[Tensor, "*batch N"]:
         keep = torch.sigmoid(gates[..., 0, :] + vectors[..., 0, :])
         return torch.lerp(gates[..., 1, :] + vectors[..., 1, :], state, keep)

@@ -1,7 +1,7 @@
 """RTRL step by step, as the paper writes it (its equations 8-12). Slow and obvious: the oracle for every other rule.
 
-    S^{W_k}_t = a_t S^{W_k}_{t-1} + g_{k,t} x_t^T        S^p_t = a_t S^p_{t-1} + q_{p,t}
-    dL/dW_k   = sum_t sum_b e_t S^{W_k}_t                dL/dp = sum_t sum_b e_t S^p_t
+S^{W_k}_t = a_t S^{W_k}_{t-1} + g_{k,t} x_t^T        S^p_t = a_t S^p_{t-1} + q_{p,t}
+dL/dW_k   = sum_t sum_b e_t S^{W_k}_t                dL/dp = sum_t sum_b e_t S^p_t
 """
 
 from typing import Any
@@ -10,7 +10,15 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from rtrl_core.cells.base import DiagonalCell, LocalDerivatives
-from rtrl_core.rules.scan import ParameterGradients, Trajectory, adjoints, forward_scan, input_gradients, local_derivatives, weigh
+from rtrl_core.rules.scan import (
+    ParameterGradients,
+    Trajectory,
+    adjoints,
+    forward_scan,
+    input_gradients,
+    local_derivatives,
+    weigh,
+)
 from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Bool, Float, Tensor
 

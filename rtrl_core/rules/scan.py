@@ -5,7 +5,7 @@ All functions are pure tensor algebra outside autograd; the autograd nodes that 
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 
@@ -30,7 +30,7 @@ class ParameterGradients(NamedTuple):
     vectors: Float[Tensor, "P N"]
 
     @classmethod
-    def zeros(cls, sensitivity: Sensitivity) -> Self:
+    def zeros(cls, sensitivity: Sensitivity) -> "ParameterGradients":
         """Zeros of the shapes of the parameters that ``sensitivity`` differentiates by."""
         return cls(torch.zeros_like(sensitivity.matrices[0]), torch.zeros_like(sensitivity.vectors[0]))
 
@@ -105,7 +105,9 @@ def segment_gradients(
     inputs: Float[Tensor, "T B D"],
 ) -> ParameterGradients:
     """The gradient that backpropagation inside the unroll gives: ``sum_{t,b} (lam_t g_{k,t}) x_t^T``, one GEMM."""
-    matrices = (adjoint_gates.flatten(0, 1).flatten(1).t() @ inputs.flatten(0, 1)).view(*adjoint_gates.shape[2:], inputs.shape[-1])
+    matrices = (adjoint_gates.flatten(0, 1).flatten(1).t() @ inputs.flatten(0, 1)).view(
+        *adjoint_gates.shape[2:], inputs.shape[-1]
+    )
     # Step by step into [B, N] accumulators: a [T, B, N] product per vector would cost more in memory traffic than the sum.
     vectors = adjoint.new_zeros(len(local.vectors), *adjoint.shape[1:])
     for p, vector in enumerate(local.vectors):
@@ -114,7 +116,9 @@ def segment_gradients(
     return ParameterGradients(matrices, vectors.sum(1))
 
 
-def input_gradients(adjoint_gates: Float[Tensor, "T B K N"], matrices: Float[Tensor, "K N D"]) -> Float[Tensor, "T B D"]:
+def input_gradients(
+    adjoint_gates: Float[Tensor, "T B K N"], matrices: Float[Tensor, "K N D"]
+) -> Float[Tensor, "T B D"]:
     """``dL/dx_t = sum_k W_k^T (lam_t g_{k,t})``: what the encoder below the core receives."""
     flat = adjoint_gates.flatten(2).flatten(0, 1) @ matrices.flatten(0, 1)
     return flat.view(*adjoint_gates.shape[:2], matrices.shape[-1])

@@ -6,7 +6,15 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from rtrl_core.cells.base import DiagonalCell
-from rtrl_core.rules.scan import Trajectory, adjoints, forward_scan, input_gradients, local_derivatives, segment_gradients, weigh
+from rtrl_core.rules.scan import (
+    Trajectory,
+    adjoints,
+    forward_scan,
+    input_gradients,
+    local_derivatives,
+    segment_gradients,
+    weigh,
+)
 from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Bool, Float, Tensor
 

@@ -1,0 +1,112 @@
+"""Atari 2600: every ALE game, through ale-py's own C++ vector environment, preprocessed as in the paper (PAPER.md 4.3).
+
+The library restarts the whole game at a lost life when told ``episodic_life=True``; with ``life_loss_info=True`` it reports the
+loss and plays on. The latter is what "a life is the learner's episode" means, so it is what ``episodic_life`` selects here:
+returns and lengths stay those of whole games. The state of a batch cannot be saved: after a resume, games start anew.
+"""
+
+import difflib
+
+import numpy as np
+
+from conf.env_schema import AtariConfig, EnvConfig
+from envs.base import Discrete, EnvSpec, MissingDependency, Timestep, UnknownEnvironment, VectorEnv, spawn_seeds
+
+
+def make(config: EnvConfig, num_envs: int, seed: int) -> VectorEnv:
+    """Raises ``UnknownEnvironment`` for a game that ALE does not have, ``MissingDependency`` without ale-py."""
+    assert isinstance(config, AtariConfig)
+    return AtariEnv(config, num_envs, seed)
+
+
+class AtariEnv(VectorEnv):
+    """Grey images uint8 ``[B, stack, size, size]``; one thread, because there is one actor per core."""
+
+    def __init__(self, config: AtariConfig, num_envs: int, seed: int) -> None:
+        try:
+            from ale_py.vector_env import AtariVectorEnv
+        except ImportError as error:
+            raise MissingDependency(f"env=atari needs ale-py, which cannot be imported ({error}): pip install ale-py") from None
+        game = game_id(config.name)
+        self._envs = AtariVectorEnv(
+            game,
+            num_envs,
+            num_threads=1,
+            max_num_frames_per_episode=config.max_frames,
+            repeat_action_probability=config.sticky_actions,
+            full_action_space=config.full_action_space,
+            autoreset_mode="SameStep",
+            img_height=config.image_size,
+            img_width=config.image_size,
+            grayscale=True,
+            stack_num=config.frame_stack,
+            frameskip=config.frame_skip,
+            maxpool=True,
+            noop_max=config.noop_max,
+            life_loss_info=config.episodic_life,
+            reward_clipping=False,
+            use_fire_reset=config.fire_reset,
+        )
+        self.num_envs = num_envs
+        self.spec = EnvSpec(
+            name=f"atari/{game}",
+            observation_shape=(config.frame_stack, config.image_size, config.image_size),
+            observation_dtype="uint8",
+            layout="CHW",
+            actions=Discrete(int(self._envs.single_action_space.n)),  # pyright: ignore[reportAttributeAccessIssue]
+            action_repeat=config.frame_skip,
+        )
+        self._seeds = np.array(spawn_seeds(seed, num_envs))
+        self._lives = np.zeros(num_envs, np.int32)
+        self._last_frame = np.zeros(0, np.uint8)
+
+    def reset(self) -> Timestep:
+        observation, info = self._envs.reset(seed=self._seeds)
+        self._lives = info["lives"]
+        self._last_frame = observation
+        no = np.zeros(self.num_envs, bool)
+        return Timestep(observation, np.zeros(self.num_envs, np.float32), no, no, ~no, no, life_lost=no)
+
+    def step(self, actions: np.ndarray) -> Timestep:
+        observation, reward, terminated, truncated, info = self._envs.step(actions)
+        lives = info["lives"]
+        # After a game the counter shows the next game's lives: it falls only where the game goes on.
+        life_lost = terminated & (lives < self._lives)
+        self._lives = lives
+        self._last_frame = observation
+        return Timestep(
+            observation,
+            reward.astype(np.float32),
+            terminated,
+            truncated & ~terminated,
+            terminated | truncated,
+            np.ones(self.num_envs, bool),
+            final_observation=info["final_obs"] if truncated.any() else None,
+            life_lost=life_lost,
+        )
+
+    def render(self, index: int) -> np.ndarray:
+        """The newest frame of the stack, grey, twice its size."""
+        grey = self._last_frame[index, -1].repeat(2, axis=0).repeat(2, axis=1)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+
+    def close(self) -> None:
+        self._envs.close()
+
+
+def game_id(name: str) -> str:
+    """ALE's name of a game: ``ms_pacman`` for ``ms_pacman``, ``MsPacman`` or ``Ms-Pacman``."""
+    from ale_py import roms
+
+    known = sorted(roms.get_all_rom_ids())
+    wanted = _letters(name)
+    for candidate in known:
+        if _letters(candidate) == wanted:
+            return candidate
+    close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"ALE has {len(known)}, for instance {', '.join(known[:5])}"
+    raise UnknownEnvironment(f"unknown Atari game {name!r}: {hint}")
+
+
+def _letters(name: str) -> str:
+    return "".join(character for character in name.lower() if character.isalnum())
