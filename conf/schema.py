@@ -20,7 +20,9 @@ class NetworkConfig:
     encoder: str = knob("impala", "what turns an observation into features", choices=("impala", "nature", "mlp"))
     features: int = knob(256, "encoder outputs", minimum=1)
     mlp_sizes: list[int] = knob([64], "hidden layers of the mlp encoder")
-    core: str = knob("elstm", "recurrent core; feedforward has none", choices=("elstm", "indrnn", "mingru", "feedforward"))
+    core: str = knob(
+        "elstm", "recurrent core; feedforward has none", choices=("elstm", "indrnn", "mingru", "feedforward")
+    )
     num_units: int = knob(256, "N, units of the core", minimum=1)
     last_reward: bool = knob(True, "feed the last (clipped) reward to the core")
     last_action: bool = knob(False, "feed the last action, one-hot, to the core")
@@ -42,7 +44,9 @@ class LossConfig:
     discount: float = knob(0.99, "gamma", minimum=0)
     entropy_cost: float = knob(0.01, "weight of the entropy bonus", minimum=0)
     baseline_cost: float = knob(0.5, "weight of the value loss, on top of its own 1/2", minimum=0)
-    trace_decay: float = knob(1.0, "lambda of the returns: 1 looks ahead to the end of the unroll, 0 one step", minimum=0)
+    trace_decay: float = knob(
+        1.0, "lambda of the returns: 1 looks ahead to the end of the unroll, 0 one step", minimum=0
+    )
 
 
 @dataclass
@@ -55,10 +59,20 @@ class ActorsConfig:
     num_cpus: float = knob(1, "CPU cores that Ray sets aside for an actor", minimum=0)
     num_gpus: float = knob(0, "GPU share that Ray sets aside for an actor", minimum=0)
     threads: int = knob(1, "torch threads of an actor", minimum=1)
-    autocast: str = knob("auto", "type of the encoder's arithmetic; auto is bfloat16 where the device is fast at it", choices=("auto", "float32", "bfloat16"))
-    activations: str = knob("auto", "keep the encoder's activations from acting, or recompute them", choices=("auto", "retain", "recompute"))
+    autocast: str = knob(
+        "auto",
+        "type of the encoder's arithmetic; auto is bfloat16 where the device is fast at it",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    activations: str = knob(
+        "auto", "keep the encoder's activations from acting, or recompute them", choices=("auto", "retain", "recompute")
+    )
     activation_budget_bytes: int = knob(2 * 1024**3, "auto keeps activations while they fit in this", minimum=0)
-    wire: str = knob("float32", "type of a gradient on its way; bfloat16 keeps its rounding error on the actor", choices=("float32", "bfloat16"))
+    wire: str = knob(
+        "float32",
+        "type of a gradient on its way; bfloat16 keeps its rounding error on the actor",
+        choices=("float32", "bfloat16"),
+    )
 
 
 @dataclass
@@ -73,7 +87,9 @@ class FleetConfig:
     start_timeout_s: float = knob(300.0, "how long actors may take to start", minimum=1)
     unroll_timeout_s: float = knob(600.0, "an actor silent for longer is replaced", minimum=0)
     max_restarts: int = knob(100, "restarts after which the run gives up", minimum=0)
-    object_store_bytes: int | None = knob(None, "object store of a local Ray; null sizes it by the run", minimum=80_000_000)
+    object_store_bytes: int | None = knob(
+        None, "object store of a local Ray; null sizes it by the run", minimum=80_000_000
+    )
     dashboard: bool = knob(False, "start Ray's dashboard with a local Ray")
     metrics_port: int | None = knob(None, "fixed port of Ray's Prometheus endpoint; null lets Ray choose", minimum=1)
 
@@ -82,7 +98,11 @@ class FleetConfig:
 class LearnerConfig:
     """Contributions -> weights."""
 
-    mode: str = knob("async", "sync: every contribution of a version; lockstep: fixed lag of one; async: as they come", choices=("sync", "lockstep", "async"))
+    mode: str = knob(
+        "async",
+        "sync: every contribution of a version; lockstep: fixed lag of one; async: as they come",
+        choices=("sync", "lockstep", "async"),
+    )
     batch_segments: int = knob(32, "segments (unrolls of one stream) per update in async mode", minimum=1)
     max_lag: int = knob(20, "versions a contribution may be behind", minimum=0)
     lag_rule: str = knob("drop", "what happens to a later one", choices=("accept", "damp", "drop"))
@@ -106,7 +126,11 @@ class LoggingConfig:
 
     interval_s: float = knob(10.0, "seconds between log rows", minimum=0)
     interval_steps: int | None = knob(None, "agent steps between log rows instead (repeatable runs)", minimum=1)
-    terminal: str = knob("auto", "live panel, plain lines, or nothing; auto is a panel on a terminal", choices=("auto", "panel", "plain", "none"))
+    terminal: str = knob(
+        "auto",
+        "live panel, plain lines, or nothing; auto is a panel on a terminal",
+        choices=("auto", "panel", "plain", "none"),
+    )
     tensorboard: bool = knob(True, "write TensorBoard events into the run folder")
     prometheus: bool = knob(True, "export through Ray's metrics (fleet.kind=ray)")
     wandb: str = knob("disabled", "Weights & Biases", choices=("disabled", "offline", "online"))
@@ -114,7 +138,9 @@ class LoggingConfig:
     wandb_entity: str | None = knob(None, "user or team; null is the default of the account")
     wandb_init_timeout_s: float = knob(20.0, "how long online may take to answer", minimum=1)
     checkpoint_interval_s: float = knob(300.0, "seconds between checkpoints", minimum=0)
-    checkpoint_interval_steps: int | None = knob(None, "agent steps between checkpoints instead (repeatable runs)", minimum=1)
+    checkpoint_interval_steps: int | None = knob(
+        None, "agent steps between checkpoints instead (repeatable runs)", minimum=1
+    )
     keep_checkpoints: int = knob(3, "newest checkpoints kept, beside the best", minimum=1)
 
 
@@ -126,7 +152,9 @@ class TrainConfig:
     seed: int = knob(1, "of everything random", minimum=0)
     total_steps: int = knob(200_000_000, "agent steps", minimum=1)
     run_dir: str | None = knob(None, "folder of this run; null is runs/NAME")
-    resume: str = knob("auto", "auto: go on if the folder has a checkpoint; never: refuse a used folder; else a checkpoint's path")
+    resume: str = knob(
+        "auto", "auto: go on if the folder has a checkpoint; never: refuse a used folder; else a checkpoint's path"
+    )
     env: EnvConfig = field(default_factory=AtariConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     rule: RuleConfig = field(default_factory=RuleConfig)

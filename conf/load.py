@@ -1,0 +1,240 @@
+"""From what a user types to a checked, typed configuration. ``DictConfig`` never leaves this file.
+
+    env=SUITE/NAME       any game, level or id of a suite, without a file of its own; the rest of the line works as in Hydra:
+    rule=tbptt           a file of a group under conf/
+    actors.unroll=50     one option
+"""
+
+import difflib
+import hashlib
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import Field, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from conf.env_schema import ENV_CONFIGS
+from conf.knobs import CHOICES, HELP, ConfigError, validate
+from conf.schema import EvaluateConfig, TrainConfig
+
+T = TypeVar("T")
+
+GROUPS = ("env", "network", "rule", "learner", "fleet", "logging", "experiment")
+_FREE_TEXT = ("name", "run_dir", "resume", "env.name", "fleet.address", "network.load_encoder")
+"""Options whose values may hold characters that Hydra's grammar gives a meaning."""
+_NOT_LEARNING = ("name", "run_dir", "resume", "logging", "seed", "fleet")
+"""What does not change what is learned: left out of ``config_hash``."""
+_lock = threading.Lock()
+
+
+def load_train(overrides: Sequence[str]) -> TrainConfig:
+    """A training configuration from command-line words.
+
+    Raises:
+        ConfigError: for anything that cannot work; one line.
+    """
+    words = [word for override in overrides for word in _translate(override)]
+    _register_schema()
+    with _lock:
+        try:
+            GlobalHydra.instance().clear()
+            with initialize_config_module(config_module="conf", version_base="1.3"):
+                tree = compose(config_name="train", overrides=words)
+            config = OmegaConf.to_object(tree)
+        except OverrideParseException as error:
+            raise ConfigError(f"cannot read {error.override!r}: {_one_line(error)}") from None
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(_one_line(error)) from None
+        finally:
+            GlobalHydra.instance().clear()
+    assert isinstance(config, TrainConfig)
+    return _checked(config)
+
+
+def load_evaluate(overrides: Sequence[str]) -> EvaluateConfig:
+    """An evaluation's configuration from words ``option=value``; see ``load_train``."""
+    return load_options(EvaluateConfig, overrides)
+
+
+def load_options(schema: type[T], overrides: Sequence[str]) -> T:
+    """Any flat dataclass of knobs from words ``option=value``.
+
+    Raises:
+        ConfigError: for an unknown option, a wrong type, or a required option that is not given.
+    """
+    values: dict[str, Any] = {}
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator:
+            raise ConfigError(f"expected option=value, got {override!r}")
+        if key not in _options(schema):
+            raise ConfigError(_unknown("option", key, _options(schema)))
+        values[key] = value if key in ("checkpoint", "output") else yaml.safe_load(value)
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_line(error)) from None
+    assert isinstance(config, schema)
+    validate(config)
+    return config
+
+
+def to_yaml(config: TrainConfig) -> str:
+    """Everything, defaults included: what a run folder and a checkpoint keep."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def from_yaml(text: str) -> TrainConfig:
+    """The inverse of ``to_yaml``.
+
+    Raises:
+        ConfigError: for options or values that this version does not have.
+    """
+    try:
+        values = OmegaConf.create(text)
+        suite = values["env"]["suite"]
+        if suite not in ENV_CONFIGS:
+            raise ConfigError(_unknown("environment suite", suite, list(ENV_CONFIGS)))
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig(env=ENV_CONFIGS[suite]())), values))
+    except (OmegaConfBaseException, yaml.YAMLError, KeyError, TypeError) as error:
+        raise ConfigError(f"not a training configuration: {_one_line(error)}") from None
+    assert isinstance(config, TrainConfig)
+    return _checked(config)
+
+
+def config_hash(config: TrainConfig) -> str:
+    """Equal for runs that should learn the same up to their seed: where and how they ran does not count."""
+    values = OmegaConf.to_container(OmegaConf.structured(config))
+    assert isinstance(values, dict)
+    kept = {str(key): value for key, value in values.items() if key not in _NOT_LEARNING}
+    return hashlib.sha256(yaml.safe_dump(kept, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def experiments() -> list[str]:
+    return sorted(path.stem for path in (Path(__file__).parent / "experiment").glob("*.yaml"))
+
+
+def describe(schema: type) -> str:
+    """Every option with its default and meaning, for ``--help``."""
+    lines: list[str] = []
+    if schema is TrainConfig:
+        lines += [
+            "usage: rtrl-train [experiment=NAME] [env=SUITE/NAME] [GROUP=FILE] [option=value ...]",
+            "",
+            f"experiments: {', '.join(experiments())}",
+            f"suites: {', '.join(ENV_CONFIGS)}",
+            *(f"{group}: {', '.join(_files(group))}" for group in GROUPS if group not in ("env", "experiment")),
+            "",
+        ]
+    for option, spec in _walk(schema):
+        choices = spec.metadata.get(CHOICES)
+        meaning = spec.metadata.get(HELP, "") + (f" ({' | '.join(choices)})" if choices else "")
+        lines.append(f"  {option:38} {_default(spec)!s:>14}   {meaning}")
+    if schema is TrainConfig:
+        for suite, env in ENV_CONFIGS.items():
+            lines += ["", f"env={suite}: {(env.__doc__ or '').strip().splitlines()[0]}"]
+            for option, spec in _walk(env, "env."):
+                lines.append(f"  {option:38} {_default(spec)!s:>14}   {spec.metadata.get(HELP, '')}")
+    return "\n".join(lines)
+
+
+def _translate(word: str) -> list[str]:
+    """One word of the user as words for Hydra."""
+    key, separator, value = word.partition("=")
+    if not separator:
+        raise ConfigError(f"expected option=value, got {word!r}; rtrl-train --help lists the options")
+    if key == "env":
+        return _translate_env(value)
+    if key in GROUPS:
+        if value not in _files(key):
+            raise ConfigError(_unknown(key, value, _files(key)))
+        return [word]
+    section = key.split(".")[0]
+    if section != "env" and key not in _options(TrainConfig):
+        raise ConfigError(_unknown("option", key, _options(TrainConfig)))
+    return [f"{key}={_quoted(value)}" if key in _FREE_TEXT else word]
+
+
+def _translate_env(value: str) -> list[str]:
+    suite, slash, name = value.partition("/")
+    if suite not in ENV_CONFIGS:
+        raise ConfigError(_unknown("environment suite", suite, list(ENV_CONFIGS)) + "; write env=SUITE/NAME")
+    default = next(spec.default for spec in fields(ENV_CONFIGS[suite]) if spec.name == "name")
+    return [f"env={suite}", f"env.name={_quoted(name if slash else str(default))}"]
+
+
+def _quoted(value: str) -> str:
+    if value == "null" or value[:1] in "'\"":
+        return value
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _checked(config: TrainConfig) -> TrainConfig:
+    validate(config)
+    if config.fleet.in_flight > 2:
+        raise ConfigError(f"fleet.in_flight must be 1 or 2, got {config.fleet.in_flight}")
+    for name in ("learning_rate", "final_learning_rate"):
+        if getattr(config.learner, name) > 1:
+            raise ConfigError(f"learner.{name} must be at most 1, got {getattr(config.learner, name)}")
+    return config
+
+
+def _files(group: str) -> list[str]:
+    return list(ENV_CONFIGS) if group == "env" else sorted(path.stem for path in (Path(__file__).parent / group).glob("*.yaml"))
+
+
+@cache
+def _register_schema() -> None:
+    store = ConfigStore.instance()
+    schema = OmegaConf.structured(TrainConfig)
+    schema.env = "???"  # so that any suite's options can take the place, not only those of the default
+    store.store(name="schema", node=schema)
+    for suite, schema in ENV_CONFIGS.items():
+        store.store(group="env", name=suite, node=schema)
+
+
+def _walk(schema: type, path: str = "") -> Iterator[tuple[str, Field[Any]]]:
+    """Every option below a dataclass; the environment's are listed apart, by suite."""
+    for spec in fields(schema):
+        if is_dataclass(spec.type) and isinstance(spec.type, type):
+            if spec.name != "env":
+                yield from _walk(spec.type, f"{path}{spec.name}.")
+        else:
+            yield f"{path}{spec.name}", spec
+
+
+def _options(schema: type) -> list[str]:
+    return [option for option, _ in _walk(schema)]
+
+
+def _default(spec: Field[Any]) -> Any:
+    value = spec.default if spec.default is not NO_DEFAULT else spec.default_factory() if spec.default_factory is not NO_DEFAULT else ""
+    return {"???": "required", None: "null"}.get(value, value) if isinstance(value, (str, type(None))) else value
+
+
+def _unknown(what: str, got: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(got, known, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(known)}" if len(known) < 60 else "see --help"
+    return f"unknown {what} {got!r}: {hint}"
+
+
+def _one_line(error: BaseException) -> str:
+    """The sentence of an error that says what is wrong, and which option it is about."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    cause = error.__cause__
+    if cause is not None and not lines[0].startswith(("Key", "Value", "Missing")):
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or lines
+    option = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")), None)
+    sentence = lines[0] if lines else type(error).__name__
+    return f"{option}: {sentence}" if option and option not in sentence else sentence
