@@ -229,7 +229,7 @@ def _separate(tree: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(tree, dict):
         return {key: _separate(value, f"{name}/{key}", tensors) for key, value in tree.items()}
     if isinstance(tree, np.ndarray):
-        tensors[name] = torch.from_numpy(np.ascontiguousarray(tree))
+        tensors[name] = torch.from_numpy(np.array(tree, order="C"))
         return {"array": name}
     if isinstance(tree, torch.Tensor):
         tensors[name] = tree.detach().cpu().contiguous().clone()
