@@ -32,11 +32,14 @@ def asynchronous(fleet: Fleet, learner: LearnerClient, in_flight: int) -> Iterat
         for actor_id in range(fleet.num_actors):
             fleet.submit(actor_id, learner.weights)
     while True:
-        for unroll in fleet.wait(POLL_S):
+        finished = fleet.wait(POLL_S)
+        # Before the actors go on: the weights that their next unroll gets are the newest there are. A learner that cannot
+        # keep up stops the actors here instead of piling up gradients.
+        receipts = learner.receipts(at_most_pending=fleet.num_actors)
+        for unroll in finished:
             learner.send(unroll)
             fleet.submit(unroll.actor_id, learner.weights)
-        # Whoever is slower waits here: a learner that cannot keep up stops the actors instead of piling up gradients.
-        yield Progress(learner.receipts(at_most_pending=fleet.num_actors), quiescent=False)
+        yield Progress(receipts, quiescent=False)
 
 
 def synchronous(fleet: Fleet, learner: LearnerClient, in_flight: int = 1) -> Iterator[Progress]:

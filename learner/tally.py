@@ -21,11 +21,13 @@ class Tally:
     Args:
         levels: names of a multi-task suite's levels.
         total_steps: of the run, for progress and time left.
+        own_processes: whether actors have memory of their own, beside this process.
     """
 
-    def __init__(self, levels: tuple[str, ...], total_steps: int) -> None:
+    def __init__(self, levels: tuple[str, ...], total_steps: int, own_processes: bool = True) -> None:
         self._levels = levels
         self._total_steps = total_steps
+        self._own_processes = own_processes
         self._recent: deque[float] = deque(maxlen=RECENT_EPISODES)
         self._recent_by_level: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT_EPISODES))
         self._level_steps = np.zeros(len(levels), np.int64)
@@ -38,6 +40,11 @@ class Tally:
         self._incarnations: dict[int, int] = {}
         self.counters = Counters()
         self._process = psutil.Process()
+        self._started = time.monotonic()
+        self._clear()
+
+    def start(self) -> None:
+        """Begins the first interval: what came before was preparation."""
         self._started = time.monotonic()
         self._clear()
 
@@ -196,8 +203,8 @@ class Tally:
         return dict(totals)
 
     def _rss_of_run(self) -> int:
-        latest = {receipt.header.actor_id: receipt.statistics.rss_bytes for receipt in self._receipts}
-        return self._process.memory_info().rss + sum(latest.values())
+        actors = {receipt.header.actor_id: receipt.statistics.rss_bytes for receipt in self._receipts}
+        return self._process.memory_info().rss + (sum(actors.values()) if self._own_processes else 0)
 
     def get_state(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from conf.load import to_yaml
@@ -66,7 +67,7 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, should_stop: Callabl
     saved = resume_point(config, run_dir, layout)
     num_actors = config.fleet.num_actors or available_cores()
     plan = learner_plan(config, layout, num_actors)
-    tally = Tally(spec.levels, config.total_steps)
+    tally = Tally(spec.levels, config.total_steps, own_processes=config.fleet.kind == "ray")
     state, fleet_state, restarts_before = plan.begin(vector).get_state(), FleetState(), {"actor": 0, "learner": 0}
     if saved is not None:
         state, fleet_state, restarts_before = saved.learner, saved.fleet, saved.progress["restarts"]
@@ -116,6 +117,7 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, should_stop: Callabl
         options = config.logging
         saving = Clock(options.checkpoint_interval_s, options.checkpoint_interval_steps, steps)
         logging = Clock(options.interval_s, options.interval_steps, steps)
+        tally.start()
         if saved is None:
             save()  # a learner that dies before the first regular checkpoint needs one to start from
         for progress in SCHEDULES[config.learner.mode](fleet, learner, config.fleet.in_flight):
@@ -139,7 +141,7 @@ def open_machinery(
     config: TrainConfig,
     plan: LearnerPlan,
     num_actors: int,
-    state: dict,
+    state: dict[str, Any],
     fleet_state: FleetState,
     run_dir: Path,
     layout: ParameterLayout,
