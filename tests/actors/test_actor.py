@@ -1,0 +1,254 @@
+"""The actor's contracts: nothing is lost at episode ends, and a contribution is the exact gradient (DESIGN.md section 7, 1 and 3)."""
+
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from counting_env import EPISODE, CountingEnv
+
+from actors.actor import Actor, ActorIdentity
+from conf.schema import ActorsConfig, LossConfig, NetworkConfig
+from envs.tmaze import TMaze
+from rtrl_core import WeightsSnapshot
+
+Habit = Literal["same_step", "next_step"]
+
+
+def make_actor(
+    env, *, unroll=4, core="elstm", rule="segment", loss: LossConfig | None = None, greedy=False, network: NetworkConfig | None = None, **options
+) -> Actor:
+    network = network or NetworkConfig(encoder="mlp", mlp_sizes=[8], features=5, core=core, num_units=6)
+    options = {"autocast": "float32", **options}
+    loss = loss or LossConfig()
+    actor = Actor(ActorIdentity(0, 0, 1), env, network, rule, loss, ActorsConfig(num_envs=env.num_envs, unroll=unroll, **options), "none")
+    if greedy:
+        distribution = actor.network.distribution
+        distribution.sample = lambda parameters, generator=None: distribution.mode(parameters)  # pyright: ignore[reportAttributeAccessIssue]
+    return actor
+
+
+def present_weights(actor: Actor, version: int = 0) -> WeightsSnapshot:
+    return WeightsSnapshot(version, actor.parameters.layout.fingerprint, actor.parameters.vector.clone())
+
+
+def read_values_off_observations(actor: Actor) -> None:
+    """Rigs a feed-forward network so that V(observation) is ``1000 episode + step``: values then tell which observation they are of."""
+    actor.network.encoder.forward = lambda observation: observation.float()  # pyright: ignore[reportAttributeAccessIssue]
+    with torch.no_grad():
+        actor.network.value_head.weight.copy_(torch.tensor([[0.0, EPISODE, 1.0]]))
+        actor.network.value_head.bias.zero_()
+
+
+@pytest.mark.parametrize("unroll", [1, 3, 7])
+@pytest.mark.parametrize("habit", ["same_step", "next_step"])
+def test_no_transition_is_lost_doubled_or_credited_to_another_episode(habit: Habit, unroll: int):
+    env = CountingEnv(num_envs=5, seed=3, habit=habit)
+    network = NetworkConfig(encoder="mlp", mlp_sizes=[], features=3, core="feedforward", last_reward=False, freeze_encoder=True)
+    actor = make_actor(env, unroll=unroll, network=network)
+    read_values_off_observations(actor)
+    weights = present_weights(actor)
+    seen: list[tuple[int, int, int, bool, bool]] = []
+    for _ in range(30):
+        contribution = actor.unroll(weights)
+        rows = actor._unroll
+        assert contribution.header.num_steps == int(rows.valid.sum())
+        assert contribution.header.num_frames == 2 * contribution.header.num_steps
+        for t, b in rows.valid.nonzero().tolist():
+            stream, episode, step = (int(number) for number in rows.inputs[t, b])
+            assert rows.rewards[t, b] == EPISODE * episode + step
+            assert rows.is_first[t, b] == (step == 0)
+            terminated, truncated = bool(rows.terminated[t, b]), bool(rows.truncated[t, b])
+            if not terminated:  # what followed is the same episode's next observation, also where the episode was cut off
+                assert rows.next_values[t, b] == EPISODE * episode + step + 1
+            seen.append((stream, episode, step, terminated, truncated))
+    assert sorted(seen) == sorted(env.ledger)
+    assert {True, False} == {terminated for *_, terminated, _ in seen} == {truncated for *_, truncated in seen}
+
+
+@pytest.mark.parametrize("habit", ["same_step", "next_step"])
+def test_episode_returns_and_lengths_are_those_of_the_ledger(habit: Habit):
+    env = CountingEnv(num_envs=4, seed=5, habit=habit)
+    actor = make_actor(env, unroll=5)
+    weights = present_weights(actor)
+    reported = [episode for _ in range(20) for episode in actor.unroll(weights).statistics.episodes]
+    expected = []
+    for stream in range(4):
+        total, length = 0.0, 0
+        for number, episode, step, terminated, truncated in env.ledger:
+            if number != stream:
+                continue
+            total, length = total + EPISODE * episode + step, length + 1
+            if terminated or truncated:
+                expected.append((total, length))
+                total, length = 0.0, 0
+    assert sorted((episode.episode_return, episode.length) for episode in reported) == sorted(expected)
+
+
+@pytest.mark.parametrize("rule", ["segment", "reference"])
+@pytest.mark.parametrize("habit", ["same_step", "next_step"])
+def test_contributions_add_up_to_backpropagation_through_whole_episodes(habit: Habit, rule: str):
+    env = CountingEnv(num_envs=3, seed=1, habit=habit, lengths=(2, 9))
+    actor = make_actor(env, unroll=4, rule=rule)
+    weights = present_weights(actor)
+    core = actor.network.core
+    assert core is not None
+    total = torch.zeros_like(actor.parameters.vector, dtype=torch.float64)
+    inputs, is_first, actions, targets, valid, advantages = [], [], [], [], [], []
+    for _ in range(5):
+        total += actor.unroll(weights).gradient
+        rows = actor._unroll
+        inputs.append(rows.inputs.clone())
+        is_first.append(rows.is_first.clone())
+        actions.append(rows.actions.clone())
+        valid.append(rows.valid.clone())
+        returns = recompute_returns(actor)
+        targets.append(returns.targets)
+        advantages.append(returns.advantages)
+
+    matrices = core.core.matrices.detach().clone().requires_grad_()
+    vectors = core.core.vectors.detach().clone().requires_grad_()
+    state, states = torch.zeros(3, 6), []
+    for x, first in zip(torch.cat(inputs), torch.cat(is_first), strict=True):
+        state = torch.where(first[:, None], torch.zeros_like(state), state)
+        state = core.core.cell.forward(state, torch.stack([x @ matrix.t() for matrix in matrices], dim=1), vectors)
+        states.append(state)
+    cells = torch.stack(states)
+    hidden = torch.sigmoid(core.gate(torch.cat([torch.cat(inputs), cells], -1))) * cells
+    logits, values = actor.network.policy_head(hidden), actor.network.value_head(hidden).squeeze(-1)
+    log_policy = logits.log_softmax(-1)
+    chosen = log_policy.gather(-1, torch.cat(actions).unsqueeze(-1)).squeeze(-1)
+    entropy = -(log_policy.exp() * log_policy).sum(-1)
+    per_step = -chosen * torch.cat(advantages) + 0.25 * (torch.cat(targets) - values).square() - 0.01 * entropy
+    (per_step * torch.cat(valid)).sum().backward()
+    slots = {slot.name: slot for slot in actor.parameters.layout.slots}
+    for name, expected in (("core.core.matrices", matrices.grad), ("core.core.vectors", vectors.grad)):
+        assert expected is not None
+        difference = (slots[name].view(total) - expected).abs().max() / expected.abs().max()
+        assert difference < 1e-4, name
+
+
+def recompute_returns(actor: Actor):
+    from rtrl_core import vtrace
+
+    rows = actor._unroll
+    return vtrace(
+        log_ratios=torch.zeros_like(rows.values),
+        rewards=rows.rewards,
+        values=rows.values,
+        next_values=rows.next_values,
+        terminated=rows.terminated,
+        truncated=rows.truncated,
+        discount=0.99,
+    )
+
+
+@pytest.mark.parametrize("activations", ["retain", "recompute"])
+def test_an_unroll_ships_the_sum_of_what_its_steps_would_ship_one_by_one(activations: str):
+    # Without a future (discount 0) the targets do not depend on where unrolls end: what remains is the gradient's algebra.
+    loss = LossConfig(discount=0.0)
+    whole = make_actor(TMaze(6, 1, corridor=3), unroll=12, loss=loss, activations=activations)
+    contribution = whole.unroll(present_weights(whole)).gradient
+    steps = make_actor(TMaze(6, 1, corridor=3), unroll=1, loss=loss, activations=activations)
+    weights = present_weights(steps)
+    one_by_one = torch.stack([steps.unroll(weights).gradient for _ in range(12)])
+    stem = {slot.name for slot in whole.parameters.layout.parts()["stem"]}
+    for slot in whole.parameters.layout.slots:
+        if slot.name not in stem:  # the stem's gradient is truncated at the unroll, in the paper too
+            torch.testing.assert_close(slot.view(one_by_one.sum(0)), slot.view(contribution), rtol=1e-4, atol=1e-5)
+
+
+def test_two_actors_of_b_streams_contribute_what_one_of_2b_does():
+    def env(streams: int, first: int) -> CountingEnv:
+        return CountingEnv(streams, seed=2, first_stream=first)
+
+    def gradient(streams: int, first: int) -> torch.Tensor:
+        actor = make_actor(env(streams, first), greedy=True)
+        weights = present_weights(actor)
+        return sum((actor.unroll(weights).gradient for _ in range(4)), torch.zeros(()))
+
+    torch.testing.assert_close(gradient(3, 0) + gradient(3, 3), gradient(6, 0), rtol=1e-4, atol=1e-2)
+
+
+def test_retained_and_recomputed_activations_give_the_same_gradient():
+    gradients = []
+    for activations in ("retain", "recompute"):
+        actor = make_actor(TMaze(8, 1, corridor=3), unroll=6, activations=activations)
+        weights = present_weights(actor)
+        gradients.append([actor.unroll(weights).gradient for _ in range(3)])
+    for retained, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(retained, recomputed, rtol=1e-4, atol=1e-6)
+
+
+def test_activations_are_kept_while_they_fit_the_budget():
+    kinds = {}
+    for budget in (0, 10**9):
+        actor = make_actor(TMaze(8, 1, corridor=3), activations="auto", activation_budget_bytes=budget)
+        kinds[budget] = type(actor._stem).__name__
+    assert kinds == {0: "RecomputedStem", 10**9: "RetainedStem"}
+
+
+def test_a_frozen_encoder_gets_no_gradient_and_the_rest_does():
+    network = NetworkConfig(encoder="mlp", mlp_sizes=[8], features=5, num_units=6, freeze_encoder=True)
+    actor = make_actor(TMaze(8, 1, corridor=3), network=network)
+    gradient = actor.unroll(present_weights(actor)).gradient
+    norms = {slot.name: float(slot.view(gradient).norm()) for slot in actor.parameters.layout.slots}
+    assert all(norm == 0 for name, norm in norms.items() if name.startswith("encoder."))
+    assert all(norm > 0 for name, norm in norms.items() if not name.startswith("encoder."))
+
+
+def test_weights_are_loaded_only_if_newer():
+    actor = make_actor(TMaze(4, 1, corridor=3))
+    start = present_weights(actor)
+    newer = WeightsSnapshot(3, start.layout, torch.full_like(start.vector, 0.01))
+    assert actor.unroll(newer).header.policy_version == 3
+    older = WeightsSnapshot(2, start.layout, start.vector)
+    assert actor.unroll(older).header.policy_version == 3
+    assert torch.equal(actor.parameters.vector, newer.vector)
+
+
+def test_weights_of_another_network_are_refused():
+    actor = make_actor(TMaze(4, 1, corridor=3))
+    with pytest.raises(ValueError, match="weights of network other"):
+        actor.unroll(WeightsSnapshot(0, "other", actor.parameters.vector.clone()))
+
+
+def test_bytes_on_the_wire_depend_on_neither_unroll_nor_streams():
+    sizes = set()
+    for unroll, streams in ((1, 1), (5, 2), (9, 7)):
+        actor = make_actor(TMaze(streams, 1, corridor=3), unroll=unroll)
+        sizes.add(actor.unroll(present_weights(actor)).size_bytes)
+    assert len(sizes) == 1
+
+
+def test_bfloat16_on_the_wire_loses_nothing_in_the_long_run():
+    exact = make_actor(TMaze(8, 1, corridor=3))
+    rounded = make_actor(TMaze(8, 1, corridor=3), wire="bfloat16")
+    weights = present_weights(exact)
+    sums = [sum((actor.unroll(weights).gradient.double() for _ in range(20)), torch.zeros(())) for actor in (exact, rounded)]
+    assert rounded.unroll(weights).gradient.dtype == torch.bfloat16
+    once = make_actor(TMaze(8, 1, corridor=3)).unroll(weights).gradient
+    single_error = (once - once.bfloat16().float()).abs().max()
+    assert (sums[0] - sums[1]).abs().max() < 4 * single_error  # one rounding, not twenty
+
+
+def test_an_actor_goes_on_bit_for_bit_from_its_saved_state():
+    straight = make_actor(TMaze(4, 1, corridor=5), unroll=3)
+    weights = present_weights(straight)
+    for _ in range(4):
+        straight.unroll(weights)
+    state = straight.get_state()
+    assert state is not None
+    resumed = make_actor(TMaze(4, 99, corridor=5), unroll=3)
+    resumed.set_state({**state, "now": {name: np.array(value) for name, value in state["now"].items()}})
+    for _ in range(4):
+        ours, theirs = straight.unroll(weights), resumed.unroll(weights)
+        assert torch.equal(ours.gradient, theirs.gradient)
+        assert ours.header == theirs.header
+        assert ours.statistics.episodes == theirs.statistics.episodes
+
+
+def test_the_age_of_the_sensitivity_counts_versions_since_the_episode_began():
+    actor = make_actor(TMaze(2, 1, corridor=50), unroll=5)
+    ages = [actor.unroll(present_weights(actor, version)).statistics.sensitivity_age_max for version in range(0, 12, 2)]
+    assert ages == [0, 2, 4, 6, 8, 10]

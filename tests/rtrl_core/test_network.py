@@ -1,0 +1,165 @@
+"""Encoders, policy network, losses, distributions and the flat layout."""
+
+import pytest
+import torch
+
+from rtrl_core import FlatParameters, NetworkSpec, ParameterLayout, PolicyNetwork, actor_critic_losses, clip_rewards
+from rtrl_core.policies import Categorical, DiagonalGaussian
+from rtrl_core.returns import VTrace
+
+
+def make_network(**changes) -> PolicyNetwork:
+    options = {"observation_shape": (4, 84, 84), "layout": "CHW", "num_actions": 6, "encoder": "nature", "num_units": 16}
+    return PolicyNetwork(NetworkSpec(**{**options, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "shape", "layout"),
+    [
+        ("impala", (4, 84, 84), "CHW"),
+        ("impala", (64, 64, 3), "HWC"),
+        ("impala", (72, 96, 3), "HWC"),
+        ("nature", (4, 84, 84), "CHW"),
+        ("mlp", (7,), "vector"),
+    ],
+)
+@pytest.mark.parametrize("core", ["elstm", "indrnn", "mingru", "feedforward"])
+def test_acting_step_by_step_equals_the_unroll(encoder, shape, layout, core):
+    network = make_network(encoder=encoder, observation_shape=shape, layout=layout, core=core, last_action=True)
+    image = torch.randint(0, 255, (3, 2, *shape), dtype=torch.uint8)
+    observations = image if layout != "vector" else image.float()
+    is_first = torch.tensor([[True, True], [False, True], [False, False]])
+    rewards, actions = torch.randn(3, 2), torch.randint(0, 6, (3, 2))
+    inputs = torch.stack([network.core_inputs(network.encode(o), r, a, f) for o, r, a, f in zip(observations, rewards, actions, is_first, strict=True)])
+    output, _ = network.unroll(inputs, network.initial_state(2), is_first)
+    cell = network.initial_state(2).cell
+    for t in range(3):
+        step, cell = network.act(inputs[t], cell, is_first[t])
+        torch.testing.assert_close(step.parameters, output.parameters[t].detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(step.values, output.values[t].detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_core_input_is_256_features_and_the_reward():
+    assert make_network(encoder="impala").input_size == 257
+
+
+def test_the_first_step_of_an_episode_sees_neither_the_last_reward_nor_the_last_action():
+    network = make_network(last_action=True)
+    features = torch.zeros(2, 256)
+    inputs = network.core_inputs(features, torch.ones(2), torch.tensor([3, 3]), torch.tensor([True, False]))
+    assert not inputs[0].any()
+    assert inputs[1, 256] == 1
+    assert inputs[1, 257:].tolist() == [0, 0, 0, 1, 0, 0]
+
+
+def test_images_of_both_layouts_mean_the_same():
+    torch.manual_seed(0)
+    rows_first = make_network(encoder="impala", observation_shape=(64, 64, 3), layout="HWC")
+    torch.manual_seed(0)
+    channels_first = make_network(encoder="impala", observation_shape=(3, 64, 64), layout="CHW")
+    image = torch.randint(0, 255, (2, 64, 64, 3), dtype=torch.uint8)
+    torch.testing.assert_close(rows_first.encode(image), channels_first.encode(image.permute(0, 3, 1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder": "resnet"}, "unknown encoder 'resnet'"),
+        ({"core": "lstm"}, "unknown core 'lstm'"),
+        ({"rule": "bptt"}, "unknown rule 'bptt'"),
+        ({"observation_shape": (4,), "layout": "vector"}, "use network.encoder=mlp"),
+        ({"observation_shape": (4, 20, 20)}, "at least 36x36"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused_in_words(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_network(**changes)
+
+
+def test_parameters_and_gradients_are_views_of_two_vectors():
+    network = make_network()
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    flat = FlatParameters(network)
+    for name, parameter in network.named_parameters():
+        assert torch.equal(parameter, before[name])
+    flat.load(torch.full_like(flat.vector, 0.5))
+    assert all((parameter == 0.5).all() for parameter in network.parameters())
+    network.encode(torch.zeros(1, 4, 84, 84, dtype=torch.uint8)).sum().backward()
+    assert flat.gradient.abs().sum() > 0
+    with pytest.raises(ValueError, match="weights of another network"):
+        flat.load(torch.zeros(3))
+
+
+def test_the_layout_covers_every_parameter_once_and_names_its_parts():
+    network = make_network()
+    layout = ParameterLayout.of(network)
+    covered = torch.zeros(layout.size)
+    for slot in layout.slots:
+        slot.view(covered).add_(1)
+    assert covered.max() == 1
+    assert int(covered.sum()) == sum(parameter.numel() for parameter in network.parameters())
+    assert {slot.name for slots in layout.parts().values() for slot in slots} == {name for name, _ in network.named_parameters()}
+    assert layout.fingerprint == ParameterLayout.of(make_network()).fingerprint
+    assert layout.fingerprint != ParameterLayout.of(make_network(num_units=17)).fingerprint
+
+
+def test_losses_are_sums_and_leave_out_what_is_no_transition():
+    distribution = Categorical(3)
+    parameters, values = torch.randn(4, 2, 3), torch.randn(4, 2)
+    returns = VTrace(torch.randn(4, 2), torch.randn(4, 2))
+    actions = torch.randint(0, 3, (4, 2))
+
+    def total(valid: torch.Tensor) -> torch.Tensor:
+        return actor_critic_losses(
+            distribution=distribution,
+            parameters=parameters,
+            values=values,
+            actions=actions,
+            returns=returns,
+            valid=valid,
+            entropy_cost=0.01,
+            baseline_cost=0.5,
+        ).total
+
+    everything = total(torch.ones(4, 2, dtype=torch.bool))
+    one_by_one = torch.zeros(())
+    for t in range(4):
+        for b in range(2):
+            valid = torch.zeros(4, 2, dtype=torch.bool)
+            valid[t, b] = True
+            one_by_one = one_by_one + total(valid)
+    torch.testing.assert_close(one_by_one, everything)
+    log_policy = parameters.log_softmax(-1)
+    by_hand = (
+        -(log_policy.gather(-1, actions[..., None]).squeeze(-1) * returns.advantages).sum()
+        + 0.25 * (returns.targets - values).square().sum()
+        + 0.01 * (log_policy.exp() * log_policy).sum()
+    )
+    torch.testing.assert_close(everything, by_hand)
+
+
+def test_rewards_are_clipped_as_asked():
+    rewards = torch.tensor([-10.0, -0.5, 0.0, 0.5, 10.0])
+    assert clip_rewards(rewards, "none").tolist() == rewards.tolist()
+    assert clip_rewards(rewards, "abs_one").tolist() == [-1.0, -0.5, 0.0, 0.5, 1.0]
+    squashed = clip_rewards(rewards, "asymmetric")
+    torch.testing.assert_close(squashed[4], 5 * torch.tanh(torch.tensor(2.0)))
+    torch.testing.assert_close(squashed[0], -0.3 * 5 * torch.tanh(torch.tensor(2.0)))
+    with pytest.raises(ValueError, match="unknown reward clipping"):
+        clip_rewards(rewards, "log")
+
+
+def test_the_gaussian_agrees_with_torch():
+    distribution = DiagonalGaussian(3)
+    parameters = torch.randn(5, 6)
+    mean, log_scale = parameters.chunk(2, -1)
+    theirs = torch.distributions.Independent(torch.distributions.Normal(mean, log_scale.clamp(-5, 2).exp()), 1)
+    actions = distribution.sample(parameters, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(distribution.log_prob(parameters, actions), theirs.log_prob(actions))
+    torch.testing.assert_close(distribution.entropy(parameters), theirs.entropy())
+
+
+def test_actions_are_drawn_with_the_probabilities_of_the_policy():
+    logits = torch.tensor([0.0, 1.0, -1.0]).expand(20_000, 3)
+    actions = Categorical(3).sample(logits, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(actions.bincount() / 20_000, logits[0].softmax(-1), atol=0.015, rtol=0)
