@@ -19,12 +19,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from conf.load import from_yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from actors.fleet import FleetState
 from conf.knobs import ConfigError
+from conf.load import from_yaml
 from conf.schema import TrainConfig
 from rtrl_core.layout import ParameterLayout, ParameterSlot
 

@@ -44,12 +44,16 @@ METRICS: dict[str, Metric] = {
     "entropy": _learning("nats", "mean entropy of the policy per step", "falls slowly, stays above 0.05"),
     "policy_loss": _learning("", "policy loss per step"),
     "value_loss": _learning("", "half the squared error of the value per step"),
-    "explained_variance": _learning("", "share of the value targets' variance that the value explains", "rises towards 1"),
+    "explained_variance": _learning(
+        "", "share of the value targets' variance that the value explains", "rises towards 1"
+    ),
     "gradient_norm": _learning("", "global norm before clipping, mean over updates", "mostly below learner.clip_norm"),
     "gradient_norm_stem": _learning("", "norm of the encoder's part", "not 0 unless frozen"),
     "gradient_norm_core": _learning("", "norm of the recurrent core's part"),
     "gradient_norm_heads": _learning("", "norm of the heads' part"),
-    "sensitivity_norm": _learning("", "norm of the RTRL sensitivity per stream (root mean square)", "bounded; 0 under TBPTT"),
+    "sensitivity_norm": _learning(
+        "", "norm of the RTRL sensitivity per stream (root mean square)", "bounded; 0 under TBPTT"
+    ),
     "learning_rate": _learning("", "of the last update"),
     "level_return": _learning("reward", "mean raw return of a level's last 100 games", per="level"),
     "level_steps": _learning("steps", "steps spent in a level", per="level", counter=True),
@@ -76,7 +80,9 @@ METRICS: dict[str, Metric] = {
     "sensitivity_age_max": _health("versions", "largest such age"),
     "contributions_accepted": _health("", "contributions added with full weight", counter=True),
     "contributions_damped": _health("", "late contributions added with less weight", counter=True),
-    "contributions_dropped": _health("", "late or repeated contributions left out", "below 1 % of accepted", counter=True),
+    "contributions_dropped": _health(
+        "", "late or repeated contributions left out", "below 1 % of accepted", counter=True
+    ),
     "contributions_refused": _health("", "contributions that were not finite or of another network", "0", counter=True),
     "actor_restarts": _health("", "actors started again after dying", "0", counter=True),
     "learner_restarts": _health("", "learners started again after dying", "0", counter=True),
@@ -92,7 +98,9 @@ METRICS: dict[str, Metric] = {
     "gpu_utilization": _health("share", "of the learner's GPU, where there is one"),
     "gpu_memory_bytes": _health("bytes", "used on the learner's GPU, where there is one"),
     # Per actor
-    "actor_steps_per_second": Metric("steps/s", "agent steps per second of an actor", "equal among actors", "actor", per="actor"),
+    "actor_steps_per_second": Metric(
+        "steps/s", "agent steps per second of an actor", "equal among actors", "actor", per="actor"
+    ),
     "actor_rss_bytes_max": Metric("bytes", "memory of the largest actor process", "constant", "actor"),
 }
 

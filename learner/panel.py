@@ -99,12 +99,18 @@ class LivePanel:
             ("restarts", _number((row.get("actor_restarts") or 0) + (row.get("learner_restarts") or 0))),
         ]
         for start in range(0, len(cells), 4):
-            table.add_row(*(Text.assemble((f"{label}\n", "dim"), (value, "bold")) for label, value in cells[start : start + 4]))
+            table.add_row(
+                *(Text.assemble((f"{label}\n", "dim"), (value, "bold")) for label, value in cells[start : start + 4])
+            )
         head = Text.assemble(
-            f"{steps:,} of {self._total_steps:,} agent steps   ", (f"{_duration(row.get('eta_s'))} left", "dim"), "   ", bottleneck(row)
+            f"{steps:,} of {self._total_steps:,} agent steps   ",
+            (f"{_duration(row.get('eta_s'))} left", "dim"),
+            "   ",
+            bottleneck(row),
         )
         events = Text("\n".join(self._events), style="yellow")
-        bar = ProgressBar(total=self._total_steps, completed=int(steps))
+        bar = Table.grid(expand=True)  # a bar by itself does not end its line
+        bar.add_row(ProgressBar(total=self._total_steps, completed=int(steps)))
         return Panel(Group(head, bar, table, events), title=self._name, border_style="blue")
 
 

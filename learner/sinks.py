@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from conf.load import to_yaml
 from conf.schema import TrainConfig
@@ -45,7 +45,7 @@ class Sinks:
             if isinstance(sink, WandbSink) and type(sink).__name__ in state:
                 sink.set_state(state[type(sink).__name__])
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Sinks":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -189,7 +189,9 @@ class WandbSink:
             run = wandb.init(mode=options.wandb, **arguments)  # pyright: ignore[reportArgumentType]
         except Exception as error:  # whatever the client raises, training matters more than its curve
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            self._announce(f"Weights & Biases is not reachable ({reason}): this run is recorded offline, see wandb sync")
+            self._announce(
+                f"Weights & Biases is not reachable ({reason}): this run is recorded offline, see wandb sync"
+            )
             run = wandb.init(mode="offline", **arguments)
         self._run_id = run.id
         run.define_metric("agent_steps")

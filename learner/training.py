@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conf.load import to_yaml
 
 from actors.build import build_seeded_network
 from actors.fleet import Fleet, FleetState, LocalFleet
+from conf.load import to_yaml
 from conf.schema import TrainConfig
 from envs.base import EnvSpec
 from envs.registry import make_env

@@ -47,12 +47,15 @@ class UpdateRule:
         self._optimizer.step()
 
     def get_state(self) -> dict[str, Any]:
-        """Moments and step count, by name; empty before the first update."""
-        return dict(self._optimizer.state_dict()["state"].get(0, {}))
+        """A copy of moments and step count, by name; empty before the first update."""
+        state = self._optimizer.state_dict()["state"].get(0, {})
+        return {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}
 
     def set_state(self, state: dict[str, Any]) -> None:
         if not state:
             return
         complete = self._optimizer.state_dict()
-        complete["state"] = {0: state}
+        complete["state"] = {
+            0: {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}
+        }
         self._optimizer.load_state_dict(complete)

@@ -87,7 +87,9 @@ class CountingEnv(VectorEnv):
             last = self._step[i] == self._length[i] - 1
             terminated[i], truncated[i] = last and not self._cut[i], last and self._cut[i]
             transition = (self._streams[i], self._episode[i], self._step[i], terminated[i], truncated[i])
-            self.ledger.append((int(transition[0]), int(transition[1]), int(transition[2]), bool(transition[3]), bool(transition[4])))
+            self.ledger.append(
+                (int(transition[0]), int(transition[1]), int(transition[2]), bool(transition[3]), bool(transition[4]))
+            )
             self._step[i] += 1
             if last and self.habit == "same_step":
                 final[i] = self._observe()[i]

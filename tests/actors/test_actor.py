@@ -16,12 +16,28 @@ Habit = Literal["same_step", "next_step"]
 
 
 def make_actor(
-    env, *, unroll=4, core="elstm", rule="segment", loss: LossConfig | None = None, greedy=False, network: NetworkConfig | None = None, **options
+    env,
+    *,
+    unroll=4,
+    core="elstm",
+    rule="segment",
+    loss: LossConfig | None = None,
+    greedy=False,
+    network: NetworkConfig | None = None,
+    **options,
 ) -> Actor:
     network = network or NetworkConfig(encoder="mlp", mlp_sizes=[8], features=5, core=core, num_units=6)
     options = {"autocast": "float32", **options}
     loss = loss or LossConfig()
-    actor = Actor(ActorIdentity(0, 0, 1), env, network, rule, loss, ActorsConfig(num_envs=env.num_envs, unroll=unroll, **options), "none")
+    actor = Actor(
+        ActorIdentity(0, 0, 1),
+        env,
+        network,
+        rule,
+        loss,
+        ActorsConfig(num_envs=env.num_envs, unroll=unroll, **options),
+        "none",
+    )
     if greedy:
         distribution = actor.network.distribution
         distribution.sample = lambda parameters, generator=None: distribution.mode(parameters)  # pyright: ignore[reportAttributeAccessIssue]
@@ -44,7 +60,9 @@ def read_values_off_observations(actor: Actor) -> None:
 @pytest.mark.parametrize("habit", ["same_step", "next_step"])
 def test_no_transition_is_lost_doubled_or_credited_to_another_episode(habit: Habit, unroll: int):
     env = CountingEnv(num_envs=5, seed=3, habit=habit)
-    network = NetworkConfig(encoder="mlp", mlp_sizes=[], features=3, core="feedforward", last_reward=False, freeze_encoder=True)
+    network = NetworkConfig(
+        encoder="mlp", mlp_sizes=[], features=3, core="feedforward", last_reward=False, freeze_encoder=True
+    )
     actor = make_actor(env, unroll=unroll, network=network)
     read_values_off_observations(actor)
     weights = present_weights(actor)
@@ -59,7 +77,9 @@ def test_no_transition_is_lost_doubled_or_credited_to_another_episode(habit: Hab
             assert rows.rewards[t, b] == EPISODE * episode + step
             assert rows.is_first[t, b] == (step == 0)
             terminated, truncated = bool(rows.terminated[t, b]), bool(rows.truncated[t, b])
-            if not terminated:  # what followed is the same episode's next observation, also where the episode was cut off
+            if (
+                not terminated
+            ):  # what followed is the same episode's next observation, also where the episode was cut off
                 assert rows.next_values[t, b] == EPISODE * episode + step + 1
             seen.append((stream, episode, step, terminated, truncated))
     assert sorted(seen) == sorted(env.ledger)
@@ -225,7 +245,9 @@ def test_bfloat16_on_the_wire_loses_nothing_in_the_long_run():
     exact = make_actor(TMaze(8, 1, corridor=3))
     rounded = make_actor(TMaze(8, 1, corridor=3), wire="bfloat16")
     weights = present_weights(exact)
-    sums = [sum((actor.unroll(weights).gradient.double() for _ in range(20)), torch.zeros(())) for actor in (exact, rounded)]
+    sums = [
+        sum((actor.unroll(weights).gradient.double() for _ in range(20)), torch.zeros(())) for actor in (exact, rounded)
+    ]
     assert rounded.unroll(weights).gradient.dtype == torch.bfloat16
     once = make_actor(TMaze(8, 1, corridor=3)).unroll(weights).gradient
     single_error = (once - once.bfloat16().float()).abs().max()

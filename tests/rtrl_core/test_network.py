@@ -9,7 +9,13 @@ from rtrl_core.returns import VTrace
 
 
 def make_network(**changes) -> PolicyNetwork:
-    options = {"observation_shape": (4, 84, 84), "layout": "CHW", "num_actions": 6, "encoder": "nature", "num_units": 16}
+    options = {
+        "observation_shape": (4, 84, 84),
+        "layout": "CHW",
+        "num_actions": 6,
+        "encoder": "nature",
+        "num_units": 16,
+    }
     return PolicyNetwork(NetworkSpec(**{**options, **changes}))
 
 
@@ -30,7 +36,12 @@ def test_acting_step_by_step_equals_the_unroll(encoder, shape, layout, core):
     observations = image if layout != "vector" else image.float()
     is_first = torch.tensor([[True, True], [False, True], [False, False]])
     rewards, actions = torch.randn(3, 2), torch.randint(0, 6, (3, 2))
-    inputs = torch.stack([network.core_inputs(network.encode(o), r, a, f) for o, r, a, f in zip(observations, rewards, actions, is_first, strict=True)])
+    inputs = torch.stack(
+        [
+            network.core_inputs(network.encode(o), r, a, f)
+            for o, r, a, f in zip(observations, rewards, actions, is_first, strict=True)
+        ]
+    )
     output, _ = network.unroll(inputs, network.initial_state(2), is_first)
     cell = network.initial_state(2).cell
     for t in range(3):
@@ -98,7 +109,9 @@ def test_the_layout_covers_every_parameter_once_and_names_its_parts():
         slot.view(covered).add_(1)
     assert covered.max() == 1
     assert int(covered.sum()) == sum(parameter.numel() for parameter in network.parameters())
-    assert {slot.name for slots in layout.parts().values() for slot in slots} == {name for name, _ in network.named_parameters()}
+    assert {slot.name for slots in layout.parts().values() for slot in slots} == {
+        name for name, _ in network.named_parameters()
+    }
     assert layout.fingerprint == ParameterLayout.of(make_network()).fingerprint
     assert layout.fingerprint != ParameterLayout.of(make_network(num_units=17)).fingerprint
 

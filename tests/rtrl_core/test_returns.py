@@ -8,7 +8,9 @@ import torch
 from rtrl_core import vtrace
 
 
-def slow_vtrace(log_ratios, rewards, values, next_values, terminated, truncated, discount, rho_clip, c_clip, trace_decay):
+def slow_vtrace(
+    log_ratios, rewards, values, next_values, terminated, truncated, discount, rho_clip, c_clip, trace_decay
+):
     """``v_s = V_s + sum_t gamma^{t-s} (prod_{i<t} c_i) delta_t``, one stream at a time, stopping where the episode does."""
     steps, streams = rewards.shape
     targets, advantages = torch.zeros_like(rewards), torch.zeros_like(rewards)

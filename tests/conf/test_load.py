@@ -1,0 +1,136 @@
+"""Every YAML composes, and every mistake is one line that says what to do."""
+
+import pytest
+
+from conf.env_schema import ENV_CONFIGS, AtariConfig, GymConfig, TMazeConfig
+from conf.knobs import ConfigError
+from conf.load import GROUPS, config_hash, describe, experiments, from_yaml, load_evaluate, load_train, to_yaml
+from conf.schema import TrainConfig
+
+PAPER_GAMES = ("breakout", "gravitar", "ms_pacman", "qbert", "seaquest")
+
+
+@pytest.mark.parametrize("experiment", experiments())
+def test_every_experiment_composes_and_survives_a_round_trip(experiment: str):
+    config = load_train([f"experiment={experiment}"])
+    assert config.name == experiment
+    assert from_yaml(to_yaml(config)) == config
+
+
+@pytest.mark.parametrize("suite", ENV_CONFIGS)
+@pytest.mark.parametrize("group", ["network", "rule", "learner", "fleet", "logging"])
+def test_every_file_of_every_group_composes_with_every_suite(group: str, suite: str):
+    from conf.load import _files
+
+    for name in _files(group):
+        assert isinstance(load_train([f"{group}={name}", f"env={suite}"]).env, ENV_CONFIGS[suite])
+    assert group in GROUPS
+
+
+def test_the_default_is_breakout_with_exact_rtrl_through_ray():
+    config = load_train([])
+    assert (config.env.suite, config.env.name, config.rule.name, config.fleet.kind) == (
+        "atari",
+        "breakout",
+        "segment",
+        "ray",
+    )
+
+
+@pytest.mark.parametrize("game", PAPER_GAMES)
+def test_the_rows_of_the_papers_atari_table_differ_only_in_their_rule_or_core(game: str):
+    rows = {row: load_train([f"experiment=atari_{game}_{row}"]) for row in ("feedforward", "tbptt", "rtrl")}
+    for config in rows.values():
+        assert (config.env.name, config.total_steps, config.actors.unroll) == (game, 200_000_000, 50)
+        assert (config.learner.learning_rate, config.learner.rmsprop_epsilon, config.learner.clip_norm) == (
+            6e-4,
+            0.01,
+            40,
+        )
+        assert (config.learner.batch_segments, config.network.num_units, config.network.encoder) == (32, 256, "impala")
+        assert config.fleet.num_actors is not None
+        assert config.fleet.num_actors * config.actors.num_envs == 48
+    assert rows["feedforward"].network.core == "feedforward"
+    assert (rows["tbptt"].rule.name, rows["rtrl"].rule.name) == ("tbptt", "segment")
+
+
+def test_any_name_of_a_suite_works_without_a_file():
+    assert load_train(["env=atari/ms_pacman"]).env == AtariConfig(name="ms_pacman")
+    assert load_train(["env=gym/ALE/Pong-v5"]).env == GymConfig(name="ALE/Pong-v5")
+    assert load_train(["env=tmaze", "env.corridor=7"]).env == TMazeConfig(corridor=7)
+
+
+def test_what_is_typed_wins_over_the_experiment():
+    config = load_train(
+        ["experiment=tmaze", "env=atari/pong", "rule=tbptt", "fleet=local", "actors.unroll=3", "total_steps=1_000"]
+    )
+    assert (config.env.name, config.rule.name, config.fleet.kind) == ("pong", "tbptt", "local")
+    assert (config.actors.unroll, config.total_steps) == (3, 1000)
+
+
+def test_paths_may_hold_any_character():
+    assert load_train(["run_dir=/tmp/a run=1,b", "resume=/tmp/{x}"]).run_dir == "/tmp/a run=1,b"
+    assert load_train(["run_dir=null"]).run_dir is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["actors.unrol=3"], "unknown option 'actors.unrol': did you mean actors.unroll"),
+        (["unroll=3"], "unknown option 'unroll'"),
+        (["env=atari/pong", "env.sticky=1"], "env.sticky: Key 'sticky' not in 'AtariConfig'"),
+        (["actors.unroll=0"], "actors.unroll must be at least 1, got 0"),
+        (["actors.num_envs=-2"], "actors.num_envs must be at least 1, got -2"),
+        (["total_steps=-4"], "total_steps must be at least 1, got -4"),
+        (["actors.unroll=many"], "actors.unroll: Value 'many' of type 'str' could not be converted to Integer"),
+        (["actors.unroll=1.5"], "actors.unroll: Value '1.5' of type 'float' could not be converted to Integer"),
+        (["learner.learning_rate=nan"], "learner.learning_rate must be a finite number, got nan"),
+        (["learner.learning_rate=5"], "learner.learning_rate must be at most 1, got 5"),
+        (["learner.mode=often"], "learner.mode must be one of sync, lockstep, async, got 'often'"),
+        (["fleet.in_flight=3"], "fleet.in_flight must be 1 or 2, got 3"),
+        (["experiment=nothing"], "unknown experiment 'nothing': expected one of atari_breakout"),
+        (["rule=bptt"], "unknown rule 'bptt': did you mean tbptt?"),
+        (["env=nes/mario"], "unknown environment suite 'nes': expected one of atari"),
+        (["sync"], "expected option=value, got 'sync'"),
+        (["actors.num_envs=["], r"cannot read 'actors.num_envs=\['"),
+    ],
+)
+def test_a_mistake_is_one_line(words: list[str], message: str):
+    with pytest.raises(ConfigError, match=message) as failure:
+        load_train(words)
+    assert "\n" not in str(failure.value)
+
+
+def test_a_saved_configuration_with_options_we_do_not_have_is_refused():
+    with pytest.raises(ConfigError, match="not a training configuration"):
+        from_yaml(to_yaml(load_train([])).replace("total_steps", "total_step"))
+    with pytest.raises(ConfigError, match="not a training configuration"):
+        from_yaml("just words")
+
+
+def test_the_hash_ignores_seed_place_and_logging_and_nothing_else():
+    base = config_hash(load_train([]))
+    assert config_hash(load_train(["seed=7", "run_dir=/tmp/x", "logging.interval_s=1", "fleet.num_actors=3"])) == base
+    for word in ("actors.unroll=21", "rule=tbptt", "env=atari/pong", "learner.learning_rate=1e-3", "loss.discount=0.9"):
+        assert config_hash(load_train([word])) != base
+
+
+def test_help_names_every_option_group_and_experiment():
+    text = describe(TrainConfig)
+    for word in (
+        "actors.unroll",
+        "learner.max_lag",
+        "env.sticky_actions",
+        "tmaze",
+        "atari_qbert_rtrl",
+        "rule: reference",
+    ):
+        assert word in text
+
+
+def test_an_evaluation_is_checked_too():
+    assert load_evaluate(["checkpoint=/tmp/x", "episodes=3"]).episodes == 3
+    with pytest.raises(ConfigError, match="unknown option 'episode': did you mean episodes"):
+        load_evaluate(["checkpoint=/tmp/x", "episode=3"])
+    with pytest.raises(ConfigError, match="checkpoint"):
+        load_evaluate([])

@@ -1,0 +1,209 @@
+"""Every sink writes the same row, and none of them gets in the way of training."""
+
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from empty_statistics import no_statistics
+from rich.console import Console
+
+from conf.load import load_train
+from learner.learner import Counters, Receipt, Update, Verdict
+from learner.metrics import METRICS, check_row, markdown_table, split_name
+from learner.panel import LivePanel, bottleneck, summary_line
+from learner.sinks import JsonlSink, SummarySink, TensorBoardSink, WandbSink, open_sinks
+from learner.tally import Tally
+from rtrl_core import ContributionHeader, Episode
+
+RELIED_ON = {
+    "agent_steps",
+    "frames",
+    "updates",
+    "steps_per_second",
+    "mean_return_100",
+    "episodes",
+    "policy_lag_mean",
+    "policy_lag_max",
+    "wire_bytes_per_step",
+    "contributions_accepted",
+    "contributions_dropped",
+    "contributions_refused",
+    "actor_restarts",
+    "learner_restarts",
+    "peak_rss_bytes",
+}
+
+
+def make_row(levels: tuple[str, ...] = ()) -> dict[str, float | int | None]:
+    tally = Tally(levels, total_steps=1000)
+    tally.start()
+    statistics = no_statistics()
+    statistics = type(statistics)(
+        **{
+            **{name: getattr(statistics, name) for name in statistics.__slots__},
+            "episodes": (Episode(3.0, 10, 0 if levels else None), Episode(5.0, 20, 0 if levels else None)),
+            "level_steps": tuple(5 for _ in levels),
+            "env_time_s": 3.0,
+            "act_time_s": 1.0,
+            "target_sum": 4.0,
+            "target_square_sum": 10.0,
+            "error_square_sum": 1.0,
+        }
+    )
+    header = ContributionHeader(1, 0, 0, 0, num_steps=10, num_frames=40, num_segments=2)
+    update = Update(1e-3, 5.0, {"stem": 3.0, "core": 4.0, "heads": 0.0})
+    counters = Counters(version=1, updates=1, agent_steps=10, frames=40, accepted=1, wire_bytes=400)
+    tally.add([Receipt(header, statistics, Verdict.ACCEPTED, "", 2, update, counters, 0.01)])
+    return tally.row(
+        {
+            "actor_restarts": 0,
+            "learner_restarts": 0,
+            "checkpoint_age_s": 1.0,
+            "object_store_bytes": 0.0,
+            "actors_alive": 1.0,
+        }
+    )
+
+
+def test_a_row_has_every_name_that_other_programs_rely_on():
+    row = make_row()
+    assert set(row) >= RELIED_ON
+    check_row(row)
+
+
+def test_the_numbers_of_a_row_are_right():
+    row = make_row(levels=("maze", "arena"))
+    check_row(row)
+    assert (row["agent_steps"], row["frames"], row["episodes"], row["mean_return_100"]) == (10, 40, 2, 4.0)
+    assert (row["policy_lag_mean"], row["policy_lag_max"], row["wire_bytes_per_step"], row["progress"]) == (
+        2.0,
+        2,
+        40.0,
+        0.01,
+    )
+    assert (row["env_share"], row["act_share"], row["gradient_norm_core"]) == (0.75, 0.25, 4.0)
+    assert row["explained_variance"] == pytest.approx(1 - 0.1 / (1.0 - 0.16))
+    assert (row["level_return/maze"], row["level_return/arena"], row["level_steps/arena"]) == (4.0, None, 5)
+
+
+def test_a_name_that_is_not_in_the_table_is_refused():
+    for name in ("loss", "level_return", "entropy/maze"):
+        with pytest.raises(KeyError, match=re.escape(name)):
+            check_row({name: 1.0})
+
+
+def test_every_metric_is_explained_in_the_docs_table():
+    table = markdown_table()
+    assert all(f"| `{name}" in table for name in METRICS)
+    assert all(metric.meaning for metric in METRICS.values())
+
+
+def test_a_half_written_line_is_removed_when_the_run_goes_on(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"agent_steps": 1}\n{"agent_st')
+    sink = JsonlSink(path)
+    sink.write({"agent_steps": 2, "explained_variance": float("inf")})
+    sink.close()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"agent_steps": 1},
+        {"agent_steps": 2, "explained_variance": None},
+    ]
+
+
+def test_the_summary_is_the_newest_row_with_the_texts(tmp_path: Path):
+    sink = SummarySink(tmp_path / "summary.json", {"git_revision": "abc", "config_hash": "def"})
+    for steps in (1, 2):
+        sink.write({"agent_steps": steps})
+    assert json.loads((tmp_path / "summary.json").read_text()) == {
+        "agent_steps": 2,
+        "git_revision": "abc",
+        "config_hash": "def",
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_tensorboard_has_agent_steps_on_its_axis(tmp_path: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    sink = TensorBoardSink(tmp_path)
+    sink.write({**make_row(), "agent_steps": 1234})
+    sink.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert events.Scalars("learning/mean_return_100")[0].step == 1234
+    assert events.Scalars("learning/frames")[0].value == 40
+
+
+@pytest.mark.slow
+def test_weights_and_biases_offline_needs_no_server_and_keeps_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    said: list[str] = []
+    config = load_train(["experiment=tmaze", "logging.wandb=offline"])
+    sink = WandbSink(config, tmp_path, said.append)
+    sink.write(make_row())
+    state = sink.get_state()
+    sink.close()
+    again = WandbSink(config, tmp_path, said.append)
+    again.set_state(state)
+    assert again.get_state() == state
+    assert state["run_id"]
+    assert list((tmp_path / "wandb").glob(f"offline-run-*{state['run_id']}"))
+    assert not said
+
+
+def test_the_panel_and_the_plain_line_show_what_matters():
+    row = make_row()
+    console = Console(width=120, record=True, file=io.StringIO(), force_terminal=True)
+    panel = LivePanel("atari_breakout", 1000, console)
+    panel.write(row)
+    panel.event("actor 3 restarted")
+    panel.close()
+    console.print(panel._draw())
+    text = console.export_text()
+    for word in (
+        "atari_breakout",
+        "return (last 100)",
+        "4.00",
+        "policy lag",
+        "gradient norm",
+        "entropy",
+        "restarts",
+        "actor 3 restarted",
+    ):
+        assert word in text
+    for word in ("steps/s", "frames/s", "return 4.00", "lag 2.0", "restarts 0", "left"):
+        assert word in summary_line(row)
+
+
+def test_the_bottleneck_is_named():
+    assert "environment (75 %" in bottleneck(make_row())
+    assert bottleneck({"env_share": 0.2, "actor_wait_share": 0.5, "learner_idle_share": 0.01}) == "bottleneck: learner"
+    assert bottleneck({}) == ""
+
+
+def test_the_default_sinks_touch_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import socket
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a connection was made")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    with open_sinks(load_train(["experiment=tmaze", "fleet=local", "logging.terminal=none"]), tmp_path, {}) as sinks:
+        sinks.write(make_row())
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl", "summary.json", "tensorboard"}
+
+
+def test_totals_of_environments_survive_a_restart_of_their_actor():
+    tally = Tally((), 1000)
+    torch.manual_seed(0)
+    for incarnation, count in ((0, 3.0), (0, 5.0), (1, 1.0)):
+        statistics = no_statistics()
+        statistics.env_counters["engine_restarts"] = count
+        header = ContributionHeader(0, incarnation, 0, 0, 1, 1, 1)
+        tally.add([Receipt(header, statistics, Verdict.ACCEPTED, "", 0, None, Counters(), 0.0)])
+    assert tally.row({})["engine_restarts"] == 6.0
+    assert split_name("level_return/x/y") == ("level_return", "x/y")
