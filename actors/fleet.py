@@ -48,7 +48,11 @@ class FleetState:
 @runtime_checkable
 class Fleet(Protocol):
     num_actors: int
-    restarts: int
+
+    @property
+    def restarts(self) -> int:
+        """Actors started again so far."""
+        ...
 
     def publish(self, snapshot: WeightsSnapshot) -> Handle:
         """A handle to weights, to be passed to ``submit`` any number of times."""

@@ -7,7 +7,7 @@ wait() <-- envelope            gradient into the object store  --(reference)--> 
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -124,7 +124,7 @@ class RayFleet:
         """The oldest unroll of a member, or ``None`` if the member had to be replaced."""
         pending = member.pending[0]
         try:
-            envelope = ray.get(pending.envelope)
+            envelope: Any = ray.get(pending.envelope)
         except EnvironmentFailure as failure:
             self._replace(member, str(failure).strip().splitlines()[-1])
             return None
@@ -180,7 +180,7 @@ class RayFleet:
         states: dict[int, dict[str, Any]] = {}
         for member in self._members:
             try:
-                state = ray.get(member.process.get_state.remote())
+                state: Any = ray.get(member.process.get_state.remote())
             except RayActorError:  # the next wait() replaces it
                 continue
             if state is not None:
@@ -222,7 +222,7 @@ def require_resources(config: TrainConfig, num_actors: int) -> None:
         time.sleep(0.2)
 
 
-def _describe(resources: dict[str, float]) -> str:
+def _describe(resources: Mapping[str, float]) -> str:
     return f"{resources.get('CPU', 0):g} CPU and {resources.get('GPU', 0):g} GPU"
 
 

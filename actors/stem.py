@@ -6,10 +6,10 @@ saves memory. A *frozen* stem needs neither.
 """
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from rtrl_core.network import PolicyNetwork
 from rtrl_core.shapes import Bool, Float, Int, Shaped, Tensor
@@ -38,7 +38,7 @@ class StemPass:
             features = self._network.encode(step.observation)
         return self._network.core_inputs(features, step.last_reward, step.last_action, step.is_first, step.instruction)
 
-    def _precision(self, device: str) -> AbstractContextManager[None]:
+    def _precision(self, device: str) -> torch.autocast:
         # Entered anew at each step: the context caches the low-precision copies of the weights, and through one cached copy
         # the gradients of all steps would be summed in low precision.
         return torch.autocast(device, dtype=self._autocast or torch.bfloat16, enabled=self._autocast is not None)
@@ -136,7 +136,7 @@ def choose_stem(
     return RetainedStem(forward) if activations == "retain" else RecomputedStem(forward)
 
 
-def stem_parameters(network: PolicyNetwork) -> list[Tensor]:
+def stem_parameters(network: PolicyNetwork) -> list[nn.Parameter]:
     parameters = list(network.encoder.parameters())
     if network.instruction_encoder is not None:
         parameters += list(network.instruction_encoder.parameters())

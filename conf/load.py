@@ -1,8 +1,8 @@
 """From what a user types to a checked, typed configuration. ``DictConfig`` never leaves this file.
 
-    env=SUITE/NAME       any game, level or id of a suite, without a file of its own; the rest of the line works as in Hydra:
-    rule=tbptt           a file of a group under conf/
-    actors.unroll=50     one option
+env=SUITE/NAME       any game, level or id of a suite, without a file of its own; the rest of the line works as in Hydra:
+rule=tbptt           a file of a group under conf/
+actors.unroll=50     one option
 """
 
 import difflib
@@ -102,10 +102,12 @@ def from_yaml(text: str) -> TrainConfig:
     """
     try:
         values = OmegaConf.create(text)
-        suite = values["env"]["suite"]
+        suite = values.env.suite
         if suite not in ENV_CONFIGS:
             raise ConfigError(_unknown("environment suite", suite, list(ENV_CONFIGS)))
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig(env=ENV_CONFIGS[suite]())), values))
+        config = OmegaConf.to_object(
+            OmegaConf.merge(OmegaConf.structured(TrainConfig(env=ENV_CONFIGS[suite]())), values)
+        )
     except (OmegaConfBaseException, yaml.YAMLError, KeyError, TypeError) as error:
         raise ConfigError(f"not a training configuration: {_one_line(error)}") from None
     assert isinstance(config, TrainConfig)
@@ -191,7 +193,11 @@ def _checked(config: TrainConfig) -> TrainConfig:
 
 
 def _files(group: str) -> list[str]:
-    return list(ENV_CONFIGS) if group == "env" else sorted(path.stem for path in (Path(__file__).parent / group).glob("*.yaml"))
+    return (
+        list(ENV_CONFIGS)
+        if group == "env"
+        else sorted(path.stem for path in (Path(__file__).parent / group).glob("*.yaml"))
+    )
 
 
 @cache
@@ -219,13 +225,25 @@ def _options(schema: type) -> list[str]:
 
 
 def _default(spec: Field[Any]) -> Any:
-    value = spec.default if spec.default is not NO_DEFAULT else spec.default_factory() if spec.default_factory is not NO_DEFAULT else ""
+    value = (
+        spec.default
+        if spec.default is not NO_DEFAULT
+        else spec.default_factory()
+        if spec.default_factory is not NO_DEFAULT
+        else ""
+    )
     return {"???": "required", None: "null"}.get(value, value) if isinstance(value, (str, type(None))) else value
 
 
 def _unknown(what: str, got: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(got, known, n=3, cutoff=0.6)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(known)}" if len(known) < 60 else "see --help"
+    hint = (
+        f"did you mean {' or '.join(close)}?"
+        if close
+        else f"expected one of {', '.join(known)}"
+        if len(known) < 60
+        else "see --help"
+    )
     return f"unknown {what} {got!r}: {hint}"
 
 

@@ -26,7 +26,9 @@ class AtariEnv(VectorEnv):
         try:
             from ale_py.vector_env import AtariVectorEnv
         except ImportError as error:
-            raise MissingDependency(f"env=atari needs ale-py, which cannot be imported ({error}): pip install ale-py") from None
+            raise MissingDependency(
+                f"env=atari needs ale-py, which cannot be imported ({error}): pip install ale-py"
+            ) from None
         game = game_id(config.name)
         self._envs = AtariVectorEnv(
             game,
@@ -104,7 +106,9 @@ def game_id(name: str) -> str:
         if _letters(candidate) == wanted:
             return candidate
     close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"ALE has {len(known)}, for instance {', '.join(known[:5])}"
+    hint = (
+        f"did you mean {' or '.join(close)}?" if close else f"ALE has {len(known)}, for instance {', '.join(known[:5])}"
+    )
     raise UnknownEnvironment(f"unknown Atari game {name!r}: {hint}")
 
 

@@ -1,5 +1,6 @@
 """Joins or starts Ray for a run, and leaves it as it was found."""
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ def ray_cluster(config: TrainConfig, num_actors: int) -> Iterator[None]:
 
 def _join(address: str) -> None:
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FleetError(f"no Ray cluster answers at fleet.address={address}: {reason}") from None
@@ -61,7 +62,7 @@ def _start(config: TrainConfig, num_actors: int) -> None:
         include_dashboard=config.fleet.dashboard,
         object_store_memory=store,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         _metrics_export_port=config.fleet.metrics_port,
         _node_ip_address="127.0.0.1",
     )

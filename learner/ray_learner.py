@@ -64,7 +64,7 @@ class RayLearner:
 
     def _start(self, state: dict[str, Any], lost: Counters | None) -> None:
         options = self._plan.config
-        self._process = (
+        self._process: Any = (
             ray.remote(LearnerProcess)
             .options(
                 num_cpus=options.num_cpus,

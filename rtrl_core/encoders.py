@@ -5,6 +5,7 @@ convolutions stay in that format, see ``layout.py``.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -93,12 +94,12 @@ class MLPEncoder(nn.Module):
         super().__init__()
         sizes = [size, *hidden, features]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        for inputs, outputs in pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, observation: Shaped[Tensor, "B ..."]) -> Float[Tensor, "B F"]:
-        return self.layers(observation.flatten(1).to(self.layers[0].weight.dtype))  # pyright: ignore[reportArgumentType]
+        return self.layers(observation.flatten(1).to(next(self.parameters()).dtype))
 
 
 class InstructionEncoder(nn.Module):

@@ -6,7 +6,6 @@ unroll under autograd, and the sensitivity at its end (see ``segment.scan`` for 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from rtrl_core.rules import reference, segment, tbptt
 from rtrl_core.sensitivity import Sensitivity

@@ -162,7 +162,7 @@ def test_a_learner_goes_on_bit_for_bit_from_its_state():
 
 def test_after_a_failure_versions_go_on_and_what_the_lost_learner_was_sent_is_dropped():
     learner = make_learner()
-    state = learner.get_state()
+    state, last = learner.get_state(), learner.counters
     for step in range(3):
         last = learner.add(contribution(sequence=step, version=step)).counters
     restarted = LearnerPlan(LearnerConfig(), LAYOUT, 4, 1000).resume(state)
