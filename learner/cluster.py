@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from conf.schema import TrainConfig
 STORE_BYTES = 512 * 1024**2
 """Object store of a local Ray: weights and gradients of a few MB each, two or three per actor."""
 SHARED_MEMORY = Path("/dev/shm")
+ANSWER_S = 5.0
 
 
 @contextmanager
@@ -43,11 +45,16 @@ def ray_cluster(config: TrainConfig, num_actors: int) -> Iterator[None]:
 
 
 def _join(address: str) -> None:
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
     try:
+        if separator:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FleetError(f"no Ray cluster answers at fleet.address={address}: {reason}") from None
+        raise FleetError(
+            f"no Ray cluster answers at fleet.address={address}: {reason}; start one, or leave fleet.address out"
+        ) from None
 
 
 def _start(config: TrainConfig, num_actors: int) -> None:

@@ -27,6 +27,10 @@ class StopSignals:
     def __init__(self) -> None:
         self.requested = False
         self._owner = os.getpid()
+        self.listen()
+
+    def listen(self) -> None:
+        """Called again once everything runs: Ray takes SIGTERM for itself when it starts."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._request)
 
@@ -75,7 +79,7 @@ def run(config: TrainConfig) -> int:
     (run_dir / "config.yaml").write_text(to_yaml(config))
     static = {"git_revision": git_revision(), "config_hash": config_hash(config)}
     with open_sinks(config, run_dir, static) as sinks:
-        train(config, run_dir, sinks, lambda: stop.requested)
+        train(config, run_dir, sinks, lambda: stop.requested, on_started=stop.listen)
     return 0
 
 

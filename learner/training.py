@@ -52,10 +52,16 @@ class Clock:
         return self.age_s >= self._interval_s
 
 
-def train(config: TrainConfig, run_dir: Path, sinks: Sinks, should_stop: Callable[[], bool]) -> Row:
+def train(
+    config: TrainConfig,
+    run_dir: Path,
+    sinks: Sinks,
+    should_stop: Callable[[], bool],
+    on_started: Callable[[], None] = lambda: None,
+) -> Row:
     """Runs until ``total_steps`` agent steps, or until ``should_stop``; leaves a checkpoint either way.
 
-    Returns the last log row.
+    ``on_started`` is called when fleet and learner stand. Returns the last log row.
 
     Raises:
         CheckpointError: if the checkpoint to go on from cannot be used.
@@ -117,6 +123,7 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, should_stop: Callabl
         options = config.logging
         saving = Clock(options.checkpoint_interval_s, options.checkpoint_interval_steps, steps)
         logging = Clock(options.interval_s, options.interval_steps, steps)
+        on_started()
         tally.start()
         if saved is None:
             save()  # a learner that dies before the first regular checkpoint needs one to start from

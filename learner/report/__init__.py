@@ -1,0 +1,1 @@
+"""A report on runs: read their logs, draw them, write one page."""

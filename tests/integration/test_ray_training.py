@@ -1,0 +1,149 @@
+"""The whole program on a real Ray: processes that are killed in the middle of a run, signals, and the cluster's limits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+WORDS = [
+    "experiment=tmaze",
+    "env.corridor=10",
+    "fleet.num_actors=2",
+    "actors.num_envs=8",
+    "actors.unroll=5",
+    "actors.num_cpus=0.5",
+    "network.num_units=16",
+    "logging.interval_s=0.5",
+    "logging.checkpoint_interval_s=1",
+    "logging.terminal=plain",
+    "logging.tensorboard=false",
+    "fleet.object_store_bytes=80_000_000",
+]
+
+
+@contextmanager
+def training(run_dir: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "learner.train_main", *WORDS, f"run_dir={run_dir}", *words]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def summary(run_dir: Path) -> dict[str, float]:
+    path = run_dir / "summary.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def wait_until(process: subprocess.Popen[str], what: str, condition: Callable[[], bool], timeout_s: float = 90) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert process.poll() is None, f"ended while waiting for {what}: {process.communicate()[0][-3000:]}"
+        assert time.monotonic() < deadline, f"no {what} after {timeout_s} s"
+        time.sleep(0.1)
+
+
+def workers(process: subprocess.Popen[str], name: str) -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            if child.cmdline()[:1] and child.cmdline()[0].startswith(f"ray::{name}"):
+                found.append(child)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.slow
+def test_a_run_survives_the_death_of_an_actor_and_of_the_learner_and_its_counters_add_up(tmp_path: Path):
+    with training(tmp_path, "total_steps=100_000_000") as process:
+        wait_until(process, "progress", lambda: summary(tmp_path).get("agent_steps", 0) > 2000)
+        workers(process, "ActorProcess")[0].kill()
+        wait_until(process, "the actor's restart", lambda: summary(tmp_path).get("actor_restarts") == 1)
+        at_restart = summary(tmp_path)["agent_steps"]
+        wait_until(process, "progress of both actors", lambda: "actor_steps_per_second/1" in summary(tmp_path))
+        workers(process, "LearnerProcess")[0].kill()
+        wait_until(process, "the learner's restart", lambda: summary(tmp_path).get("learner_restarts") == 1)
+        version = summary(tmp_path)["policy_version"]
+        wait_until(process, "new updates", lambda: summary(tmp_path)["policy_version"] > version + 20)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, output[-3000:]
+    final = summary(tmp_path)
+    assert final["agent_steps"] > at_restart
+    assert (final["actor_restarts"], final["learner_restarts"], final["contributions_refused"]) == (1, 1, 0)
+    assert final["agent_steps"] == 8 * 5 * final["contributions_accepted"]
+    assert "actor" in output
+    assert "learner restarted from the newest checkpoint" in output
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    for name in ("agent_steps", "policy_version", "episodes", "contributions_accepted"):
+        values = [line[name] for line in lines]
+        assert values == sorted(values), f"{name} went back"
+
+    with training(tmp_path, f"total_steps={int(final['agent_steps']) + 2000}") as process:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output[-3000:]
+    assert "going on at" in output
+    assert summary(tmp_path)["agent_steps"] >= final["agent_steps"] + 2000
+    assert summary(tmp_path)["actor_restarts"] == 1
+
+
+@pytest.mark.slow
+def test_interrupt_saves_and_exits_cleanly(tmp_path: Path):
+    with training(tmp_path, "total_steps=100_000_000") as process:
+        wait_until(process, "progress", lambda: summary(tmp_path).get("agent_steps", 0) > 1000)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: everyone hears it
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output[-3000:]
+    assert "Traceback" not in output
+    assert (tmp_path / "checkpoints" / f"{int(summary(tmp_path)['agent_steps']):012d}" / "manifest.json").is_file()
+
+
+@pytest.mark.slow
+def test_more_actors_than_the_cluster_can_ever_place_are_reported_in_seconds(tmp_path: Path):
+    started = time.monotonic()
+    with training(tmp_path, "fleet.num_actors=500", "fleet.placement_timeout_s=1") as process:
+        output, _ = process.communicate(timeout=90)
+    assert process.returncode == 2
+    assert "500 actors and the learner need 250 CPU, but the cluster has" in output
+    assert "Traceback" not in output
+    assert time.monotonic() - started < 80
+
+
+@pytest.mark.slow
+def test_a_bug_in_an_actor_stops_the_run_with_its_traceback(tmp_path: Path):
+    # A continuous policy head cannot act in a discrete maze: not an environment's failure, so it must not be retried.
+    broken = tmp_path / "site"
+    broken.mkdir()
+    (broken / "sitecustomize.py").write_text(
+        "import envs.tmaze\n"
+        "def step(self, actions):\n"
+        "    raise TypeError('a bug, not a failure')\n"
+        "envs.tmaze.TMaze.step = step\n"
+    )
+    command = [sys.executable, "-m", "learner.train_main", *WORDS, f"run_dir={tmp_path}/run"]
+    environment = {**os.environ, "PYTHONPATH": str(broken)}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    assert result.returncode == 1
+    assert "a bug, not a failure" in result.stderr
+    assert "restarted" not in result.stdout + result.stderr
+
+
+def test_an_unreachable_cluster_is_one_line(tmp_path: Path):
+    with training(tmp_path, "fleet.address=127.0.0.1:1") as process:
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "error: no Ray cluster answers at fleet.address=127.0.0.1:1" in output
