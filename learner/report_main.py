@@ -10,7 +10,7 @@ from learner.report.runs import RunError, group_runs, read_run
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 written, 2 no such run or nothing to write to."""
-    parser = argparse.ArgumentParser(prog="rtrl-report", description=__doc__.partition(": ")[2])
+    parser = argparse.ArgumentParser(prog="rtrl-report", description="One page with plots about any number of runs.")
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="run folder; seeds of one experiment share a curve"
     )

@@ -71,8 +71,8 @@ def draw_all(groups: Sequence[Group]) -> list[Drawing]:
 
 
 def draw(plot: Plot, groups: Sequence[Group]) -> Drawing:
-    settings = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": plot.slug, "font.family": "sans-serif"}
-    with matplotlib.rc_context(settings):
+    # Text stays text: small, readable by screen readers, drawn in the page's own font.
+    with matplotlib.rc_context({"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": plot.slug}):
         page, paper = io.StringIO(), io.BytesIO()
         _figure(plot, groups, INK).savefig(page, format="svg", transparent=True, metadata={"Date": None})
         _figure(plot, groups, "black").savefig(paper, format="png", dpi=200)
@@ -87,7 +87,8 @@ def band(runs: Sequence[Run], metric: str) -> tuple[np.ndarray, np.ndarray, np.n
     curves = [run.series(metric) for run in runs]
     curves = [(xs, ys) for xs, ys in curves if xs]
     if not curves:
-        return (np.empty(0),) * 4
+        nothing = np.empty(0)
+        return nothing, nothing, nothing, nothing
     first, last = min(xs[0] for xs, _ in curves), max(xs[-1] for xs, _ in curves)
     longest = max(len(xs) for xs, _ in curves)
     grid = np.linspace(first, last, min(GRID_POINTS, longest)) if last > first else np.array([first])
@@ -175,6 +176,4 @@ def _for_page(svg: str, plot: Plot) -> str:
     )
     svg = re.sub(r'(\sid="|url\(#|href="#)', rf"\1{plot.slug}-", svg)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    # Text keeps the page's colour unless it says otherwise.
-    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{plot.title}" fill="currentColor" ', 1)
-    return svg
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{plot.title}" fill="currentColor" ', 1)
