@@ -13,6 +13,10 @@ from conf.env_schema import AtariConfig, EnvConfig
 from envs.base import Discrete, EnvSpec, MissingDependency, Timestep, UnknownEnvironment, VectorEnv, spawn_seeds
 
 
+FOR_TWO = frozenset({"combat", "joust", "maze_craze", "warlords"})
+"""ROMs in the wheel that only several players can play: starting one alone ends the process."""
+
+
 def make(config: EnvConfig, num_envs: int, seed: int) -> VectorEnv:
     """Raises ``UnknownEnvironment`` for a game that ALE does not have, ``MissingDependency`` without ale-py."""
     assert isinstance(config, AtariConfig)
@@ -98,9 +102,7 @@ class AtariEnv(VectorEnv):
 
 def game_id(name: str) -> str:
     """ALE's name of a game: ``ms_pacman`` for ``ms_pacman``, ``MsPacman`` or ``Ms-Pacman``."""
-    from ale_py import roms
-
-    known = sorted(roms.get_all_rom_ids())
+    known = games()
     wanted = _letters(name)
     for candidate in known:
         if _letters(candidate) == wanted:
@@ -110,6 +112,13 @@ def game_id(name: str) -> str:
         f"did you mean {' or '.join(close)}?" if close else f"ALE has {len(known)}, for instance {', '.join(known[:5])}"
     )
     raise UnknownEnvironment(f"unknown Atari game {name!r}: {hint}")
+
+
+def games() -> list[str]:
+    """Every game that one player can play."""
+    from ale_py import roms
+
+    return sorted(set(roms.get_all_rom_ids()) - FOR_TWO)
 
 
 def _letters(name: str) -> str:
