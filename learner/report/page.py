@@ -108,7 +108,8 @@ def _differences(groups: Sequence[Group]) -> str:
 def _figure(drawing: Drawing) -> str:
     metrics = [METRICS[name] for name in drawing.plot.metrics]
     healthy = "; ".join(dict.fromkeys(metric.healthy for metric in metrics if metric.healthy))
-    hint = html.escape(metrics[0].meaning + (f". Healthy: {healthy}" if healthy else ""))
+    meaning = "; ".join(dict.fromkeys(metric.meaning for metric in metrics))
+    hint = html.escape(meaning + (f". Healthy: {healthy}" if healthy else ""))
     title = html.escape(drawing.plot.title)
     return f"<figure><figcaption>{title}<small>{hint}</small></figcaption>{drawing.svg}</figure>\n"
 
