@@ -1,0 +1,44 @@
+#!/bin/bash
+#SBATCH --job-name=breakout
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=16
+#SBATCH --time=24:00:00
+#SBATCH --output=/shared/runs/breakout.log
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@300
+
+set -euo pipefail
+source .venv/bin/activate
+export RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0
+# Steps do not take it from the job by themselves.
+export SRUN_CPUS_PER_TASK=16
+
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${nodes%%[[:space:]]*}
+address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{print $1}')
+# One step per node, ended by this script alone: other jobs' Ray on a shared node is left alone.
+steps=()
+srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" \
+  ray start --head --node-ip-address="$address" --port=6379 --num-cpus=16 --num-gpus=0 --include-dashboard=false --block &
+steps+=($!)
+end_steps() { kill "${steps[@]}" 2>/dev/null || true; wait "${steps[@]}" 2>/dev/null || true; }
+trap end_steps EXIT
+for attempt in $(seq 60); do
+  ray health-check --address "$address:6379" >/dev/null 2>&1 && break
+  if [ "$attempt" = 60 ]; then echo "error: Ray's head on $head did not start" >&2; exit 1; fi
+  sleep 1
+done
+srun --overlap --nodes=1 --ntasks=1 --exclude="$head" \
+  ray start --address="$address:6379" --num-cpus=16 --num-gpus=0 --block &
+steps+=($!)
+rtrl-train experiment=tmaze total_steps=1000 fleet.address=auto fleet.num_actors=31 fleet.placement_timeout_s=120 logging.terminal=plain name=breakout run_dir=/shared/runs/breakout resume=auto &
+training=$!
+# SLURM sends USR1 before the time is over: the training saves and ends, and the job goes back into the queue.
+out_of_time=
+trap 'out_of_time=yes; kill -TERM "$training"' USR1
+# A wait that the signal interrupts returns 128 + 10; the training is still saving then.
+while :; do status=0; wait "$training" || status=$?; [ "$status" = 138 ] || break; done
+if [ -n "$out_of_time" ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+exit "$status"

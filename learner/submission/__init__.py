@@ -1,0 +1,1 @@
+"""Jobs: rendered, submitted and followed where people run them."""

@@ -1,0 +1,64 @@
+"""What is submitted: a training command that finds its run again, whoever starts it and how often."""
+
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from conf.load import load_train
+from conf.submit_schema import SubmitConfig
+
+SUCCEEDED, FAILED = 0, 1
+"""Exit status of a job's final state."""
+
+
+class SubmitError(RuntimeError):
+    """A job that cannot be submitted: no such address, name in use, tool missing. One line for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A name and the training it stands for. Every attempt has the same run folder, and goes on from what it finds there."""
+
+    name: str
+    run_dir: str
+    options: tuple[str, ...]
+
+    @classmethod
+    def of(cls, config: SubmitConfig, options: Sequence[str]) -> "Job":
+        """A relative ``run_root`` is meant from here: jobs start in folders of their own."""
+        root = config.run_root if "://" in config.run_root else str(Path(config.run_root).absolute())
+        return cls(config.job_name, f"{root.rstrip('/')}/{config.job_name}", tuple(options))
+
+    def words(self, **defaults: object) -> list[str]:
+        """Words of ``rtrl-train``. ``defaults`` (``fleet__address`` for ``fleet.address``) give way to what the user said."""
+        given = {word.partition("=")[0] for word in self.options}
+        settings = {key.replace("__", "."): value for key, value in defaults.items()}
+        settings.setdefault("logging.terminal", "plain")
+        words = [f"{key}={value}" for key, value in settings.items() if key not in given]
+        return [*self.options, *words, f"name={self.name}", f"run_dir={self.run_dir}", "resume=auto"]
+
+    def command(self, **defaults: object) -> str:
+        """The same as a line for a shell."""
+        return shlex.join(["rtrl-train", *self.words(**defaults)])
+
+    def actors_on(self, cores: int) -> int:
+        """As many actors as fit on the cores of a cluster."""
+        return max(1, int(cores / (load_train(self.options).actors.num_cpus or 1.0)))
+
+
+def run_tool(command: Sequence[str], text: str | None = None) -> str:
+    """Output of a cluster's command-line tool.
+
+    Raises:
+        SubmitError: if it is not installed or fails; the first line that it says about it.
+    """
+    if shutil.which(command[0]) is None:
+        raise SubmitError(f"{command[0]} is not installed here: submit from a machine that has it, or use --dry-run")
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()[0]
+        raise SubmitError(f"{' '.join(command[:3])} failed: {said}")
+    return done.stdout

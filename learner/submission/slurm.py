@@ -1,0 +1,162 @@
+"""A job on SLURM: one batch script that starts Ray on the allocated nodes, trains, and is queued again before its time is over."""
+
+import re
+import shlex
+import time
+from pathlib import Path
+from string import Template
+
+from conf.submit_schema import SlurmTarget
+from learner.submission.job import FAILED, SUCCEEDED, Job, SubmitError, run_tool
+
+POLL_S = 2.0
+SECONDS_TO_SAVE = 300
+UNFINISHED = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "RESIZING", "SUSPENDED")
+
+_HEAD = Template("""\
+#!/bin/bash
+#SBATCH --job-name=$name
+#SBATCH --nodes=$nodes
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=$cpus
+#SBATCH --time=$time_limit
+#SBATCH --output=$log
+#SBATCH --open-mode=append
+#SBATCH --requeue
+$options
+set -euo pipefail
+$setup
+export RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0
+# Steps do not take it from the job by themselves.
+export SRUN_CPUS_PER_TASK=$cpus
+$scratch
+nodes=$$(scontrol show hostnames "$$SLURM_JOB_NODELIST")
+head=$${nodes%%[[:space:]]*}
+address=$$(srun --nodes=1 --ntasks=1 --nodelist="$$head" hostname --ip-address | awk '{print $$1}')
+""")
+
+_MANUAL = Template("""\
+# One step per node, ended by this script alone: other jobs' Ray on a shared node is left alone.
+steps=()
+srun --overlap --nodes=1 --ntasks=1 --nodelist="$$head" \\
+  ray start --head --node-ip-address="$$address" --port=$port --num-cpus=$cpus $gpus --include-dashboard=false --block &
+steps+=($$!)
+end_steps() { kill "$${steps[@]}" 2>/dev/null || true; wait "$${steps[@]}" 2>/dev/null || true; }
+trap end_steps EXIT
+for attempt in $$(seq 60); do
+  ray health-check --address "$$address:$port" >/dev/null 2>&1 && break
+  if [ "$$attempt" = 60 ]; then echo "error: Ray's head on $$head did not start" >&2; exit 1; fi
+  sleep 1
+done
+$workers
+$train &
+training=$$!
+# SLURM sends USR1 before the time is over: the training saves and ends, and the job goes back into the queue.
+out_of_time=
+trap 'out_of_time=yes; kill -TERM "$$training"' USR1
+# A wait that the signal interrupts returns 128 + 10; the training is still saving then.
+while :; do status=0; wait "$$training" || status=$$?; [ "$$status" = 138 ] || break; done
+if [ -n "$$out_of_time" ]; then scontrol requeue "$$SLURM_JOB_ID"; fi
+exit "$$status"
+""")
+
+_WORKERS = Template("""\
+srun --overlap --nodes=$others --ntasks=$others --exclude="$$head" \\
+  ray start --address="$$address:$port" --num-cpus=$cpus $gpus --block &
+steps+=($$!)\
+""")
+
+_SYMMETRIC = Template("""\
+# Starts and stops Ray on all nodes; "ray stop" at its end would also end other jobs' Ray, hence whole nodes.
+srun --nodes=$nodes --ntasks=$nodes \\
+  ray symmetric-run --address "$$address:$port" --min-nodes $nodes --num-cpus=$cpus $gpus --include-dashboard=false -- \\
+  $train
+""")
+
+
+def render(job: Job, target: SlurmTarget) -> str:
+    """The batch script."""
+    manual = target.launcher == "manual"
+    options = {
+        "partition": target.partition,
+        "account": target.account,
+        "mem": target.memory,
+        "gpus-per-node": target.gpus_per_node or None,
+        "signal": f"B:USR1@{SECONDS_TO_SAVE}" if manual else None,
+    }
+    lines = [f"#SBATCH --{name}={value}" for name, value in options.items() if value is not None]
+    lines += [] if manual else ["#SBATCH --exclusive"]
+    values = {
+        "name": job.name,
+        "nodes": target.nodes,
+        "others": target.nodes - 1,
+        "cpus": target.cpus_per_node,
+        "gpus": f"--num-gpus={target.gpus_per_node}",
+        "port": target.port,
+        "time_limit": target.time_limit,
+        "log": _log(job),
+        "options": "\n".join(lines) + "\n" if lines else "",
+        "setup": target.setup,
+        "scratch": f"export RAY_TMPDIR={shlex.quote(target.scratch)}\n" if target.scratch else "",
+        "train": job.command(
+            fleet__address="auto",
+            fleet__num_actors=job.actors_on(
+                target.nodes * target.cpus_per_node - 1
+            ),  # one is left to driver and learner
+            fleet__placement_timeout_s=120,
+        ),
+    }
+    workers = _WORKERS.substitute(values) if target.nodes > 1 else ""
+    body = _MANUAL if manual else _SYMMETRIC
+    return _HEAD.substitute(values) + body.substitute(values, workers=workers)
+
+
+def submit(job: Job, target: SlurmTarget, follow: bool) -> int:
+    """Queues it; Ctrl-C while following leaves it queued or running.
+
+    Raises:
+        SubmitError: if SLURM's tools are missing or fail, or a job of this name is queued or running.
+    """
+    active = run_tool(["squeue", "--me", "--noheader", f"--name={job.name}", "--format=%i"]).split()
+    if active:
+        raise SubmitError(
+            f"job name {job.name} is in use by job {active[0]}: scancel {active[0]}, or choose another job_name"
+        )
+    log = Path(_log(job))
+    log.parent.mkdir(parents=True, exist_ok=True)
+    seen = log.stat().st_size if log.exists() else 0
+    number = run_tool(["sbatch", "--parsable"], render(job, target)).strip().partition(";")[0]
+    print(f"job {job.name} queued as {number}; log: {log}")
+    if not follow:
+        return SUCCEEDED
+    try:
+        return _follow(number, log, seen)
+    except KeyboardInterrupt:
+        print(f"\njob {number} goes on; follow it: tail -f {log}; stop it: scancel {number}")
+        return SUCCEEDED
+
+
+def _follow(number: str, log: Path, seen: int) -> int:
+    while True:
+        state = _state(number)
+        if log.exists():
+            with log.open("rb") as file:
+                file.seek(seen)
+                text = file.read()
+            seen += len(text)
+            print(text.decode(errors="replace"), end="", flush=True)
+        if state not in UNFINISHED:
+            print(f"job {number} {state.lower()}")
+            return SUCCEEDED if state == "COMPLETED" else FAILED
+        time.sleep(POLL_S)
+
+
+def _state(number: str) -> str:
+    found = re.search(r"JobState=(\w+)", run_tool(["scontrol", "show", "job", number, "--oneliner"]))
+    if found is None:
+        raise SubmitError(f"scontrol does not say how job {number} is: ask sacct --jobs={number}")
+    return found[1]
+
+
+def _log(job: Job) -> str:
+    return f"{job.name}.log" if "://" in job.run_dir else f"{job.run_dir}.log"
