@@ -18,6 +18,7 @@ def network_spec(network: NetworkConfig, rule: str, env: EnvSpec) -> NetworkSpec
         mlp_sizes=tuple(network.mlp_sizes),
         core=network.core,
         num_units=network.num_units,
+        forget_bias=network.forget_bias,
         rule=rule,
         last_reward=network.last_reward,
         last_action=network.last_action,

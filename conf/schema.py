@@ -17,13 +17,20 @@ from conf.knobs import knob
 class NetworkConfig:
     """Encoder -> recurrent core -> heads."""
 
-    encoder: str = knob("impala", "what turns an observation into features", choices=("impala", "nature", "mlp"))
+    encoder: str = knob(
+        "impala",
+        "what turns an observation into features; none feeds vectors to the core as they are",
+        choices=("impala", "nature", "mlp", "none"),
+    )
     features: int = knob(256, "encoder outputs", minimum=1)
     mlp_sizes: list[int] = knob([64], "hidden layers of the mlp encoder")
     core: str = knob(
         "elstm", "recurrent core; feedforward has none", choices=("elstm", "indrnn", "mingru", "feedforward")
     )
     num_units: int = knob(256, "N, units of the core", minimum=1)
+    forget_bias: float = knob(
+        0.0, "elstm: added to the forget gate's bias at the start; above 0 it begins by remembering"
+    )
     last_reward: bool = knob(True, "feed the last (clipped) reward to the core")
     last_action: bool = knob(False, "feed the last action, one-hot, to the core")
     freeze_encoder: bool = knob(False, "leave the encoder's weights as they were loaded")

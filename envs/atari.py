@@ -12,7 +12,6 @@ import numpy as np
 from conf.env_schema import AtariConfig, EnvConfig
 from envs.base import Discrete, EnvSpec, MissingDependency, Timestep, UnknownEnvironment, VectorEnv, spawn_seeds
 
-
 FOR_TWO = frozenset({"combat", "joust", "maze_craze", "warlords"})
 """ROMs in the wheel that only several players can play: starting one alone ends the process."""
 

@@ -1,6 +1,6 @@
 """T-maze: a cue at the first step, a corridor, a choice at its end. Nothing in between says what the cue was.
 
-The return is +1 for the right choice and -1 for the wrong one, so the mean return is twice the success rate minus one. With a
+The return is 1 for the right choice and 0 for the wrong one, so the mean return is the success rate. With a
 corridor longer than the unroll, truncated gradients cannot link the choice to the cue (Bakker 2002 has the task).
 """
 
@@ -20,7 +20,7 @@ def make(config: EnvConfig, num_envs: int, seed: int) -> VectorEnv:
 class TMaze(VectorEnv):
     """Observation float32 ``[B, 3]``: the cue (+1 or -1, at the first step only), corridor, junction. Actions: left, right.
 
-    In the corridor every action walks on; an episode has ``corridor + 1`` steps.
+    In the corridor every action walks on; an episode has ``corridor + 1`` steps, the first of each stream fewer.
     """
 
     def __init__(self, num_envs: int, seed: int, corridor: int) -> None:
@@ -28,39 +28,44 @@ class TMaze(VectorEnv):
         self.corridor = corridor
         self.spec = EnvSpec("tmaze/tmaze", (3,), "float32", "vector", Discrete(2), action_meanings=("left", "right"))
         self._random = np.random.Generator(np.random.PCG64(seed))
+        # Each stream's first corridor is shorter, by chance: otherwise all would reach their junctions at the same time, and
+        # nine updates out of ten would hear of none.
+        self._length = self._random.integers(1, corridor + 1, num_envs)
         self._position = np.zeros(num_envs, np.int64)
         self._cue = np.ones(num_envs, np.int64)
 
     def reset(self) -> Timestep:
-        self._start(np.ones(self.num_envs, bool))
+        self._draw_cues(np.ones(self.num_envs, bool))
         no = np.zeros(self.num_envs, bool)
         return Timestep(self._observe(), np.zeros(self.num_envs, np.float32), no, no, ~no, no)
 
     def step(self, actions: np.ndarray) -> Timestep:
         if actions.shape != (self.num_envs,) or actions.min() < 0 or actions.max() > 1:
             raise ValueError(f"expected {self.num_envs} actions, each 0 or 1, got {actions!r}")
-        done = self._position == self.corridor
+        done = self._position == self._length
         right = np.where(actions == 1, 1, -1) == self._cue
-        reward = np.where(done, np.where(right, 1.0, -1.0), 0.0).astype(np.float32)
+        reward = (done & right).astype(np.float32)
         self._position += 1
-        self._start(done)
+        self._position[done] = 0
+        self._length[done] = self.corridor
+        self._draw_cues(done)
         return Timestep(self._observe(), reward, done, np.zeros_like(done), done.copy(), np.ones_like(done))
 
-    def _start(self, streams: np.ndarray) -> None:
-        self._position[streams] = 0
+    def _draw_cues(self, streams: np.ndarray) -> None:
         self._cue[streams] = self._random.integers(0, 2, int(streams.sum())) * 2 - 1
 
     def _observe(self) -> np.ndarray:
         observation = np.zeros((self.num_envs, 3), np.float32)
         observation[:, 0] = np.where(self._position == 0, self._cue, 0)
-        observation[:, 1] = self._position < self.corridor
-        observation[:, 2] = self._position == self.corridor
+        observation[:, 1] = self._position < self._length
+        observation[:, 2] = self._position == self._length
         return observation
 
     def get_state(self) -> dict[str, Any]:
         generator = self._random.bit_generator.state
         return {
             "position": self._position.copy(),
+            "length": self._length.copy(),
             "cue": self._cue.copy(),
             # 128-bit integers: too wide for JSON numbers everywhere, so they travel as text.
             "generator": {name: str(value) for name, value in generator["state"].items()},
@@ -70,6 +75,7 @@ class TMaze(VectorEnv):
 
     def set_state(self, state: dict[str, Any]) -> None:
         self._position[:] = state["position"]
+        self._length[:] = state["length"]
         self._cue[:] = state["cue"]
         self._random.bit_generator.state = {
             "bit_generator": "PCG64",

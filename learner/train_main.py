@@ -6,10 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from conf.load import config_hash, describe, load_train, to_yaml
-
 from actors.fleet import FleetError
 from conf.knobs import ConfigError
+from conf.load import config_hash, describe, load_train, to_yaml
 from conf.schema import TrainConfig
 from envs.base import MissingDependency, UnknownEnvironment
 from learner.checkpoint import CheckpointError

@@ -23,7 +23,24 @@ def image_input(observation: Shaped[Tensor, "B x y z"], layout: str) -> Float[Te
     return observation.to(dtype=dtype, memory_format=torch.channels_last).mul_(1 / 255)
 
 
-class NatureEncoder(nn.Module):
+class Encoder(nn.Module):
+    """Observations in, ``features`` numbers out."""
+
+    features: int
+
+
+class NoEncoder(Encoder):
+    """The observation, flattened: for small vectors, whose meaning a mixture would only blur."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.features = size
+
+    def forward(self, observation: Shaped[Tensor, "B ..."]) -> Float[Tensor, "B F"]:
+        return observation.flatten(1).float()
+
+
+class NatureEncoder(Encoder):
     """Three convolutions and a linear layer (Mnih et al. 2015)."""
 
     def __init__(self, shape: tuple[int, int, int], layout: str, features: int) -> None:
@@ -44,6 +61,7 @@ class NatureEncoder(nn.Module):
             raise ValueError(
                 f"the nature encoder needs images of at least 36x36, got {shape}; use network.encoder=impala"
             )
+        self.features = features
         self.linear = nn.Linear(64 * height * width, features)
 
     def forward(self, observation: Shaped[Tensor, "B x y z"]) -> Float[Tensor, "B F"]:
@@ -61,7 +79,7 @@ class ResidualBlock(nn.Module):
         return maps + self.second(functional.relu(self.first(functional.relu(maps)), inplace=True))
 
 
-class ImpalaEncoder(nn.Module):
+class ImpalaEncoder(Encoder):
     """Three stages of convolution, max-pooling and two residual blocks (Espeholt et al. 2018, figure 3, right; PAPER.md 2.3)."""
 
     def __init__(
@@ -80,6 +98,7 @@ class ImpalaEncoder(nn.Module):
             ]
             previous, height, width = width_of_stage, (height + 1) // 2, (width + 1) // 2
         self.stages = nn.Sequential(*stages)
+        self.features = features
         self.linear = nn.Linear(previous * height * width, features)
 
     def forward(self, observation: Shaped[Tensor, "B x y z"]) -> Float[Tensor, "B F"]:
@@ -87,11 +106,12 @@ class ImpalaEncoder(nn.Module):
         return functional.relu(self.linear(_flatten_channels_last(maps)))
 
 
-class MLPEncoder(nn.Module):
+class MLPEncoder(Encoder):
     """Linear layers with tanh, for vectors."""
 
     def __init__(self, size: int, hidden: Sequence[int], features: int) -> None:
         super().__init__()
+        self.features = features
         sizes = [size, *hidden, features]
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):

@@ -4,14 +4,15 @@ It is used in two ways. Acting goes one step at a time and needs no core gradien
 takes the same core inputs as a whole unroll: ``unroll``, under autograd. Both give the same numbers.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from rtrl_core.cells import CELLS
-from rtrl_core.encoders import ImpalaEncoder, InstructionEncoder, MLPEncoder, NatureEncoder
+from rtrl_core.cells import CELLS, ELSTMCell
+from rtrl_core.encoders import Encoder, ImpalaEncoder, InstructionEncoder, MLPEncoder, NatureEncoder, NoEncoder
 from rtrl_core.policies import ActionDistribution, Categorical, DiagonalGaussian
 from rtrl_core.recurrent import ELSTM, CoreState
 from rtrl_core.sensitivity import Sensitivity
@@ -29,12 +30,14 @@ class NetworkSpec:
     """Discrete actions, or dimensions of a continuous one."""
     continuous: bool = False
     encoder: str = "impala"
-    """``impala``, ``nature`` or ``mlp``."""
+    """``impala``, ``nature``, ``mlp``, or ``none``: the observation itself is the features."""
     features: int = 256
     mlp_sizes: tuple[int, ...] = field(default=(64,))
     core: str = "elstm"
     """A name in ``CELLS``, or ``feedforward``: heads directly on the core input."""
     num_units: int = 256
+    forget_bias: float = 0.0
+    """Of an eLSTM, see ``ELSTMCell``."""
     rule: str = "segment"
     last_reward: bool = True
     last_action: bool = False
@@ -59,14 +62,15 @@ class PolicyNetwork(nn.Module):
         self.encoder = _encoder(spec)
         self.instruction_encoder = InstructionEncoder() if spec.instruction else None
         self.input_size = (
-            spec.features
+            self.encoder.features
             + spec.last_reward
             + spec.last_action * self.distribution.encoding_size
             + (self.instruction_encoder.output_size if self.instruction_encoder is not None else 0)
         )
         if spec.core != "feedforward" and spec.core not in CELLS:
             raise ValueError(f"unknown core {spec.core!r}: expected feedforward or one of {', '.join(CELLS)}")
-        self.core = None if spec.core == "feedforward" else ELSTM(self.input_size, spec.num_units, spec.rule, spec.core)
+        cell = ELSTMCell(forget_bias=spec.forget_bias) if spec.core == "elstm" else spec.core
+        self.core = None if spec.core == "feedforward" else ELSTM(self.input_size, spec.num_units, spec.rule, cell)
         head_inputs = self.input_size if self.core is None else spec.num_units
         self.policy_head = nn.Linear(head_inputs, self.distribution.num_parameters)
         self.value_head = nn.Linear(head_inputs, 1)
@@ -133,16 +137,15 @@ class PolicyNetwork(nn.Module):
         return PolicyOutput(self.policy_head(hidden), self.value_head(hidden).squeeze(-1))
 
 
-def _encoder(spec: NetworkSpec) -> nn.Module:
+def _encoder(spec: NetworkSpec) -> Encoder:
     shape = spec.observation_shape
     if spec.encoder == "mlp":
-        size = 1
-        for length in shape:
-            size *= length
-        return MLPEncoder(size, spec.mlp_sizes, spec.features)
+        return MLPEncoder(math.prod(shape), spec.mlp_sizes, spec.features)
+    if spec.encoder == "none":
+        return NoEncoder(math.prod(shape))
     images = {"impala": ImpalaEncoder, "nature": NatureEncoder}
     if spec.encoder not in images:
-        raise ValueError(f"unknown encoder {spec.encoder!r}: expected mlp or one of {', '.join(images)}")
+        raise ValueError(f"unknown encoder {spec.encoder!r}: expected none, mlp or one of {', '.join(images)}")
     if spec.layout == "vector" or len(shape) != 3:
         raise ValueError(
             f"the {spec.encoder} encoder reads images, but the observations have shape {shape}; use network.encoder=mlp"

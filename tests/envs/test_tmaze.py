@@ -11,17 +11,21 @@ from envs.registry import make_env
 def test_the_cue_is_seen_at_the_first_step_only_and_decides_the_reward():
     env = make_env(TMazeConfig(corridor=3), 50, 1)
     timestep = env.reset()
-    for choice in (0, 1):
-        cue = timestep.observation[:, 0]
-        assert set(cue) == {-1.0, 1.0}
-        for step in range(4):
-            assert (timestep.is_first == (step == 0)).all()
-            assert (timestep.observation[:, 2] == (step == 3)).all()
-            if step:
-                assert not timestep.observation[:, 0].any()
-            timestep = env.step(np.full(50, choice))
-            assert timestep.terminated.all() == (step == 3)
-        assert (timestep.reward == np.where((2 * choice - 1) == cue, 1.0, -1.0)).all()
+    cue, step, lengths = timestep.observation[:, 0].copy(), np.zeros(50, int), []
+    assert set(cue) == {-1.0, 1.0}
+    choose = np.random.default_rng(0)
+    for _ in range(40):
+        junction = timestep.observation[:, 2] == 1
+        actions = choose.integers(0, 2, 50)
+        timestep = env.step(actions)
+        assert (timestep.terminated == junction).all()
+        assert (timestep.reward == (junction & (2 * actions - 1 == cue))).all()
+        lengths.append(step[junction] + 1)
+        step = np.where(junction, 0, step + 1)
+        cue = np.where(timestep.is_first, timestep.observation[:, 0], cue)
+        assert not timestep.observation[~timestep.is_first, 0].any()
+    assert {int(length) for length in lengths[-1]} == {4}  # only a stream's first corridor is shorter
+    assert {int(length) for part in lengths[:3] for length in part} == {2, 3}
 
 
 def test_the_state_goes_on_bit_for_bit():

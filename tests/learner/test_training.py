@@ -25,6 +25,7 @@ TOY = [
     "actors.num_envs=4",
     "actors.unroll=3",
     "network.num_units=8",
+    "network.encoder=mlp",
     "network.features=6",
     "logging=quiet",
     "logging.interval_steps=48",
