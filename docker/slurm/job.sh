@@ -27,7 +27,9 @@ end_steps() { kill "${steps[@]}" 2>/dev/null || true; wait "${steps[@]}" 2>/dev/
 trap end_steps EXIT
 for attempt in $(seq 60); do
   ray health-check --address "$address:6379" >/dev/null 2>&1 && break
-  if [ "$attempt" = 60 ]; then echo "error: Ray's head on $head did not start" >&2; exit 1; fi
+  if [ "$attempt" = 60 ] || ! kill -0 "${steps[0]}" 2>/dev/null; then
+    echo "error: Ray's head on $head did not start; see above" >&2; exit 1
+  fi
   sleep 1
 done
 srun --overlap --nodes=1 --ntasks=1 --exclude="$head" \

@@ -45,7 +45,9 @@ end_steps() { kill "$${steps[@]}" 2>/dev/null || true; wait "$${steps[@]}" 2>/de
 trap end_steps EXIT
 for attempt in $$(seq 60); do
   ray health-check --address "$$address:$port" >/dev/null 2>&1 && break
-  if [ "$$attempt" = 60 ]; then echo "error: Ray's head on $$head did not start" >&2; exit 1; fi
+  if [ "$$attempt" = 60 ] || ! kill -0 "$${steps[0]}" 2>/dev/null; then
+    echo "error: Ray's head on $$head did not start; see above" >&2; exit 1
+  fi
   sleep 1
 done
 $workers

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -121,7 +120,7 @@ def test_the_slurm_script_trains_on_two_nodes_and_ends_what_it_started(
     environment: dict[str, str], tmp_path: Path, capsys
 ) -> None:
     """srun runs its command on this machine; the nodes are two Ray nodes of one core each."""
-    (port,) = free_ports(1)
+    port, client = free_ports(2)
     tools = tmp_path / "tools"
     tools.mkdir()
     stand_ins = {
@@ -129,7 +128,7 @@ def test_the_slurm_script_trains_on_two_nodes_and_ends_what_it_started(
         "hostname": "echo 127.0.0.1",
         # A second head's worth of ports on one machine would collide; the other nodes take free ones.
         "srun": f"""while [[ "$1" == -* ]]; do shift; done
-            [ "$1 $2" = "ray start" ] && [ "$3" = --head ] && set -- "$@" --ray-client-server-port=0 --object-store-memory=100000000
+            [ "$1 $2" = "ray start" ] && [ "$3" = --head ] && set -- "$@" --ray-client-server-port={client} --object-store-memory=100000000
             [ "$1 $2" = "ray start" ] && set -- "$@" --dashboard-agent-listen-port=$(shuf -i 20000-30000 -n 1)
             echo $$ >>{tools}/started; exec "$@" """,
     }
@@ -141,23 +140,16 @@ def test_the_slurm_script_trains_on_two_nodes_and_ends_what_it_started(
     script = tmp_path / "job.sh"
     script.write_text(capsys.readouterr().out)
     environment |= {"PATH": f"{tools}:{environment['PATH']}", "SLURM_JOB_NODELIST": "x", "SLURM_JOB_ID": "1"}
-    outputs: list[str] = []
-    process = subprocess.Popen(
-        ["bash", script],
-        env=environment,
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    log = tmp_path / "job.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            ["bash", script], env=environment, start_new_session=True, stdout=output, stderr=output
+        )
     try:
-        reader = threading.Thread(target=lambda: outputs.extend(process.stdout or []))
-        reader.start()
-        assert process.wait(timeout=200) == 0, "".join(outputs)
-        reader.join(timeout=20)
+        assert process.wait(timeout=200) == 0, log.read_text()
     finally:
         end(process)
-    assert (tmp_path / "first" / "summary.json").exists(), "".join(outputs)
+    assert (tmp_path / "first" / "summary.json").exists(), log.read_text()
     started = [int(number) for number in (tools / "started").read_text().split()]
     assert len(started) == 3  # hostname, head, worker
     assert not [number for number in started if Path(f"/proc/{number}").exists()]
