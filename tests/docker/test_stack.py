@@ -1,0 +1,119 @@
+"""The compose stack, really built and run: ``make docker-test``. Needs a Docker engine; skipped where there is none."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+DOCKER = Path(__file__).parents[2] / "docker"
+
+
+def engine_is_here() -> bool:
+    if shutil.which("docker") is None:
+        return False
+    tries = (["docker", "info"], ["docker", "compose", "version"])
+    return all(subprocess.run(words, capture_output=True, check=False).returncode == 0 for words in tries)
+
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Stack:
+    """The compose project of this test, with ports, names and sizes of its own."""
+
+    def __init__(self) -> None:
+        self.prometheus_port = free_port()
+        self.environment = os.environ | {
+            "COMPOSE_PROJECT_NAME": "r2ac-test",
+            "COMPOSE_PROFILES": "metrics",
+            "R2AC_IMAGE": "r2ac:test",
+            "RAY_DASHBOARD_PORT": str(free_port()),
+            "PROMETHEUS_PORT": str(self.prometheus_port),
+            "TRAIN_OPTIONS": "experiment=tmaze total_steps=1000000000 logging.interval_s=2 logging.checkpoint_interval_s=5",
+            "WORKER_CPUS": "1",
+            "SHM_SIZE": "512m",
+            "SCALE_CHECK_S": "3",
+        }
+
+    def compose(self, *words: str) -> str:
+        command = ["docker", "compose", "-f", str(DOCKER / "compose.yaml"), *words]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{' '.join(words)}:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+        return done.stdout
+
+    def log(self) -> str:
+        return self.compose("logs", "--no-log-prefix", "learner")
+
+    def query(self, expression: str) -> list[float]:
+        url = f"http://127.0.0.1:{self.prometheus_port}/api/v1/query?query={urllib.parse.quote(expression)}"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return [float(series["value"][1]) for series in json.load(answer)["data"]["result"]]
+
+    def wait_until(self, condition: Callable[[], object], what: str, timeout_s: float = 180) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline, f"waited {timeout_s:g} s for {what}:\n{self.log()[-3000:]}"
+            time.sleep(2)
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    if not engine_is_here():
+        pytest.skip("no Docker engine with the compose plugin answers on this machine")
+    stack = Stack()
+    try:
+        stack.compose("build")
+        stack.compose("up", "-d", "--wait", "--wait-timeout", "240")
+        yield stack
+    finally:
+        stack.compose("down", "--volumes", "--timeout", "60")
+
+
+def test_it_trains_and_prometheus_sees_it(stack: Stack) -> None:
+    stack.wait_until(lambda: max(stack.query("ray_rtrl_agent_steps"), default=0) > 0, "agent steps in Prometheus")
+    for name in ("steps_per_second", "policy_lag_mean", "contributions_accepted", "entropy", "actors_alive"):
+        assert stack.query(f"ray_rtrl_{name}"), name
+    assert stack.query("sum(up)") == [3.0]
+
+
+def test_nothing_runs_as_root_and_nothing_listens_beyond_this_machine(stack: Stack) -> None:
+    for service in ("head", "worker", "learner"):
+        assert stack.compose("exec", "-T", service, "id", "-u").strip() == "1000"
+    ports = [json.loads(line)["Publishers"] for line in stack.compose("ps", "--format", "json").splitlines() if line]
+    published = [port for publishers in ports for port in publishers or [] if port["PublishedPort"]]
+    assert published
+    assert {port["URL"] for port in published} == {"127.0.0.1"}
+
+
+def test_more_workers_bring_more_actors_and_the_run_goes_on(stack: Stack) -> None:
+    stack.compose("up", "-d", "--scale", "worker=2", "--no-recreate")
+    stack.wait_until(lambda: "training with 2 actors" in stack.log(), "the second worker's actor")
+    stack.wait_until(lambda: max(stack.query("ray_rtrl_actors_alive"), default=0) == 2, "two actors in Prometheus")
+    assert "going on at" in stack.log()
+
+
+def test_stopping_saves_and_starting_again_resumes(stack: Stack) -> None:
+    stack.compose("stop")
+    before = stack.log().count("going on at")
+    stack.compose("up", "-d", "--scale", "worker=2")
+    stack.wait_until(lambda: stack.log().count("going on at") > before, "the resumed run")
+
+
+def test_a_job_is_submitted_from_inside(stack: Stack) -> None:
+    words = "job_name=second experiment=tmaze fleet.num_actors=1 actors.num_cpus=0 total_steps=2000"
+    output = stack.compose("exec", "-T", "head", "rtrl-submit", "target=ray_job", *words.split())
+    assert "job second-1 succeeded" in output
