@@ -16,7 +16,7 @@ import psutil
 import torch
 
 from actors.build import build_seeded_network
-from actors.precision import carries_bfloat16_well
+from actors.precision import carries_bfloat16_well, require_device
 from actors.stem import StepInput, choose_stem
 from actors.unroll import EpisodeAccounts, Unroll
 from actors.wire import WireEncoder
@@ -69,7 +69,8 @@ class Actor:
         rule: learning rule, a name in ``RULES``.
 
     Raises:
-        ValueError: if the network does not fit the environment, or the device is not there.
+        ValueError: if the network does not fit the environment.
+        ConfigError: if the device is not there.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Actor:
         self._loss = loss
         self._reward_clip = reward_clip
         self._unroll_length = options.unroll
-        self.device = torch.device(options.device)
+        self.device = require_device("actors.device", options.device)
         self.network = build_seeded_network(network, rule, env.spec, identity.seed).to(self.device)
         self.parameters = FlatParameters(self.network)
         self.policy_version = 0

@@ -2,6 +2,7 @@
 
 import torch
 
+from conf.knobs import ConfigError
 from conf.schema import NetworkConfig
 from envs.base import Discrete, EnvSpec
 from rtrl_core.network import NetworkSpec, PolicyNetwork
@@ -14,6 +15,7 @@ def network_spec(network: NetworkConfig, rule: str, env: EnvSpec) -> NetworkSpec
         num_actions=env.actions.num_actions if isinstance(env.actions, Discrete) else env.actions.size,
         continuous=not isinstance(env.actions, Discrete),
         encoder=network.encoder,
+        encoder_init=network.encoder_init,
         features=network.features,
         mlp_sizes=tuple(network.mlp_sizes),
         core=network.core,
@@ -30,9 +32,12 @@ def build_network(network: NetworkConfig, rule: str, env: EnvSpec) -> PolicyNetw
     """A freshly initialised network for an environment; seed torch first for a repeatable one.
 
     Raises:
-        ValueError: if the encoder does not fit the observation.
+        ConfigError: if the encoder does not fit the observation.
     """
-    policy = PolicyNetwork(network_spec(network, rule, env))
+    try:
+        policy = PolicyNetwork(network_spec(network, rule, env))
+    except ValueError as error:
+        raise ConfigError(f"{env.name}: {error}") from None
     if network.freeze_encoder:
         policy.encoder.requires_grad_(False)
     return policy

@@ -1,6 +1,23 @@
-"""Which arithmetic a device is good at."""
+"""Devices: whether one is there, and which arithmetic it is good at."""
 
 import torch
+
+from conf.knobs import ConfigError
+
+
+def require_device(option: str, name: str) -> torch.device:
+    """The device that ``option`` names.
+
+    Raises:
+        ConfigError: if there is no such device here.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, ValueError):
+        here = ", ".join(["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))])
+        raise ConfigError(f"{option}={name}: there is no such device here; this machine has {here}") from None
+    return device
 
 
 def carries_bfloat16_well(device: torch.device) -> bool:

@@ -170,6 +170,8 @@ class RayFleet:
         limit = self._config.fleet.start_timeout_s
         try:
             ray.get([member.process.ready.remote() for member in self._members], timeout=limit)
+        except RayActorError as failure:
+            raise FleetError(f"an actor could not start: {_cause(failure)}") from None
         except GetTimeoutError:
             raise FleetError(
                 f"{self.num_actors} actors were not up after {limit:g} s (fleet.start_timeout_s): "
@@ -188,9 +190,7 @@ class RayFleet:
         return FleetState({member.identity.actor_id: member.identity.incarnation for member in self._members}, states)
 
     def resource_usage(self) -> dict[str, float]:
-        total = ray.cluster_resources().get("object_store_memory", 0.0)
-        free = ray.available_resources().get("object_store_memory", 0.0)
-        return {"object_store_bytes": max(0.0, total - free), "actors_alive": float(len(self._members))}
+        return {"object_store_bytes": object_store_bytes(), "actors_alive": float(len(self._members))}
 
     def close(self) -> None:
         for member in self._members:
@@ -222,8 +222,22 @@ def require_resources(config: TrainConfig, num_actors: int) -> None:
         time.sleep(0.2)
 
 
+def object_store_bytes() -> float:
+    """Bytes in the object stores of all nodes, from Ray's own statistics: there is no public call for them."""
+    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+
+    state = get_state_from_address(ray.get_runtime_context().gcs_address)
+    return float(get_memory_info_reply(state).store_stats.object_store_bytes_used)
+
+
 def _describe(resources: Mapping[str, float]) -> str:
     return f"{resources.get('CPU', 0):g} CPU and {resources.get('GPU', 0):g} GPU"
+
+
+def _cause(failure: RayError) -> str:
+    """The last line of the traceback inside: the exception that was raised in the other process."""
+    lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
+    return lines[-1] if lines else type(failure).__name__
 
 
 def _first_line(failure: RayError) -> str:

@@ -22,6 +22,11 @@ class NetworkConfig:
         "what turns an observation into features; none feeds vectors to the core as they are",
         choices=("impala", "nature", "mlp", "none"),
     )
+    encoder_init: str = knob(
+        "torch",
+        "the paper's, or orthogonal, whose features differ more between frames",
+        choices=("torch", "orthogonal"),
+    )
     features: int = knob(256, "encoder outputs", minimum=1)
     mlp_sizes: list[int] = knob([64], "hidden layers of the mlp encoder")
     core: str = knob(

@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from conf.knobs import ConfigError, knob
+from conf.knobs import knob
 from conf.load import describe, load_options
 from learner.train_main import StopSignals
+from learner.user_mistakes import reported
 
 RULES = {"segment": "RTRL (exact, untruncated)", "tbptt": "truncated BPTT"}
 STEPS_PER_ROW = 20_480
@@ -54,12 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & set(arguments):
         print("usage: rtrl-demo [option=value ...]\n\n" + describe(DemoConfig))
         return 0
-    try:
-        config = load_options(DemoConfig, arguments)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return run(config, Console())
+    return reported(lambda: run(load_options(DemoConfig, arguments), Console()))
 
 
 def run(config: DemoConfig, console: Console) -> int:

@@ -5,12 +5,13 @@ It knows no network and no environment, only flat vectors and where the parts li
 """
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 import torch
 
+from actors.precision import require_device
 from conf.schema import LearnerConfig
 from learner.update_rule import UpdateRule
 from rtrl_core import ContributionHeader, GradientContribution, ParameterLayout, UnrollStatistics, WeightsSnapshot
@@ -82,7 +83,7 @@ class Learner:
         total_steps: length of the learning-rate schedule, in agent steps.
 
     Raises:
-        ValueError: if the device is not there.
+        ConfigError: if the device is not there.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Learner:
         self._config = config
         self._layout = layout
         self._batch_segments = batch_segments
-        self._vector = vector.to(config.device, copy=True)
+        self._vector = vector.to(require_device("learner.device", config.device), copy=True)
         self._sum = torch.zeros_like(self._vector)
         self._segments = 0
         self._rule = UpdateRule(config, self._vector, total_steps)
@@ -240,6 +241,10 @@ class LearnerPlan:
         return Learner(
             self.config, self.layout, vector, batch_segments=self.batch_segments, total_steps=self.total_steps
         )
+
+    def first_state(self, vector: Float[Tensor, " parameters"]) -> dict[str, Any]:
+        """What ``resume`` takes for a new run; built on the CPU, wherever the learner itself will be."""
+        return replace(self, config=replace(self.config, device="cpu")).begin(vector).get_state()
 
     def resume(self, state: dict[str, Any]) -> Learner:
         """A learner that goes on from ``Learner.get_state``."""

@@ -6,18 +6,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from actors.fleet import FleetError
-from conf.knobs import ConfigError
 from conf.load import config_hash, describe, load_train, to_yaml
 from conf.schema import TrainConfig
-from envs.base import MissingDependency, UnknownEnvironment
-from learner.checkpoint import CheckpointError
 from learner.git_revision import git_revision
 from learner.sinks import open_sinks
 from learner.training import train
-
-USER_MISTAKES = (ConfigError, UnknownEnvironment, MissingDependency, CheckpointError, FleetError)
-"""Errors whose message is all that a user needs."""
+from learner.user_mistakes import reported
 
 
 class StopSignals:
@@ -51,23 +45,12 @@ def run_folder(config: TrainConfig) -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done or stopped cleanly, 2 a mistake in what was asked for, 1 a failure."""
+    """Exit status: 0 done or stopped cleanly; else see ``reported``."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
         print(describe(TrainConfig))
         return 0
-    try:
-        return run(load_train(arguments))
-    except USER_MISTAKES as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.filename is None and error.errno is None:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    return reported(lambda: run(load_train(arguments)))
 
 
 def run(config: TrainConfig) -> int:

@@ -24,7 +24,7 @@ from envs.registry import make_env
 from learner import checkpoint as checkpoints
 from learner.checkpoint import Checkpoint, CheckpointError
 from learner.clients import LearnerClient, LocalLearner
-from learner.learner import LearnerPlan, Verdict
+from learner.learner import Counters, LearnerPlan, Verdict
 from learner.schedules import SCHEDULES
 from learner.sinks import Sinks
 from learner.tally import Row, Tally
@@ -74,13 +74,11 @@ def train(
     num_actors = config.fleet.num_actors or available_cores()
     plan = learner_plan(config, layout, num_actors)
     tally = Tally(spec.levels, config.total_steps, own_processes=config.fleet.kind == "ray")
-    state, fleet_state, restarts_before = plan.begin(vector).get_state(), FleetState(), {"actor": 0, "learner": 0}
+    state, fleet_state, restarts_before = plan.first_state(vector), FleetState(), {"actor": 0, "learner": 0}
     if saved is not None:
         state, fleet_state, restarts_before = saved.learner, saved.fleet, saved.progress["restarts"]
         sinks.set_state(saved.progress["sinks"])
-    learner_now = plan.resume(state)
-    if saved is not None:
-        tally.set_state(saved.progress["tally"], learner_now.counters)
+        tally.set_state(saved.progress["tally"], Counters(**saved.learner["counters"]))
         sinks.event(f"going on at {saved.agent_steps:,} agent steps")
 
     with ExitStack() as stack:

@@ -12,7 +12,15 @@ import torch
 from torch import nn
 
 from rtrl_core.cells import CELLS, ELSTMCell
-from rtrl_core.encoders import Encoder, ImpalaEncoder, InstructionEncoder, MLPEncoder, NatureEncoder, NoEncoder
+from rtrl_core.encoders import (
+    Encoder,
+    ImpalaEncoder,
+    InstructionEncoder,
+    MLPEncoder,
+    NatureEncoder,
+    NoEncoder,
+    initialise_orthogonally,
+)
 from rtrl_core.policies import ActionDistribution, Categorical, DiagonalGaussian
 from rtrl_core.recurrent import ELSTM, CoreState
 from rtrl_core.sensitivity import Sensitivity
@@ -31,6 +39,8 @@ class NetworkSpec:
     continuous: bool = False
     encoder: str = "impala"
     """``impala``, ``nature``, ``mlp``, or ``none``: the observation itself is the features."""
+    encoder_init: str = "torch"
+    """``torch``: PyTorch's own, as the official code; ``orthogonal``: see ``initialise_orthogonally``."""
     features: int = 256
     mlp_sizes: tuple[int, ...] = field(default=(64,))
     core: str = "elstm"
@@ -60,6 +70,8 @@ class PolicyNetwork(nn.Module):
             DiagonalGaussian(spec.num_actions) if spec.continuous else Categorical(spec.num_actions)
         )
         self.encoder = _encoder(spec)
+        if spec.encoder_init == "orthogonal":
+            initialise_orthogonally(self.encoder)
         self.instruction_encoder = InstructionEncoder() if spec.instruction else None
         self.input_size = (
             self.encoder.features

@@ -1,0 +1,124 @@
+"""Plays whole games with fixed weights and reports their raw returns."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from actors.stem import StemPass, StepInput
+from envs.base import Discrete, Timestep, VectorEnv
+from rtrl_core import PolicyNetwork, PolicyOutput, Sensitivity, clip_rewards
+from rtrl_core.recurrent import CoreState
+from rtrl_core.shapes import Shaped, Tensor
+
+
+class Move(NamedTuple):
+    """One step of all streams, as a spectator sees it."""
+
+    timestep: Timestep
+    """What the policy saw."""
+    action: Shaped[Tensor, "B ..."]
+    output: PolicyOutput
+    sensitivity: Sensitivity | None
+    """Only if it was asked for."""
+    next_timestep: Timestep
+
+
+@torch.no_grad()
+def play(
+    network: PolicyNetwork, env: VectorEnv, *, greedy: bool, reward_clip: str, seed: int, with_sensitivity: bool = False
+) -> Iterator[Move]:
+    """Plays for ever. Float32 arithmetic; ``with_sensitivity`` also carries the RTRL sensitivity, as an actor would."""
+    device = next(network.parameters()).device
+    noise = torch.Generator(device).manual_seed(seed)
+    forward = StemPass(network, autocast=None)
+    timestep = env.reset()
+    state: CoreState = network.initial_state(env.num_envs)
+    reward = torch.zeros(env.num_envs, device=device)
+    discrete = isinstance(env.spec.actions, Discrete)
+    action = torch.zeros(env.num_envs, device=device, dtype=torch.int64)
+    if not discrete:
+        action = torch.zeros(env.num_envs, network.distribution.encoding_size, device=device)
+    while True:
+        step = StepInput(
+            torch.from_numpy(timestep.observation).to(device),
+            reward,
+            action,
+            torch.from_numpy(timestep.is_first).to(device),
+            None if timestep.instruction is None else torch.from_numpy(timestep.instruction).to(device),
+        )
+        inputs = forward(step)
+        output, cell = network.act(inputs, state.cell, step.is_first)
+        if with_sensitivity:
+            _, state = network.unroll(inputs.unsqueeze(0), state, step.is_first.unsqueeze(0))
+        state = state._replace(cell=cell)
+        action = (
+            network.distribution.mode(output.parameters)
+            if greedy
+            else network.distribution.sample(output.parameters, noise)
+        )
+        following = env.step(action.cpu().numpy())
+        yield Move(timestep, action, output, state.sensitivity, following)
+        timestep = following
+        reward = clip_rewards(torch.from_numpy(following.reward).to(device), reward_clip)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Raw returns of finished games."""
+
+    returns: list[float]
+    lengths: list[int]
+    levels: list[int]
+    """Index into ``EnvSpec.levels``; empty for a single task."""
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.returns))
+
+    @property
+    def std(self) -> float:
+        return float(np.std(self.returns))
+
+
+def evaluate(
+    network: PolicyNetwork,
+    env: VectorEnv,
+    *,
+    episodes: int,
+    greedy: bool,
+    reward_clip: str,
+    seed: int,
+    max_steps: int = 10**7,
+) -> Score:
+    """The returns of at least ``episodes`` games.
+
+    Every stream plays the same number of games: taking the first ones to finish would favour short games, which are rarely the
+    good ones.
+
+    Raises:
+        RuntimeError: if a game does not end within ``max_steps`` steps of its stream.
+    """
+    quota = -(-episodes // env.num_envs)
+    finished: list[list[tuple[float, int, int]]] = [[] for _ in range(env.num_envs)]
+    total, length = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
+    for number, move in enumerate(play(network, env, greedy=greedy, reward_clip=reward_clip, seed=seed)):
+        now = move.next_timestep
+        total += now.reward * now.valid
+        length += now.valid
+        over = (now.terminated | now.truncated) & now.valid
+        if now.life_lost is not None:
+            over &= ~now.life_lost
+        for stream in np.flatnonzero(over):
+            level = -1 if now.level is None else int(now.level[stream])
+            if len(finished[stream]) < quota:
+                finished[stream].append((float(total[stream]), int(length[stream]), level))
+            total[stream], length[stream] = 0.0, 0
+        if all(len(games) == quota for games in finished):
+            break
+        if number >= max_steps:
+            raise RuntimeError(f"a game of {env.spec.name} did not end within {max_steps} steps")
+    games = [game for stream in finished for game in stream]
+    return Score([g[0] for g in games], [g[1] for g in games], [g[2] for g in games if g[2] >= 0])

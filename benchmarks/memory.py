@@ -1,0 +1,49 @@
+"""Memory of a training run on Ray: size of an actor, bounded object store, no growth."""
+
+import statistics
+import time
+from contextlib import closing
+
+from actors.fleet import FleetState
+from actors.ray_fleet import RayFleet, object_store_bytes
+from benchmarks.measurement import Result, at_most, informs
+from conf.load import load_train
+from learner.cluster import ray_cluster
+from learner.ray_learner import RayLearner
+from learner.schedules import asynchronous
+from learner.training import available_cores, describe_environment, initial_weights, learner_plan
+
+
+def run(seconds: float) -> list[Result]:
+    """Six times as long as the other measurements: two minutes by default, ten with ``seconds=100``."""
+    duration = 6 * seconds
+    actors = available_cores()
+    config = load_train(["experiment=atari_breakout", "logging=quiet", f"fleet.num_actors={actors}"])
+    spec = describe_environment(config)
+    layout, vector = initial_weights(config, spec)
+    plan = learner_plan(config, layout, actors)
+    state = plan.first_state(vector)
+    stores: list[float] = []
+    sizes: list[int] = []
+    with ray_cluster(config, actors):
+        fleet = RayFleet(config, actors, FleetState(), print)
+        with (
+            closing(fleet),
+            closing(RayLearner(plan, state, newest_state=lambda: state, max_restarts=0, announce=print)) as learner,
+        ):
+            started = time.perf_counter()
+            for progress in asynchronous(fleet, learner, in_flight=1):
+                sizes += [receipt.statistics.rss_bytes for receipt in progress.receipts]
+                stores.append(object_store_bytes())
+                if time.perf_counter() - started > duration:
+                    break
+    third = len(sizes) // 3
+    growth = statistics.median(sizes[2 * third :]) / statistics.median(sizes[third : 2 * third]) - 1
+    setting = f"Breakout, nature stem, N=256, T=20, {actors} actors of B=16, {duration / 60:.0f} minutes"
+    return [
+        informs("memory/actor_rss_mb", statistics.median(sizes[2 * third :]) / 1e6, "MB", setting),
+        at_most(
+            "memory/object_store_per_actor", max(stores) / (layout.size * 4) / actors, 10.0, "contributions", setting
+        ),
+        at_most("memory/actor_growth", growth, 0.02, "share, last third over middle third", setting),
+    ]

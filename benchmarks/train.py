@@ -1,0 +1,156 @@
+"""Whole training through Ray on Atari Breakout: RTRL against truncated BPTT, and against the floor of its own parts.
+
+The floor (DESIGN.md section 9) is what the machine gives when each part has it alone, measured by as many processes at the same
+batch: the environment by itself, and the network's forward and backward passes by themselves. A system without any cost of its own
+would run at ``1 / (1/env + 1/network)``.
+"""
+
+import statistics
+import time
+from contextlib import closing
+
+import numpy as np
+import ray
+import torch
+
+from actors.build import build_network
+from actors.fleet import FleetState
+from actors.precision import carries_bfloat16_well
+from actors.ray_fleet import PROCESS_ENVIRONMENT, RayFleet, prepare_process
+from actors.stem import RetainedStem, StemPass, StepInput
+from benchmarks.measurement import Result, at_least, informs
+from conf.load import load_train
+from conf.schema import TrainConfig
+from envs.base import Discrete
+from envs.registry import make_env
+from learner.cluster import ray_cluster
+from learner.ray_learner import RayLearner
+from learner.schedules import asynchronous
+from learner.training import available_cores, describe_environment, initial_weights, learner_plan
+
+STEMS = {"nature": (32, 2500.0), "impala": (16, 750.0)}
+"""Streams per actor, and the steps/s to expect on two cores."""
+ROUNDS = 2
+
+
+def run(seconds: float) -> list[Result]:
+    actors = available_cores()
+    results: list[Result] = []
+    for stem, (streams, expected) in STEMS.items():
+        configs = {rule: _config(stem, rule, streams, actors) for rule in ("segment", "tbptt")}
+        setting = f"Breakout, {stem} stem, N=256, T=50, {actors} actors of B={streams}, Ray, autocast auto"
+        with ray_cluster(configs["segment"], actors):
+            floor = _floor(configs["segment"], actors, seconds / 2)
+            speeds: dict[str, list[float]] = {rule: [] for rule in configs}
+            wire = 0.0
+            for _ in range(ROUNDS):
+                for rule, config in configs.items():
+                    speed, wire = _training_speed(config, actors, seconds)
+                    speeds[rule].append(speed)
+        rtrl, tbptt = (statistics.median(speeds[rule]) for rule in ("segment", "tbptt"))
+        results += [
+            at_least(f"train/{stem}_rtrl_vs_tbptt", rtrl / tbptt, 0.95, "x the speed", setting),
+            at_least(f"train/{stem}_vs_floor", rtrl / floor, 0.75, "x the floor", setting),
+            at_least(f"train/{stem}_steps_per_second", rtrl, expected, "steps/s", setting),
+            informs(f"train/{stem}_floor_steps_per_second", floor, "steps/s", setting),
+            informs(f"train/{stem}_wire_bytes_per_step_float32", wire, "bytes", setting),
+            informs(f"train/{stem}_wire_bytes_per_step_bfloat16", wire / 2, "bytes", setting),
+        ]
+    return results
+
+
+def _config(stem: str, rule: str, streams: int, actors: int) -> TrainConfig:
+    return load_train(
+        [
+            *("experiment=atari_breakout_rtrl", f"network={stem}", f"rule={rule}", "logging=quiet"),
+            *(f"actors.num_envs={streams}", f"learner.batch_segments={actors * streams}", f"fleet.num_actors={actors}"),
+        ]
+    )
+
+
+def _training_speed(config: TrainConfig, actors: int, seconds: float) -> tuple[float, float]:
+    """Steps per second of fleet, learner and schedule together, after a warm-up of two unrolls each; and bytes per step."""
+    spec = describe_environment(config)
+    layout, vector = initial_weights(config, spec)
+    plan = learner_plan(config, layout, actors)
+    state = plan.first_state(vector)
+    fleet = RayFleet(config, actors, FleetState(), print)
+    with (
+        closing(fleet),
+        closing(RayLearner(plan, state, newest_state=lambda: state, max_restarts=0, announce=print)) as learner,
+    ):
+        started, elapsed, steps_before, steps, received = 0.0, 1.0, 0, 0, 0
+        for progress in asynchronous(fleet, learner, in_flight=1):
+            for receipt in progress.receipts:
+                received += 1
+                steps = receipt.counters.agent_steps
+                if received == 2 * actors:
+                    started, steps_before = time.perf_counter(), steps
+            elapsed = time.perf_counter() - started
+            if received > 4 * actors and elapsed >= seconds:
+                break
+    return (steps - steps_before) / elapsed, layout.size * 4 / (config.actors.num_envs * config.actors.unroll)
+
+
+def _floor(config: TrainConfig, processes: int, seconds: float) -> float:
+    """The sum over processes of what one step costs in its parts, each part having the machine to itself."""
+
+    def alone(part: str) -> float:
+        task = ray.remote(_part_speed).options(
+            num_cpus=1, runtime_env={"env_vars": {**PROCESS_ENVIRONMENT, "OMP_NUM_THREADS": "1"}}
+        )
+        return sum(ray.get([task.remote(config, part, seconds) for _ in range(processes)]))
+
+    return 1 / (1 / alone("environment") + 1 / alone("network"))
+
+
+def _part_speed(config: TrainConfig, part: str, seconds: float) -> float:
+    prepare_process(1)
+    return _environment_speed(config, seconds) if part == "environment" else _network_speed(config, seconds)
+
+
+def _environment_speed(config: TrainConfig, seconds: float) -> float:
+    env = make_env(config.env, config.actors.num_envs, 1)
+    assert isinstance(env.spec.actions, Discrete)
+    env.reset()
+    actions = np.random.default_rng(0).integers(0, env.spec.actions.num_actions, (1000, env.num_envs))
+    for step in range(50):
+        env.step(actions[step])
+    started, steps = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        env.step(actions[steps % 1000])
+        steps += 1
+    return steps * env.num_envs / (time.perf_counter() - started)
+
+
+def _network_speed(config: TrainConfig, seconds: float) -> float:
+    """Forward once and backward once per step, activations kept, over a whole unroll: stem, core under truncated BPTT, heads."""
+    env = make_env(config.env, config.actors.num_envs, 1)
+    observation = torch.from_numpy(env.reset().observation)
+    network = build_network(config.network, "tbptt", env.spec)
+    env.close()
+    streams, unroll = config.actors.num_envs, config.actors.unroll
+    stem = RetainedStem(StemPass(network, torch.bfloat16 if carries_bfloat16_well(torch.device("cpu")) else None))
+    step = StepInput(
+        observation,
+        torch.zeros(streams),
+        torch.zeros(streams, dtype=torch.int64),
+        torch.zeros(streams, dtype=torch.bool),
+        None,
+    )
+    is_first = torch.zeros(unroll, streams, dtype=torch.bool)
+
+    def one_unroll() -> None:
+        inputs = torch.stack([stem.inputs(step) for _ in range(unroll)]).requires_grad_()
+        output, _ = network.unroll(inputs, network.initial_state(streams), is_first)
+        (output.parameters.sum() + output.values.sum()).backward()
+        assert inputs.grad is not None
+        stem.backward(inputs.grad)
+
+    one_unroll()
+    one_unroll()
+    started, unrolls = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        one_unroll()
+        unrolls += 1
+    return unrolls * unroll * streams / (time.perf_counter() - started)

@@ -1,0 +1,25 @@
+"""A user's mistake is one line and an exit status, never a traceback. Every entry point ends here."""
+
+import sys
+from collections.abc import Callable
+
+from actors.fleet import FleetError
+from conf.knobs import ConfigError
+from envs.base import MissingDependency, UnknownEnvironment
+from learner.checkpoint import CheckpointError
+
+
+def reported(run: Callable[[], int]) -> int:
+    """Exit status of ``run``: 2 for a mistake in what was asked for, 1 for a machine that cannot do it, 130 if interrupted."""
+    try:
+        return run()
+    except (ConfigError, UnknownEnvironment, MissingDependency, CheckpointError, FleetError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno is None:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,142 @@
+"""Any gymnasium id: spaces, boundaries against the plain environment, names."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Dict, Discrete
+
+from conf.env_schema import GymConfig
+from envs.base import Continuous, UnknownEnvironment
+from envs.registry import make_env
+
+
+class Counting(gymnasium.Env[np.ndarray, int]):
+    """Observation ``[episode, step]``; episodes of 3 steps that terminate and of 2 that are cut off, in turns."""
+
+    observation_space = Box(-1e6, 1e6, (2,), np.float32)
+    action_space = Discrete(2, start=5)  # pyright: ignore[reportAssignmentType]
+
+    def __init__(self, **_: object) -> None:
+        self.episode = -1
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        self.episode, self.count = self.episode + 1, 0
+        return self._observe(), {}
+
+    def step(self, action: int):
+        assert action in (5, 6)
+        self.count += 1
+        cut = self.episode % 2 == 1
+        return self._observe(), float(self.episode), not cut and self.count == 3, cut and self.count == 2, {}
+
+    def _observe(self) -> np.ndarray:
+        return np.array([self.episode, self.count], np.float32)
+
+
+class OddSpaces(Counting):
+    observation_space = Dict({"a": Box(0, 1, (2,))})  # pyright: ignore[reportAssignmentType]
+
+
+@pytest.fixture(autouse=True)
+def _register():
+    gymnasium.register("Counting-v0", Counting)
+    gymnasium.register("OddSpaces-v0", OddSpaces)
+    yield
+    for name in ("Counting-v0", "OddSpaces-v0"):
+        del gymnasium.registry[name]
+
+
+def test_the_end_of_an_episode_shows_the_next_one_and_the_final_observation_beside_it():
+    env = make_env(GymConfig(name="Counting-v0"), 2, 1)
+    seen = [env.reset()]
+    seen += [env.step(np.array([0, 1])) for _ in range(12)]
+    episode, step = 0, 0
+    for timestep in seen[1:]:
+        step += 1
+        cut = episode % 2 == 1
+        over = step == (2 if cut else 3)
+        assert (timestep.reward == episode).all()
+        assert (timestep.terminated == (over and not cut)).all()
+        assert (timestep.truncated == (over and cut)).all()
+        if over and cut:
+            assert timestep.final_observation is not None
+            assert (timestep.final_observation == [episode, step]).all()
+        if over:
+            episode, step = episode + 1, 0
+        assert (timestep.is_first == over).all()
+        assert (timestep.observation == [episode, step]).all()
+        assert timestep.valid.all()
+
+
+def test_continuous_actions_are_clipped_to_their_bounds():
+    env = make_env(GymConfig(name="Pendulum-v1"), 3, 1)
+    assert env.spec.actions == Continuous((-2.0,), (2.0,))
+    env.reset()
+    timestep = env.step(np.array([[100.0], [-100.0], [0.0]], np.float32))
+    assert timestep.observation.shape == (3, 3)
+    assert np.isfinite(timestep.reward).all()
+
+
+def test_discrete_observations_become_one_hot():
+    env = make_env(GymConfig(name="FrozenLake-v1"), 2, 1)
+    assert env.reset().observation.sum(axis=1).tolist() == [1.0, 1.0]
+    assert env.spec.observation_shape == (16,)
+
+
+def test_images_stay_bytes():
+    env = make_env(GymConfig(name="ALE/Pong-v5"), 1, 1)
+    timestep = env.reset()
+    assert (env.spec.layout, env.spec.observation_shape, timestep.observation.dtype) == ("HWC", (210, 160, 3), np.uint8)
+    env.close()
+
+
+def test_a_time_limit_truncates():
+    env = make_env(GymConfig(name="Pendulum-v1", max_episode_steps=4), 1, 1)
+    env.reset()
+    timesteps = [env.step(np.zeros((1, 1), np.float32)) for _ in range(4)]
+    assert [bool(t.truncated[0]) for t in timesteps] == [False, False, False, True]
+
+
+def test_the_same_seed_repeats_and_streams_differ():
+    def observations(seed: int) -> np.ndarray:
+        env = make_env(GymConfig(name="CartPole-v1"), 2, seed)
+        return np.stack([env.reset().observation, *(env.step(np.array([0, 1])).observation for _ in range(30))])
+
+    assert (observations(1) == observations(1)).all()
+    assert (observations(1) != observations(2)).any()
+    assert (observations(1)[0, 0] != observations(1)[0, 1]).any()
+
+
+@pytest.mark.slow
+def test_slow_environments_run_in_processes_of_their_own():
+    together = make_env(GymConfig(name="CartPole-v1"), 2, 3)
+    apart = make_env(GymConfig(name="CartPole-v1", asynchronous=True), 2, 3)
+    try:
+        assert (together.reset().observation == apart.reset().observation).all()
+        for _ in range(25):
+            ours, theirs = together.step(np.array([0, 1])), apart.step(np.array([0, 1]))
+            assert (ours.observation == theirs.observation).all()
+            assert (ours.is_first == theirs.is_first).all()
+    finally:
+        apart.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("CartPol-v1", "gymnasium has no environment 'CartPol-v1': did you mean CartPole-v1"),
+        ("OddSpaces-v0", "OddSpaces-v0 has observations of type Dict, expected one array per step"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(name: str, message: str):
+    with pytest.raises(UnknownEnvironment, match=message) as failure:
+        make_env(GymConfig(name=name), 1, 1)
+    assert "\n" not in str(failure.value)
+
+
+def test_wrong_arguments_are_one_line():
+    with pytest.raises(UnknownEnvironment, match=r"cannot make CartPole-v1 with env\.kwargs="):
+        make_env(GymConfig(name="CartPole-v1", kwargs={"wheels": 4}), 1, 1)

@@ -1,0 +1,132 @@
+"""Every entry point as a user starts it, at toy size; and what they say to mistakes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOY_ATARI = [
+    *("fleet=local", "fleet.num_actors=1", "actors.num_envs=2", "actors.unroll=4", "learner.batch_segments=2"),
+    *("network.num_units=8", "network.features=16", "logging.terminal=plain", "logging.interval_steps=32"),
+]
+
+
+def program(module: str, *words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+@pytest.fixture(scope="module")
+def breakout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A very short run on real ALE frames."""
+    run_dir = tmp_path_factory.mktemp("breakout")
+    result = program("learner.train_main", *TOY_ATARI, "total_steps=128", f"run_dir={run_dir}")
+    assert result.returncode == 0, result.stderr
+    return run_dir
+
+
+@pytest.mark.slow
+def test_train_leaves_what_other_programs_rely_on(breakout: Path):
+    summary = json.loads((breakout / "summary.json").read_text())
+    assert summary["agent_steps"] >= 128
+    assert summary["frames"] == 4 * summary["agent_steps"]
+    assert summary["git_revision"]
+    assert summary["config_hash"]
+    assert {path.name for path in breakout.iterdir()} >= {
+        "config.yaml",
+        "metrics.jsonl",
+        "summary.json",
+        "checkpoints",
+        "tensorboard",
+    }
+
+
+@pytest.mark.slow
+def test_evaluate_plays_greedily_and_sampled_and_writes_json(breakout: Path, tmp_path: Path):
+    output = tmp_path / "scores.json"
+    result = program("learner.evaluate_main", f"checkpoint={breakout}", "episodes=2", "num_envs=2", f"output={output}")
+    assert result.returncode == 0, result.stderr
+    document = json.loads(output.read_text())
+    assert [entry["policy"] for entry in document["results"]] == ["greedy", "sampled"]
+    for entry in document["results"]:
+        assert entry["episodes"] == 2
+        assert entry["human_normalised"] == pytest.approx(100 * (entry["mean_return"] - 1.7) / (30.5 - 1.7))
+
+
+@pytest.mark.slow
+def test_the_demo_runs_both_rules_and_draws_them(tmp_path: Path):
+    result = program("learner.demo_main", "corridor=2", "unroll=2", "total_steps=45_000", f"output={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    assert "RTRL" in result.stdout
+    assert "truncated BPTT" in result.stdout
+    assert (tmp_path / "tmaze.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_maze_is_learned_under_rtrl_and_not_under_truncated_bptt(tmp_path: Path):
+    result = program("learner.demo_main", "total_steps=800_000", f"output={tmp_path}", timeout=280)
+    assert result.returncode == 0, result.stderr
+    success = {}
+    for rule in ("segment", "tbptt"):
+        rows = [json.loads(line) for line in (tmp_path / rule / "metrics.jsonl").read_text().splitlines()]
+        success[rule] = sum(row["episode_return_mean"] for row in rows[-4:]) / 4
+    assert success["segment"] > 0.95
+    assert 0.4 < success["tbptt"] < 0.6
+
+
+@pytest.mark.parametrize("module", ["learner.train_main", "learner.evaluate_main", "learner.demo_main"])
+def test_help_lists_the_options(module: str):
+    result = program(module, "--help")
+    assert result.returncode == 0
+    assert "usage:" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "message"),
+    [
+        ("learner.train_main", ["env=atari/brekout"], "unknown Atari game 'brekout': did you mean breakout"),
+        ("learner.train_main", ["actors.unrol=5"], "unknown option 'actors.unrol': did you mean actors.unroll"),
+        ("learner.train_main", ["actors.num_envs=-1"], "actors.num_envs must be at least 1, got -1"),
+        ("learner.train_main", ["actors.unroll=0"], "actors.unroll must be at least 1, got 0"),
+        ("learner.train_main", ["env=gym/CartPole-v1"], "the nature encoder reads images"),
+        ("learner.train_main", ["env=gym/CartPol-v1"], "gymnasium has no environment 'CartPol-v1'"),
+        (
+            "learner.train_main",
+            ["fleet=local", "actors.device=cuda:7"],
+            "actors.device=cuda:7: there is no such device here",
+        ),
+        (
+            "learner.train_main",
+            ["fleet=local", "learner.device=tpu"],
+            "learner.device=tpu: there is no such device here",
+        ),
+        ("learner.train_main", ["resume=/nowhere/at/all"], "no checkpoint at /nowhere/at/all"),
+        ("learner.train_main", ["run_dir=/proc/nothing"], "No such file or directory"),
+        ("learner.evaluate_main", ["checkpoint=/nowhere"], "no checkpoint at /nowhere"),
+        ("learner.evaluate_main", ["checkpont=/nowhere"], "unknown option 'checkpont': did you mean checkpoint"),
+        ("learner.demo_main", ["corridor=0"], "corridor must be at least 1, got 0"),
+    ],
+)
+def test_a_mistake_is_one_clear_line_and_a_status(module: str, words: list[str], message: str, tmp_path: Path):
+    extra = (
+        []
+        if any(word.startswith("run_dir") for word in words) or module != "learner.train_main"
+        else [f"run_dir={tmp_path}/run"]
+    )
+    result = program(module, *words, *extra)
+    assert result.returncode in (1, 2)
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len([line for line in result.stderr.splitlines() if line.startswith("error: ")]) == 1
+
+
+def test_every_package_of_ours_is_the_one_that_is_imported():
+    import importlib
+
+    root = Path(__file__).resolve().parents[2]
+    for package in ("actors", "conf", "envs", "learner", "rtrl_core"):
+        found = importlib.import_module(package).__file__
+        assert found is not None
+        assert Path(found).is_relative_to(root)
