@@ -47,6 +47,17 @@ class GymConfig(EnvConfig):
 
 
 @dataclass
+class ProcgenConfig(EnvConfig):
+    """ProcGen's 16 games; defaults are the paper's training levels (PAPER.md 4.2)."""
+
+    suite: str = "procgen"
+    name: str = knob("chaser", "game, e.g. chaser, coinrun, maze")
+    mode: str = knob("hard", "distribution of levels", choices=("easy", "hard", "extreme", "memory", "exploration"))
+    num_levels: int = knob(500, "levels to draw from; 0 is all there are", minimum=0)
+    start_level: int = knob(0, "first of them", minimum=0)
+
+
+@dataclass
 class TMazeConfig(EnvConfig):
     """A corridor with a cue at its first step and a choice at its end: credit must reach back over the whole corridor."""
 
@@ -56,4 +67,9 @@ class TMazeConfig(EnvConfig):
     reward_clip: str = knob("none", "what the loss sees of a reward", choices=("none", "abs_one", "asymmetric"))
 
 
-ENV_CONFIGS: dict[str, type[EnvConfig]] = {"atari": AtariConfig, "gym": GymConfig, "tmaze": TMazeConfig}
+ENV_CONFIGS: dict[str, type[EnvConfig]] = {
+    "atari": AtariConfig,
+    "gym": GymConfig,
+    "procgen": ProcgenConfig,
+    "tmaze": TMazeConfig,
+}

@@ -12,6 +12,7 @@ from envs.base import UnknownEnvironment, VectorEnv
 SUITES: dict[str, str] = {
     "atari": "envs.atari",
     "gym": "envs.gymnasium_ids",
+    "procgen": "envs.procgen",
     "tmaze": "envs.tmaze",
 }
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from actors.build import build_network
 from actors.evaluation import Score, evaluate
 from actors.precision import require_device
-from conf.env_schema import AtariConfig, EnvConfig
+from conf.env_schema import AtariConfig, EnvConfig, ProcgenConfig
 from conf.load import describe, load_evaluate
 from conf.schema import EvaluateConfig, TrainConfig
 from envs.base import EnvSpec
@@ -74,6 +74,11 @@ def protocol(env: EnvConfig) -> dict[str, EnvConfig]:
     suites: dict[type[EnvConfig], Callable[[Any], dict[str, EnvConfig]]] = {
         # Whole games, not lives: the official code scored single lives (PAPER.md 5.1, defect 10).
         AtariConfig: lambda config: {"games": replace(config, episodic_life=False)},
+        # The levels trained on, and three sets of levels never seen (PAPER.md 2.5).
+        ProcgenConfig: lambda config: {
+            "train": config,
+            **{f"test {first}": replace(config, start_level=first, num_levels=200) for first in (1000, 1200, 1400)},
+        },
     }
     return suites.get(type(env), lambda config: {"episodes": config})(env)
 

@@ -1,0 +1,166 @@
+"""ProcGen: 16 games with generated levels, through procgen-mirror's C++ batch.
+
+Of the two libraries that have wheels for present Pythons, this one brings all it needs; envpool's ProcGen wants the system's Qt 5.
+Its metadata asks for numpy below 2 and the old gym, but only its gym registration needs them: importing the environment's module
+without the package's ``__init__`` leaves them out, so nobody is held to an old numpy (see requirements-procgen.lock).
+
+The library shows the next level at once when one ends (our habit) and drops the last picture: where an episode was cut off, the
+last one that was seen takes its place. Cut off means that it lasted exactly as long as the game allows.
+"""
+
+import difflib
+import importlib
+import importlib.util
+import sys
+import types
+from typing import Any
+
+import numpy as np
+
+from conf.env_schema import EnvConfig, ProcgenConfig
+from envs.base import Discrete, EnvSpec, MissingDependency, Timestep, UnknownEnvironment, VectorEnv
+
+TIME_LIMITS: dict[str, int] = {
+    "bigfish": 6000,
+    "bossfight": 4000,
+    "caveflyer": 1000,
+    "chaser": 1000,
+    "climber": 1000,
+    "coinrun": 1000,
+    "dodgeball": 1000,
+    "fruitbot": 1000,
+    "heist": 1000,
+    "jumper": 1000,
+    "leaper": 500,
+    "maze": 500,
+    "miner": 1000,
+    "ninja": 1000,
+    "plunder": 4000,
+    "starpilot": 1000,
+}
+"""Steps after which a level is cut off, read from the games' own saved states; jumper's memory mode has 2000."""
+
+MODES: dict[str, frozenset[str]] = {
+    "easy": frozenset(TIME_LIMITS),
+    "hard": frozenset(TIME_LIMITS),
+    "extreme": frozenset({"chaser", "dodgeball", "leaper", "starpilot"}),
+    "memory": frozenset({"caveflyer", "dodgeball", "heist", "jumper", "maze", "miner"}),
+    "exploration": frozenset({"coinrun", "caveflyer", "leaper", "jumper", "maze", "heist", "climber", "ninja"}),
+}
+"""Which games have which distribution mode; the library ends the process for any other pair."""
+
+ACTIONS = (
+    *("left down", "left", "left up", "down", "nothing", "up", "right down", "right", "right up"),
+    *("d", "a", "w", "s", "q", "e"),
+)
+
+
+def make(config: EnvConfig, num_envs: int, seed: int) -> VectorEnv:
+    """Raises ``UnknownEnvironment`` for an unknown game, mode or level range, ``MissingDependency`` without the library."""
+    assert isinstance(config, ProcgenConfig)
+    return ProcgenEnv(config, num_envs, seed)
+
+
+class ProcgenEnv(VectorEnv):
+    """Colour images uint8 ``[B, 64, 64, 3]``; its state can be saved bit for bit."""
+
+    def __init__(self, config: ProcgenConfig, num_envs: int, seed: int) -> None:
+        _check(config)
+        self.num_envs = num_envs
+        self._limit = 2000 if (config.name, config.mode) == ("jumper", "memory") else TIME_LIMITS[config.name]
+        # In exploration mode the game plays one level of the library's choice.
+        levels = {} if config.mode == "exploration" else {"num_levels": config.num_levels, "start_level": config.start_level}
+        self._envs = _library().ProcgenGym3Env(
+            num=num_envs,
+            env_name=config.name,
+            **levels,
+            distribution_mode=config.mode,
+            rand_seed=seed,
+            num_threads=1,  # one actor per core
+        )
+        self.spec = EnvSpec(
+            name=f"procgen/{config.name}",
+            observation_shape=(64, 64, 3),
+            observation_dtype="uint8",
+            layout="HWC",
+            actions=Discrete(15),
+            action_meanings=ACTIONS,
+        )
+        self._length = np.zeros(num_envs, np.int64)
+        self._last = np.zeros((num_envs, 64, 64, 3), np.uint8)
+
+    def reset(self) -> Timestep:
+        _, observation, _ = self._envs.observe()
+        self._last = observation["rgb"].copy()
+        no = np.zeros(self.num_envs, bool)
+        return Timestep(self._last, np.zeros(self.num_envs, np.float32), no, no, ~no, no)
+
+    def step(self, actions: np.ndarray) -> Timestep:
+        self._envs.act(actions.astype(np.int32))
+        reward, observation, first = self._envs.observe()
+        first = np.array(first, bool)
+        self._length += 1
+        truncated = first & (self._length >= self._limit)
+        self._length[first] = 0
+        previous, self._last = self._last, observation["rgb"].copy()
+        return Timestep(
+            self._last,
+            np.array(reward, np.float32),
+            first & ~truncated,
+            truncated,
+            first,
+            np.ones(self.num_envs, bool),
+            final_observation=previous if truncated.any() else None,
+        )
+
+    def level_seeds(self) -> list[int]:
+        """The level that each stream is in."""
+        return [int(info["level_seed"]) for info in self._envs.get_info()]
+
+    def get_state(self) -> dict[str, Any]:
+        states = self._envs.callmethod("get_state")
+        return {
+            "games": {str(index): np.frombuffer(state, np.uint8).copy() for index, state in enumerate(states)},
+            "length": self._length.copy(),
+            "last": self._last.copy(),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._envs.callmethod("set_state", [state["games"][str(index)].tobytes() for index in range(self.num_envs)])
+        self._length[:] = state["length"]
+        self._last = np.array(state["last"])
+
+    def render(self, index: int) -> np.ndarray:
+        return self._last[index].repeat(4, axis=0).repeat(4, axis=1)
+
+    def close(self) -> None:
+        self._envs.close()
+
+
+def _check(config: ProcgenConfig) -> None:
+    if config.name not in TIME_LIMITS:
+        close = difflib.get_close_matches(config.name, TIME_LIMITS, n=2, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(TIME_LIMITS)}"
+        raise UnknownEnvironment(f"unknown ProcGen game {config.name!r}: {hint}")
+    if config.name not in MODES[config.mode]:
+        modes = [mode for mode, games in MODES.items() if config.name in games]
+        raise UnknownEnvironment(
+            f"ProcGen's {config.name} has no mode {config.mode!r}: expected env.mode to be one of {', '.join(modes)}"
+        )
+
+
+def _library() -> Any:
+    """``procgen.env`` without ``procgen/__init__.py``, whose only further effect is to register the games with the old gym."""
+    if "procgen.env" not in sys.modules:
+        found = importlib.util.find_spec("procgen")
+        if found is None or found.submodule_search_locations is None:
+            raise MissingDependency(
+                "env=procgen needs procgen-mirror (wheels for Python 3.11 and 3.12): pip install --no-deps -r requirements-procgen.lock"
+            )
+        package = types.ModuleType("procgen")
+        package.__path__ = list(found.submodule_search_locations)
+        sys.modules["procgen"] = package
+    try:
+        return importlib.import_module("procgen.env")
+    except ImportError as error:
+        raise MissingDependency(f"env=procgen: {error}; pip install --no-deps -r requirements-procgen.lock") from None

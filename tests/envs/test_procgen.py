@@ -1,0 +1,140 @@
+"""ProcGen from its real C++ batch: every game and mode, boundaries, level splits, exact resume."""
+
+import importlib.util
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from conf.env_schema import ProcgenConfig
+from conf.load import load_train
+from envs.base import UnknownEnvironment
+from envs.procgen import MODES, TIME_LIMITS, ProcgenEnv
+from envs.registry import make_env
+from learner.evaluate_main import protocol
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("procgen") is None, reason="procgen-mirror has no wheel for this Python")
+
+
+def play(env, steps: int, seed: int = 0):
+    choose = np.random.default_rng(seed)
+    return [env.step(choose.integers(0, 15, env.num_envs)) for _ in range(steps)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_every_game_plays_in_every_mode_that_it_has(mode: str):
+    for game in sorted(MODES[mode]):
+        env = make_env(ProcgenConfig(name=game, mode=mode), 2, 1)
+        first = env.reset()
+        assert (first.observation.shape, first.observation.dtype) == ((2, 64, 64, 3), np.uint8)
+        timestep = play(env, 5)[-1]
+        assert timestep.observation.any(), game
+        env.close()
+
+
+def test_an_episode_that_reaches_the_time_limit_is_cut_off_and_any_other_end_is_real():
+    env = make_env(ProcgenConfig(name="leaper", mode="easy", num_levels=0), 4, 3)
+    env.reset()
+    length, cut, ended = np.zeros(4, int), 0, 0
+    before = None
+    for step in range(1100):
+        actions = np.full(4, 4) if step < 520 else np.random.default_rng(step).integers(0, 15, 4)
+        timestep = env.step(actions)
+        length += 1
+        for b in np.flatnonzero(timestep.is_first):
+            assert timestep.truncated[b] == (length[b] == TIME_LIMITS["leaper"])
+            assert timestep.terminated[b] != timestep.truncated[b]
+            if timestep.truncated[b]:
+                cut += 1
+                assert before is not None
+                assert timestep.final_observation is not None
+                assert (timestep.final_observation[b] == before.observation[b]).all()
+            ended += bool(timestep.terminated[b])
+            length[b] = 0
+        before = timestep
+    assert cut >= 4
+    assert ended >= 1
+
+
+def test_the_state_goes_on_bit_for_bit():
+    config = ProcgenConfig(name="coinrun", mode="easy")
+    env, copy = make_env(config, 3, 1), make_env(config, 3, 99)
+    env.reset()
+    play(env, 150)
+    state = env.get_state()
+    assert state is not None
+    copy.set_state(state)
+    for ours, theirs in zip(play(env, 300, seed=5), play(copy, 300, seed=5), strict=True):
+        for a, b in zip(ours[:6], theirs[:6], strict=True):
+            assert (a == b).all()
+
+
+def test_the_same_seed_repeats_and_streams_and_seeds_differ():
+    def pictures(seed: int) -> np.ndarray:
+        env = make_env(ProcgenConfig(), 3, seed)
+        return np.stack([env.reset().observation, *(t.observation for t in play(env, 20))])
+
+    assert (pictures(1) == pictures(1)).all()
+    assert (pictures(1) != pictures(2)).any()
+    assert (pictures(1)[:, 0] != pictures(1)[:, 1]).any()
+
+
+def test_levels_come_from_the_range_and_the_test_splits_are_disjoint_from_training():
+    splits = protocol(load_train(["experiment=procgen_chaser_rtrl_m50"]).env)
+    assert list(splits) == ["train", "test 1000", "test 1200", "test 1400"]
+    seen: dict[str, set[int]] = {}
+    for name, config in splits.items():
+        env = make_env(config, 32, 1)
+        assert isinstance(env, ProcgenEnv)
+        env.reset()
+        seen[name] = set(env.level_seeds())
+        for timestep in play(env, 100):
+            if timestep.is_first.any():
+                seen[name] |= set(env.level_seeds())
+    assert max(seen["train"]) < 500
+    for first in (1000, 1200, 1400):
+        assert all(first <= level < first + 200 for level in seen[f"test {first}"])
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (ProcgenConfig(name="chasr"), "unknown ProcGen game 'chasr': did you mean chaser"),
+        (
+            ProcgenConfig(name="coinrun", mode="memory"),
+            "coinrun has no mode 'memory': expected env.mode to be one of easy, hard",
+        ),
+    ],
+)
+def test_what_does_not_exist_is_one_line(config: ProcgenConfig, message: str):
+    with pytest.raises(UnknownEnvironment, match=message):
+        make_env(config, 1, 1)
+
+
+def test_without_the_library_one_line_says_how_to_get_it():
+    program = (
+        "import sys; sys.modules['procgen'] = None\n"
+        "import importlib.util\n"
+        "importlib.util.find_spec = lambda name: None\n"
+        "from conf.env_schema import ProcgenConfig\n"
+        "from envs.base import MissingDependency\n"
+        "from envs.registry import make_env\n"
+        "try: make_env(ProcgenConfig(), 1, 1)\n"
+        "except MissingDependency as error: print(error)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "pip install --no-deps -r requirements-procgen.lock" in result.stdout
+
+
+def test_nothing_of_the_old_gym_is_imported():
+    program = (
+        "import sys\n"
+        "from conf.env_schema import ProcgenConfig\n"
+        "from envs.registry import make_env\n"
+        "make_env(ProcgenConfig(), 1, 1).reset()\n"
+        "print('gym' in sys.modules)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip().endswith("False")
