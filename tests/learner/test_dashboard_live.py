@@ -91,8 +91,8 @@ def test_a_training_run_fills_the_dashboard(prometheus_url: str, tmp_path: Path)
         assert time.monotonic() < deadline, (tmp_path / "train.log").read_text()
         time.sleep(1)
         try:
-            if all(query(prometheus_url, f"ray_rtrl_{name}") for name in HEADLINES):
-                break
+            if all(query(prometheus_url, f"rate(ray_rtrl_{name}[30s])") for name in HEADLINES):
+                break  # two samples of each
         except OSError:
             continue  # Prometheus is still starting
     answers = {
