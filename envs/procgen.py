@@ -69,7 +69,9 @@ class ProcgenEnv(VectorEnv):
         self.num_envs = num_envs
         self._limit = 2000 if (config.name, config.mode) == ("jumper", "memory") else TIME_LIMITS[config.name]
         # In exploration mode the game plays one level of the library's choice.
-        levels = {} if config.mode == "exploration" else {"num_levels": config.num_levels, "start_level": config.start_level}
+        levels = (
+            {} if config.mode == "exploration" else {"num_levels": config.num_levels, "start_level": config.start_level}
+        )
         self._envs = _library().ProcgenGym3Env(
             num=num_envs,
             env_name=config.name,

@@ -3,14 +3,14 @@
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from conf.load import config_hash, describe, load_train, to_yaml
 from conf.schema import TrainConfig
 from learner.git_revision import git_revision
+from learner.run_folder import RunFolder, RunFolderError
 from learner.sinks import open_sinks
-from learner.training import train
+from learner.training import RunHooks, train
 from learner.user_mistakes import reported
 
 
@@ -40,8 +40,28 @@ class StopSignals:
         )
 
 
-def run_folder(config: TrainConfig) -> Path:
-    return Path(config.run_dir) if config.run_dir else Path("runs") / config.name
+class Attempt(RunHooks):
+    """One attempt at a run: stops on signals, writes checkpoints only while the run folder is its own, copies them to storage."""
+
+    def __init__(self, folder: RunFolder, announce: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._announce = announce
+        self._signals = StopSignals()
+
+    def should_stop(self) -> bool:
+        return self._signals.requested
+
+    def started(self) -> None:
+        self._signals.listen()
+
+    def before_checkpoint(self) -> None:
+        self._folder.check()
+
+    def after_checkpoint(self) -> None:
+        try:
+            self._folder.publish()
+        except RunFolderError as error:  # the local checkpoint is whole: the next one tries again
+            self._announce(str(error))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,13 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(config: TrainConfig) -> int:
     """Trains with a complete configuration; see ``main`` for the exit status."""
-    stop = StopSignals()
-    run_dir = run_folder(config)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.yaml").write_text(to_yaml(config))
-    static = {"git_revision": git_revision(), "config_hash": config_hash(config)}
-    with open_sinks(config, run_dir, static) as sinks:
-        train(config, run_dir, sinks, lambda: stop.requested, on_started=stop.listen)
+    texts = {"git_revision": git_revision(), "config_hash": config_hash(config)}
+    with RunFolder.open(config.run_dir or f"runs/{config.name}") as folder:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        (folder.path / "config.yaml").write_text(to_yaml(config))
+        with open_sinks(config, folder.path, texts) as sinks:
+            train(config, folder.path, sinks, Attempt(folder, sinks.event))
     return 0
 
 

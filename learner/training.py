@@ -52,16 +52,26 @@ class Clock:
         return self.age_s >= self._interval_s
 
 
-def train(
-    config: TrainConfig,
-    run_dir: Path,
-    sinks: Sinks,
-    should_stop: Callable[[], bool],
-    on_started: Callable[[], None] = lambda: None,
-) -> Row:
-    """Runs until ``total_steps`` agent steps, or until ``should_stop``; leaves a checkpoint either way.
+class RunHooks:
+    """What surrounds a run: whoever started it may stop it and watch over its folder. By default nobody does."""
 
-    ``on_started`` is called when fleet and learner stand. Returns the last log row.
+    def should_stop(self) -> bool:
+        return False
+
+    def started(self) -> None:
+        """Fleet and learner stand."""
+
+    def before_checkpoint(self) -> None:
+        """May raise, to forbid the writing."""
+
+    def after_checkpoint(self) -> None:
+        pass
+
+
+def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> Row:
+    """Runs until ``total_steps`` agent steps, or until it should stop; leaves a checkpoint either way.
+
+    Returns the last log row.
 
     Raises:
         CheckpointError: if the checkpoint to go on from cannot be used.
@@ -101,7 +111,9 @@ def train(
                 fleet=fleet.get_state(),
                 progress={"tally": tally.get_state(), "restarts": restarts(), "sinks": sinks.get_state()},
             )
+            hooks.before_checkpoint()
             checkpoints.save(run_dir, checkpoint, config.logging.keep_checkpoints)
+            hooks.after_checkpoint()
             saving.restart(tally.counters.agent_steps)
 
         def log() -> Row:
@@ -121,7 +133,7 @@ def train(
         options = config.logging
         saving = Clock(options.checkpoint_interval_s, options.checkpoint_interval_steps, steps)
         logging = Clock(options.interval_s, options.interval_steps, steps)
-        on_started()
+        hooks.started()
         tally.start()
         if saved is None:
             save()  # a learner that dies before the first regular checkpoint needs one to start from
@@ -131,7 +143,7 @@ def train(
                 if receipt.verdict is Verdict.REFUSED:
                     sinks.event(f"refused: {receipt.reason}")
             steps = tally.counters.agent_steps
-            finished = steps >= config.total_steps or should_stop()
+            finished = steps >= config.total_steps or hooks.should_stop()
             if logging.due(steps) and not finished:
                 log()
             if saving.due(steps) and not finished:

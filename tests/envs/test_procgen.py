@@ -14,7 +14,9 @@ from envs.procgen import MODES, TIME_LIMITS, ProcgenEnv
 from envs.registry import make_env
 from learner.evaluate_main import protocol
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("procgen") is None, reason="procgen-mirror has no wheel for this Python")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("procgen") is None, reason="procgen-mirror has no wheel for this Python"
+)
 
 
 def play(env, steps: int, seed: int = 0):

@@ -15,7 +15,7 @@ from conf.schema import TrainConfig
 from learner import checkpoint as checkpoints
 from learner.checkpoint import CheckpointError
 from learner.sinks import Sinks, open_sinks
-from learner.training import train
+from learner.training import RunHooks, train
 
 TOY = [
     "experiment=tmaze",
@@ -37,18 +37,21 @@ def toy(*words: str) -> TrainConfig:
     return load_train([*TOY, *words])
 
 
+class StopAfter(RunHooks):
+    def __init__(self, times: int | None) -> None:
+        self._left = times
+
+    def should_stop(self) -> bool:
+        if self._left is not None:
+            self._left -= 1
+        return self._left is not None and self._left < 0
+
+
 def run(config: TrainConfig, run_dir: Path, stop_after: int | None = None) -> dict[str, float | int | None]:
     """Trains; ``stop_after`` is the number of times the loop may ask before it is told to stop."""
-    asked = 0
-
-    def should_stop() -> bool:
-        nonlocal asked
-        asked += 1
-        return stop_after is not None and asked > stop_after
-
     run_dir.mkdir(parents=True, exist_ok=True)
     with open_sinks(config, run_dir, {}) as sinks:
-        return train(config, run_dir, sinks, should_stop)
+        return train(config, run_dir, sinks, StopAfter(stop_after))
 
 
 def weights(run_dir: Path) -> torch.Tensor:
@@ -132,15 +135,7 @@ def test_too_many_restarts_end_the_run_with_the_first_cause(tmp_path: Path, monk
 def test_a_gradient_that_is_not_finite_is_refused_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     events: list[str] = []
     monkeypatch.setattr(actors.actor, "clip_rewards", lambda rewards, how: torch.full_like(rewards, float("nan")))
-    config = toy("total_steps=480")
-    polls = 0
-
-    def should_stop() -> bool:
-        nonlocal polls
-        polls += 1
-        return polls > 6
-
-    row = train(config, tmp_path, Sinks([], events.append), should_stop)
+    row = train(toy("total_steps=480"), tmp_path, Sinks([], events.append), StopAfter(6))
     assert row["contributions_refused"]
     assert (row["updates"], row["agent_steps"]) == (0, 0)
     assert any("is not finite in" in event for event in events)
