@@ -39,10 +39,11 @@ class Stack:
         self.prometheus_port = free_port()
         self.environment = os.environ | {
             "COMPOSE_PROJECT_NAME": "r2ac-test",
-            "COMPOSE_PROFILES": "metrics",
+            "COMPOSE_PROFILES": "metrics,tensorboard",
             "R2AC_IMAGE": "r2ac:test",
             "RAY_DASHBOARD_PORT": str(free_port()),
             "PROMETHEUS_PORT": str(self.prometheus_port),
+            "TENSORBOARD_PORT": str(free_port()),
             "TRAIN_OPTIONS": "experiment=tmaze total_steps=1000000000 logging.interval_s=2 logging.checkpoint_interval_s=5",
             "WORKER_CPUS": "1",
             "SHM_SIZE": "512m",
@@ -111,6 +112,24 @@ def test_stopping_saves_and_starting_again_resumes(stack: Stack) -> None:
     before = stack.log().count("going on at")
     stack.compose("up", "-d", "--scale", "worker=2")
     stack.wait_until(lambda: stack.log().count("going on at") > before, "the resumed run")
+
+
+def test_a_worker_that_dies_is_back_and_the_run_never_stops(stack: Stack) -> None:
+    stack.compose("exec", "-T", "--index=1", "worker", "sh", "-c", "kill -9 $(pgrep -x raylet)")
+    before = max(stack.query("ray_rtrl_agent_steps"))
+    stack.wait_until(lambda: max(stack.query("ray_rtrl_agent_steps"), default=0) > before + 5000, "more steps")
+    stack.wait_until(lambda: "(healthy)" in stack.compose("ps", "worker"), "a healthy worker")
+    assert "error:" not in stack.log()
+
+
+def test_grafana_will_find_rays_own_dashboards(stack: Stack) -> None:
+    assert "default_grafana_dashboard.json" in stack.compose("exec", "-T", "head", "ls", "/ray-dashboards")
+
+
+def test_a_report_is_made_inside(stack: Stack) -> None:
+    assert "report.html" in stack.compose(
+        "exec", "-T", "head", "rtrl-report", "runs/tmaze", "--output", "runs/report.html"
+    )
 
 
 def test_a_job_is_submitted_from_inside(stack: Stack) -> None:
