@@ -115,7 +115,8 @@ def test_stopping_saves_and_starting_again_resumes(stack: Stack) -> None:
 
 
 def test_a_worker_that_dies_is_back_and_the_run_never_stops(stack: Stack) -> None:
-    stack.compose("exec", "-T", "--index=1", "worker", "sh", "-c", "kill -9 $(pgrep -x raylet)")
+    kill = "import psutil; [p.kill() for p in psutil.process_iter(['name']) if p.info['name'] == 'raylet']"
+    stack.compose("exec", "-T", "--index=1", "worker", "python", "-c", kill)
     before = max(stack.query("ray_rtrl_agent_steps"))
     stack.wait_until(lambda: max(stack.query("ray_rtrl_agent_steps"), default=0) > before + 5000, "more steps")
     stack.wait_until(lambda: "(healthy)" in stack.compose("ps", "worker"), "a healthy worker")
