@@ -75,9 +75,13 @@ def _runs_table(runs: Sequence[Run]) -> str:
     for run in runs:
         cells = [_cell(str(run.path)), _cell(str(run.seed)), _cell(run.state)]
         cells += [_number_cell(run, metric, digits) for _, metric, digits in COLUMNS]
-        cells += [_cell(bottleneck(run.last).removeprefix("bottleneck: ") or "-"), _cell(run.git_revision[:12])]
+        cells += [_cell(_limit(run)), _cell(run.git_revision[:12])]
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return f"<table>{''.join(lines)}</table>"
+
+
+def _limit(run: Run) -> str:
+    return bottleneck(run.last).removeprefix("bottleneck: ").replace(" of the actors' time", "") or "-"
 
 
 def _number_cell(run: Run, metric: str, digits: int) -> str:

@@ -138,7 +138,7 @@ def _dress(axes: Axes, plot: Plot, ink: str) -> None:
     else:
         if max(map(abs, axes.get_ylim())) >= 1000:
             axes.yaxis.set_major_formatter(EngFormatter(sep=""))
-        if not METRICS[plot.metrics[0]].unit.startswith("reward") and axes.get_ylim()[0] > 0:
+        if plot.unit != "reward" and axes.dataLim.y0 >= 0:
             axes.set_ylim(bottom=0)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel("agent steps", color=ink)
