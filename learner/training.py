@@ -24,7 +24,7 @@ from envs.registry import make_env
 from learner import checkpoint as checkpoints
 from learner.checkpoint import Checkpoint, CheckpointError
 from learner.clients import LearnerClient, LocalLearner
-from learner.learner import Counters, LearnerPlan, Verdict
+from learner.learner import Counters, LearnerPlan, Receipt, Verdict
 from learner.schedules import SCHEDULES
 from learner.sinks import Sinks
 from learner.tally import Row, Tally
@@ -102,7 +102,14 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
                 "learner": restarts_before["learner"] + learner.restarts,
             }
 
+        def absorb(receipts: list[Receipt]) -> None:
+            tally.add(receipts)
+            for receipt in receipts:
+                if receipt.verdict is Verdict.REFUSED:
+                    sinks.event(f"refused: {receipt.reason}")
+
         def save() -> None:
+            absorb(learner.receipts(at_most_pending=0))  # so that rows and checkpoint tell of the same moment
             checkpoint = Checkpoint(
                 config_yaml=to_yaml(config),
                 layout=layout,
@@ -138,10 +145,7 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
         if saved is None:
             save()  # a learner that dies before the first regular checkpoint needs one to start from
         for progress in SCHEDULES[config.learner.mode](fleet, learner, config.fleet.in_flight):
-            tally.add(progress.receipts)
-            for receipt in progress.receipts:
-                if receipt.verdict is Verdict.REFUSED:
-                    sinks.event(f"refused: {receipt.reason}")
+            absorb(progress.receipts)
             steps = tally.counters.agent_steps
             finished = steps >= config.total_steps or hooks.should_stop()
             if logging.due(steps) and not finished:
