@@ -29,12 +29,15 @@ while :; do
   rtrl-train fleet.address=auto "fleet.num_actors=$actors" logging.terminal=plain "$@" &
   training=$!
   grown=
+  looks=0
   while kill -0 "$training" 2>/dev/null; do
     sleep "${SCALE_CHECK_S:-20}" &
     wait -n "$training" $! || true
     [ -z "$stopping" ] || break
     now=$(cores)
-    if [ "${now:-0}" -gt "$actors" ]; then
+    # A worker that came back is counted twice until Ray has noticed that it was gone: only what lasts is growth.
+    if [ "${now:-0}" -gt "$actors" ]; then looks=$((looks + 1)); else looks=0; fi
+    if [ "$looks" = 3 ]; then
       grown=yes
       echo "more cores: saving, then going on with them"
       kill -TERM "$training" 2>/dev/null || true

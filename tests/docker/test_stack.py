@@ -47,7 +47,7 @@ class Stack:
             "TRAIN_OPTIONS": "experiment=tmaze total_steps=1000000000 logging.interval_s=2 logging.checkpoint_interval_s=5",
             "WORKER_CPUS": "1",
             "SHM_SIZE": "512m",
-            "SCALE_CHECK_S": "3",
+            "SCALE_CHECK_S": "15",
         }
 
     def compose(self, *words: str) -> str:
@@ -120,6 +120,8 @@ def test_a_worker_that_dies_is_back_and_the_run_never_stops(stack: Stack) -> Non
     before = max(stack.query("ray_rtrl_agent_steps"))
     stack.wait_until(lambda: max(stack.query("ray_rtrl_agent_steps"), default=0) > before + 5000, "more steps")
     stack.wait_until(lambda: "(healthy)" in stack.compose("ps", "worker"), "a healthy worker")
+    time.sleep(60)  # longer than the looks for growth, during which Ray counts the dead node too
+    assert "training with 3 actors" not in stack.log()
     assert "error:" not in stack.log()
 
 
