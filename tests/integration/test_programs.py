@@ -1,6 +1,7 @@
 """Every entry point as a user starts it, at toy size; and what they say to mistakes."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -130,3 +131,29 @@ def test_every_package_of_ours_is_the_one_that_is_imported():
         found = importlib.import_module(package).__file__
         assert found is not None
         assert Path(found).is_relative_to(root)
+
+
+@pytest.mark.slow
+def test_training_in_one_process_needs_no_ray(tmp_path: Path):
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['ray'] = None\n")
+    command = [sys.executable, "-m", "learner.train_main", *TOY_ATARI, "total_steps=32", f"run_dir={tmp_path}/run"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["updates"] > 0
+
+
+def test_every_benchmark_has_a_name_a_target_and_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from benchmarks import __main__ as program
+    from benchmarks.measurement import at_least, at_most, in_turns, informs
+
+    monkeypatch.setattr(program, "RESULTS", tmp_path / "latest.json")
+    program._store("core", [at_least("core/a", 3.0, 2.0, "x", "here"), at_most("core/b", 3.0, 2.0, "x", "here")])
+    program._store("env", [informs("env/c", 1.0, "steps/s", "here")])
+    program._store("core", [at_least("core/a", 1.0, 2.0, "x", "here")])
+    entries = json.loads((tmp_path / "latest.json").read_text())
+    assert [(entry["name"], entry["met"]) for entry in entries] == [("env/c", None), ("core/a", False)]
+    assert {"name", "value", "unit", "target", "met", "setting"} == set(entries[0])
+    assert program.main(["nonsense"]) == 2
+    times = in_turns({"short": lambda: sum(range(10)), "long": lambda: sum(range(200_000))}, rounds=5)
+    assert times["short"] < times["long"]
