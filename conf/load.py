@@ -32,6 +32,7 @@ T = TypeVar("T")
 GROUPS = ("env", "network", "rule", "learner", "fleet", "logging", "experiment")
 _FREE_TEXT = ("name", "run_dir", "resume", "env.name", "fleet.address", "network.load_encoder")
 """Options whose values may hold characters that Hydra's grammar gives a meaning."""
+_PATHS = ("checkpoint", "output", "env")
 _NOT_LEARNING = ("name", "run_dir", "resume", "logging", "seed", "fleet")
 """What does not change what is learned: left out of ``config_hash``."""
 _lock = threading.Lock()
@@ -79,7 +80,7 @@ def load_options(schema: type[T], overrides: Sequence[str]) -> T:
             raise ConfigError(f"expected option=value, got {override!r}")
         if key not in _options(schema):
             raise ConfigError(_unknown("option", key, _options(schema)))
-        values[key] = value if key in ("checkpoint", "output") else yaml.safe_load(value)
+        values[key] = value if key in _PATHS else yaml.safe_load(value)
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
     except OmegaConfBaseException as error:
