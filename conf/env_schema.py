@@ -67,9 +67,21 @@ class TMazeConfig(EnvConfig):
     reward_clip: str = knob("none", "what the loss sees of a reward", choices=("none", "abs_one", "asymmetric"))
 
 
+@dataclass
+class DelayedMatchConfig(EnvConfig):
+    """A sample, a delay full of distractors, and the question whether the probe is the sample."""
+
+    suite: str = "delayed_match"
+    name: str = knob("delayed_match", "name shown in tables")
+    delay: int = knob(30, "steps between the sample and the probe", minimum=1)
+    symbols: int = knob(4, "different samples", minimum=2)
+    reward_clip: str = knob("none", "what the loss sees of a reward", choices=("none", "abs_one", "asymmetric"))
+
+
 ENV_CONFIGS: dict[str, type[EnvConfig]] = {
     "atari": AtariConfig,
     "gym": GymConfig,
     "procgen": ProcgenConfig,
     "tmaze": TMazeConfig,
+    "delayed_match": DelayedMatchConfig,
 }

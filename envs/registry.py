@@ -14,6 +14,7 @@ SUITES: dict[str, str] = {
     "gym": "envs.gymnasium_ids",
     "procgen": "envs.procgen",
     "tmaze": "envs.tmaze",
+    "delayed_match": "envs.delayed_match",
 }
 
 

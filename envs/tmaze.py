@@ -10,6 +10,7 @@ import numpy as np
 
 from conf.env_schema import EnvConfig, TMazeConfig
 from envs.base import Discrete, EnvSpec, Timestep, VectorEnv
+from envs.random_state import get_generator_state, set_generator_state
 
 
 def make(config: EnvConfig, num_envs: int, seed: int) -> VectorEnv:
@@ -62,24 +63,15 @@ class TMaze(VectorEnv):
         return observation
 
     def get_state(self) -> dict[str, Any]:
-        generator = self._random.bit_generator.state
         return {
             "position": self._position.copy(),
             "length": self._length.copy(),
             "cue": self._cue.copy(),
-            # 128-bit integers: too wide for JSON numbers everywhere, so they travel as text.
-            "generator": {name: str(value) for name, value in generator["state"].items()},
-            "has_uint32": int(generator["has_uint32"]),
-            "uinteger": int(generator["uinteger"]),
+            "generator": get_generator_state(self._random),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         self._position[:] = state["position"]
         self._length[:] = state["length"]
         self._cue[:] = state["cue"]
-        self._random.bit_generator.state = {
-            "bit_generator": "PCG64",
-            "state": {name: int(value) for name, value in state["generator"].items()},
-            "has_uint32": state["has_uint32"],
-            "uinteger": state["uinteger"],
-        }
+        set_generator_state(self._random, state["generator"])
