@@ -68,6 +68,16 @@ class TMazeConfig(EnvConfig):
 
 
 @dataclass
+class MiniGridConfig(EnvConfig):
+    """MiniGrid's partially observed rooms; MemoryS7 to MemoryS17 need memory of a first object."""
+
+    suite: str = "minigrid"
+    name: str = knob("MemoryS7", "MiniGrid's name of a task, with or without MiniGrid- and -v0")
+    max_episode_steps: int | None = knob(None, "time limit; null keeps the task's own", minimum=1)
+    reward_clip: str = knob("none", "what the loss sees of a reward", choices=("none", "abs_one", "asymmetric"))
+
+
+@dataclass
 class DelayedMatchConfig(EnvConfig):
     """A sample, a delay full of distractors, and the question whether the probe is the sample."""
 
@@ -84,4 +94,5 @@ ENV_CONFIGS: dict[str, type[EnvConfig]] = {
     "procgen": ProcgenConfig,
     "tmaze": TMazeConfig,
     "delayed_match": DelayedMatchConfig,
+    "minigrid": MiniGridConfig,
 }

@@ -5,6 +5,7 @@ numbers (one-hot). The state of a gymnasium environment cannot be saved: after a
 """
 
 import difflib
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -35,13 +36,27 @@ def make(config: EnvConfig, num_envs: int, seed: int) -> VectorEnv:
 
 
 class GymnasiumEnv(VectorEnv):
-    def __init__(self, config: GymConfig, num_envs: int, seed: int, suite: str = "gym") -> None:
+    """
+    Args:
+        config: its ``name`` is the id.
+        suite: the suite's name, for messages.
+        wrap: applied to every environment, for suites whose observations need it.
+    """
+
+    def __init__(
+        self,
+        config: GymConfig,
+        num_envs: int,
+        seed: int,
+        suite: str = "gym",
+        wrap: Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]] = lambda env: env,
+    ) -> None:
         self.num_envs = num_envs
         self._seeds = spawn_seeds(seed, num_envs)
         _require_registered(config.name)
 
         def create() -> gymnasium.Env[Any, Any]:
-            return gymnasium.make(config.name, max_episode_steps=config.max_episode_steps, **config.kwargs)
+            return wrap(gymnasium.make(config.name, max_episode_steps=config.max_episode_steps, **config.kwargs))
 
         try:
             if config.asynchronous:

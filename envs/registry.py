@@ -15,6 +15,7 @@ SUITES: dict[str, str] = {
     "procgen": "envs.procgen",
     "tmaze": "envs.tmaze",
     "delayed_match": "envs.delayed_match",
+    "minigrid": "envs.minigrid_tasks",
 }
 
 
