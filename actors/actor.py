@@ -98,7 +98,8 @@ class Actor:
         self._episodes = EpisodeAccounts(env.num_envs, len(env.spec.levels))
 
         self._core = self.network.initial_state(env.num_envs)
-        self._spare = self._core.sensitivity.empty_like() if self._core.sensitivity is not None else None
+        sensitivity = self._core.sensitivity
+        self._spare = sensitivity.empty_like() if sensitivity is not None and options.unroll > 1 else None
         # Policy version at which each stream's present episode began: the oldest weights inside its sensitivity.
         self._born = torch.zeros(env.num_envs, dtype=torch.int64)
         first_actions = (
@@ -251,7 +252,9 @@ class Actor:
         rows = self._unroll
         self.parameters.gradient.zero_()
         inputs = rows.inputs.detach().requires_grad_()
-        output, after = self.network.unroll(inputs, before, rows.is_first, self._spare)
+        # A single step may advance its sensitivity in place; longer unrolls need the old one until their backward pass.
+        out = before.sensitivity if self._unroll_length == 1 else self._spare
+        output, after = self.network.unroll(inputs, before, rows.is_first, out)
         # Acting and learning use the same weights, so the policy is its own behaviour: every importance weight is exactly one.
         returns = vtrace(
             log_ratios=torch.zeros_like(rows.values),
@@ -276,7 +279,9 @@ class Actor:
         losses.total.backward()
         assert inputs.grad is not None
         self._stem.backward(inputs.grad)
-        self._spare, self._core = before.sensitivity, after
+        self._core = after
+        if self._unroll_length > 1:
+            self._spare = before.sensitivity
         return Losses(*(part.detach() for part in losses)), returns.targets
 
     def _step_input(self, timestep: Timestep) -> StepInput:

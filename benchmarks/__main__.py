@@ -1,4 +1,7 @@
-"""``python -m benchmarks [core|train|env|memory|all] [seconds=S]``: measures, prints a table, writes ``results/latest.json``."""
+"""``python -m benchmarks [core|train|env|memory|all|docs] [seconds=S]``: measures, prints tables, writes ``results/latest.json``.
+
+``docs`` measures nothing and writes docs/benchmarks.md from the last results.
+"""
 
 import importlib
 import json
@@ -10,9 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measurement import Result
+from benchmarks.report import write_docs
 
 GROUPS = ("core", "train", "env", "memory")
 RESULTS = Path(__file__).parent / "results" / "latest.json"
+DOCS = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
 
 def main(arguments: list[str]) -> int:
@@ -23,15 +28,19 @@ def main(arguments: list[str]) -> int:
             seconds = float(word.partition("=")[2])
         elif word in (*GROUPS, "all"):
             chosen += GROUPS if word == "all" else [word]
+        elif word == "docs":
+            write_docs(RESULTS, DOCS)
+            return 0
         else:
             print(f"error: unknown benchmark {word!r}: expected {', '.join(GROUPS)}, all or seconds=S", file=sys.stderr)
             return 2
-    console = Console()
+    console = Console(width=max(100, Console().width))
     for group in dict.fromkeys(chosen or GROUPS):
         console.print(f"[dim]measuring {group} ...[/dim]")
         results = importlib.import_module(f"benchmarks.{group}").run(seconds)
         _store(group, results)
-        console.print(_table(group, results))
+        for table in _tables(group, results):
+            console.print(table)
     console.print(f"written to {RESULTS}")
     return 0
 
@@ -44,14 +53,19 @@ def _store(group: str, results: list[Result]) -> None:
     RESULTS.write_text(json.dumps(kept + [asdict(result) for result in results], indent=1) + "\n")
 
 
-def _table(group: str, results: list[Result]) -> Table:
-    table = Table("what", "value", "unit", "target", "met", "setting", title=group)
-    for result in results:
-        met = {True: "[green]yes[/green]", False: "[red]no[/red]", None: ""}[result.met]
-        table.add_row(
-            result.name.partition("/")[2], f"{result.value:.4g}", result.unit, result.target, met, result.setting
+def _tables(group: str, results: list[Result]) -> list[Table]:
+    """One table per setting, so that the setting is said once."""
+    tables = []
+    for setting in dict.fromkeys(result.setting for result in results):
+        table = Table(
+            "what", "value", "unit", "target", "met", title=f"{group}: {setting}", title_justify="left", min_width=90
         )
-    return table
+        for result in results:
+            if result.setting == setting:
+                met = {True: "[green]yes[/green]", False: "[red]no[/red]", None: ""}[result.met]
+                table.add_row(result.name.partition("/")[2], f"{result.value:.4g}", result.unit, result.target, met)
+        tables.append(table)
+    return tables
 
 
 if __name__ == "__main__":

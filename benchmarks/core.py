@@ -67,7 +67,9 @@ class Problem:
     def step(self) -> torch.Tensor:
         self.core.zero_grad()
         self.inputs.grad = None
-        outputs, state = self.core(self.inputs, self.state, self.is_first, self.spare)
+        # A single step may advance its sensitivity in place; longer unrolls need the old one until their backward pass.
+        out = self.state.sensitivity if len(self.inputs) == 1 else self.spare
+        outputs, state = self.core(self.inputs, self.state, self.is_first, out)
         outputs.backward(self.weights)
         self.state, self.spare = state, self.state.sensitivity
         assert self.core.matrices.grad is not None

@@ -13,6 +13,9 @@ from rtrl_core.cells.base import DiagonalCell, LocalDerivatives
 from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Bool, Float, Tensor
 
+FLUSH_EVERY = 4
+"""Steps between two looks for numbers that have become too small."""
+
 
 class Trajectory(NamedTuple):
     """What the forward recurrence leaves behind."""
@@ -70,7 +73,8 @@ def adjoints(immediate: Float[Tensor, "T B N"], recurrence: Float[Tensor, "T B N
     adjoint[-1] = immediate[-1]
     for t in range(immediate.shape[0] - 2, -1, -1):
         torch.addcmul(immediate[t], recurrence[t + 1], adjoint[t + 1], out=adjoint[t])
-        _flush(adjoint[t])
+        if t % FLUSH_EVERY == 0:
+            _flush(adjoint[t])
     return adjoint, recurrence[0] * adjoint[0]
 
 
@@ -80,7 +84,8 @@ def decays(recurrence: Float[Tensor, "T B N"]) -> tuple[Tensor, Tensor]:
     after[-1] = 1
     for t in range(recurrence.shape[0] - 2, -1, -1):
         torch.mul(after[t + 1], recurrence[t + 1], out=after[t])
-        _flush(after[t])
+        if t % FLUSH_EVERY == 0:
+            _flush(after[t])
     return after, _flush(after[0] * recurrence[0])
 
 
@@ -108,12 +113,20 @@ def segment_gradients(
     matrices = (adjoint_gates.flatten(0, 1).flatten(1).t() @ inputs.flatten(0, 1)).view(
         *adjoint_gates.shape[2:], inputs.shape[-1]
     )
-    # Step by step into [B, N] accumulators: a [T, B, N] product per vector would cost more in memory traffic than the sum.
-    vectors = adjoint.new_zeros(len(local.vectors), *adjoint.shape[1:])
-    for p, vector in enumerate(local.vectors):
-        for t in range(adjoint.shape[0]):
-            vectors[p].addcmul_(adjoint[t], vector[t])
+    vectors = torch.stack([sum_of_products(adjoint, vector) for vector in local.vectors])
     return ParameterGradients(matrices, vectors.sum(1))
+
+
+def sum_of_products(left: Float[Tensor, "T B N"], right: Float[Tensor, "T B N"]) -> Float[Tensor, "B N"]:
+    """``sum_t left_t right_t``, a few steps at a time: the products of all steps would not fit the cache, one by one is many calls."""
+    at_once = max(1, min(left.shape[0], (1 << 18) // left[0].numel()))
+    products = left.new_empty(at_once, *left.shape[1:])
+    total = left.new_zeros(left.shape[1:])
+    for start in range(0, left.shape[0], at_once):
+        rows = slice(start, start + at_once)
+        count = min(at_once, left.shape[0] - start)
+        total += torch.mul(left[rows], right[rows], out=products[:count]).sum(0)
+    return total
 
 
 def input_gradients(

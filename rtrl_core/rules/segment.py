@@ -23,6 +23,7 @@ from rtrl_core.rules.scan import (
     input_gradients,
     local_derivatives,
     segment_gradients,
+    sum_of_products,
     weigh,
 )
 from rtrl_core.sensitivity import Sensitivity
@@ -64,10 +65,7 @@ def advance(
         out.matrices[b].flatten(0, 1).addmm_(per_stream[b].t(), stream_inputs)
     torch.mul(sensitivity.vectors, total[:, None], out=out.vectors)
     for p, vector in enumerate(local.vectors):
-        accumulator = torch.zeros_like(vector[0])
-        for t in range(inputs.shape[0]):
-            accumulator.addcmul_(after[t], vector[t])
-        out.vectors[:, p] += accumulator
+        out.vectors[:, p] += sum_of_products(after, vector)
 
 
 def advance_step(
