@@ -17,7 +17,8 @@ settled_cores() { # waits for two equal readings above zero
   done
 }
 
-ray start --address="$head" --num-cpus=0 --num-gpus="${LEARNER_GPUS:-0}" --metrics-export-port=8080 >/dev/null
+ray start --address="$head" --num-cpus=0 --num-gpus="${LEARNER_GPUS:-0}" --metrics-export-port=8080 \
+  --object-store-memory="$OBJECT_STORE_BYTES" >/dev/null
 stopping=
 training=
 trap 'stopping=yes; if [ -n "$training" ]; then kill -TERM "$training" 2>/dev/null || true; fi' TERM INT

@@ -68,6 +68,8 @@ def manifest(job: Job, target: KubeRayTarget) -> dict[str, Any]:
         fleet__placement_timeout_s=600,
     )
     head = _pod(target, "head", target.head_cpus, target.head_memory, target.head_gpus, keeps_runs=True)
+    # Ray would take 30 % of the pod's memory, and the disk where that is more than /dev/shm has.
+    start = {"metrics-export-port": "8080", "object-store-memory": str(target.object_store_bytes)}
     worker = _pod(target, "worker", target.worker_cpus, target.worker_memory, 0, keeps_runs=False)
     return {
         "apiVersion": "ray.io/v1",
@@ -82,7 +84,7 @@ def manifest(job: Job, target: KubeRayTarget) -> dict[str, Any]:
             "rayClusterSpec": {
                 # Actors belong on workers: they would take the learner's cores.
                 "headGroupSpec": {
-                    "rayStartParams": {"num-cpus": "0", "metrics-export-port": "8080"},
+                    "rayStartParams": {"num-cpus": "0"} | start,
                     "template": head,
                 },
                 "workerGroupSpecs": [
@@ -91,7 +93,7 @@ def manifest(job: Job, target: KubeRayTarget) -> dict[str, Any]:
                         "replicas": target.workers,
                         "minReplicas": target.workers,
                         "maxReplicas": target.workers,
-                        "rayStartParams": {"metrics-export-port": "8080"},
+                        "rayStartParams": dict(start),
                         "template": worker,
                     }
                 ],

@@ -47,6 +47,7 @@ class Stack:
             "TRAIN_OPTIONS": "experiment=tmaze total_steps=1000000000 logging.interval_s=2 logging.checkpoint_interval_s=5",
             "WORKER_CPUS": "1",
             "SHM_SIZE": "512m",
+            "OBJECT_STORE_BYTES": "300000000",
             "SCALE_CHECK_S": "15",
         }
 
@@ -89,6 +90,7 @@ def test_it_trains_and_prometheus_sees_it(stack: Stack) -> None:
     for name in ("steps_per_second", "policy_lag_mean", "contributions_accepted", "entropy", "actors_alive"):
         assert stack.query(f"ray_rtrl_{name}"), name
     assert stack.query("sum(up)") == [3.0]
+    assert "object store is using /tmp" not in stack.compose("logs", "head", "worker", "learner")
 
 
 def test_nothing_runs_as_root_and_nothing_listens_beyond_this_machine(stack: Stack) -> None:
@@ -115,6 +117,8 @@ def test_stopping_saves_and_starting_again_resumes(stack: Stack) -> None:
 
 
 def test_a_worker_that_dies_is_back_and_the_run_never_stops(stack: Stack) -> None:
+    # Before all actors stand, a death ends the attempt, and Docker starts the next one: not what is looked at here.
+    stack.wait_until(lambda: "steps/s" in stack.log().rpartition("going on at")[2], "rows of the resumed run")
     kill = "import psutil; [p.kill() for p in psutil.process_iter(['name']) if p.info['name'] == 'raylet']"
     stack.compose("exec", "-T", "--index=1", "worker", "python", "-c", kill)
     before = max(stack.query("ray_rtrl_agent_steps"))
