@@ -4,13 +4,20 @@
 set -euo pipefail
 head=head:6379
 
-cores() { ray status --address "$head" 2>/dev/null | awk '$2 == "CPU" { split($1, part, "/"); print int(part[2]); exit }'; }
+cores() { # per address, because a worker that came back is listed twice until Ray has noticed that it was gone
+  ray list nodes --address http://head:8265 --limit 10000 --format json 2>/dev/null | python -c '
+import json, sys
+best = {}
+for node in json.load(sys.stdin):
+    if node["state"] == "ALIVE":
+        best[node["node_ip"]] = max(best.get(node["node_ip"], 0), int(node["resources_total"].get("CPU", 0)))
+print(sum(best.values()))' 2>/dev/null
+}
 
 settled_cores() { # waits for two equal readings above zero
   local before=0 now=0
   while :; do
-    now=$(cores)
-    now=${now:-0}
+    now=$(cores) || now=0
     if [ "$now" -gt 0 ] && [ "$now" = "$before" ]; then echo "$now"; return; fi
     before=$now
     sleep 3
@@ -30,15 +37,12 @@ while :; do
   rtrl-train fleet.address=auto "fleet.num_actors=$actors" logging.terminal=plain "$@" &
   training=$!
   grown=
-  looks=0
   while kill -0 "$training" 2>/dev/null; do
     sleep "${SCALE_CHECK_S:-20}" &
     wait -n "$training" $! || true
     [ -z "$stopping" ] || break
-    now=$(cores)
-    # A worker that came back is counted twice until Ray has noticed that it was gone: only what lasts is growth.
-    if [ "${now:-0}" -gt "$actors" ]; then looks=$((looks + 1)); else looks=0; fi
-    if [ "$looks" = 3 ]; then
+    now=$(cores) || now=0
+    if [ "$now" -gt "$actors" ]; then
       grown=yes
       echo "more cores: saving, then going on with them"
       kill -TERM "$training" 2>/dev/null || true

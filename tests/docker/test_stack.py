@@ -48,7 +48,7 @@ class Stack:
             "WORKER_CPUS": "1",
             "SHM_SIZE": "512m",
             "OBJECT_STORE_BYTES": "300000000",
-            "SCALE_CHECK_S": "15",
+            "SCALE_CHECK_S": "5",
         }
 
     def compose(self, *words: str) -> str:
@@ -124,7 +124,7 @@ def test_a_worker_that_dies_is_back_and_the_run_never_stops(stack: Stack) -> Non
     before = max(stack.query("ray_rtrl_agent_steps"))
     stack.wait_until(lambda: max(stack.query("ray_rtrl_agent_steps"), default=0) > before + 5000, "more steps")
     stack.wait_until(lambda: "(healthy)" in stack.compose("ps", "worker"), "a healthy worker")
-    time.sleep(60)  # longer than the looks for growth, during which Ray counts the dead node too
+    time.sleep(30)  # several looks for growth, during which Ray lists the dead node too
     assert "training with 3 actors" not in stack.log()
     assert "error:" not in stack.log()
 
