@@ -16,6 +16,8 @@ SUITES: dict[str, str] = {
     "tmaze": "envs.tmaze",
     "delayed_match": "envs.delayed_match",
     "minigrid": "envs.minigrid_tasks",
+    "dmlab": "envs.dmlab",
+    "dmlab30": "envs.dmlab",
 }
 
 
