@@ -130,12 +130,24 @@ class DMLab30Config(DMLabConfig):
     reward_clip: str = knob("asymmetric", "what the loss sees of a reward", choices=("none", "abs_one", "asymmetric"))
 
 
+@dataclass
+class CopyTaskConfig(EnvConfig):
+    """Bits to repeat in the order they were shown; the return is the share of right ones."""
+
+    suite: str = "copy_task"
+    name: str = knob("copy_task", "name shown in tables")
+    length: int = knob(5, "bits to remember", minimum=1)
+    delay: int = knob(0, "steps between the last bit shown and the first one asked", minimum=0)
+    reward_clip: str = knob("none", "what the loss sees of a reward", choices=("none", "abs_one", "asymmetric"))
+
+
 ENV_CONFIGS: dict[str, type[EnvConfig]] = {
     "atari": AtariConfig,
     "gym": GymConfig,
     "procgen": ProcgenConfig,
     "tmaze": TMazeConfig,
     "delayed_match": DelayedMatchConfig,
+    "copy_task": CopyTaskConfig,
     "minigrid": MiniGridConfig,
     "dmlab": DMLabConfig,
     "dmlab30": DMLab30Config,

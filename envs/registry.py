@@ -15,6 +15,7 @@ SUITES: dict[str, str] = {
     "procgen": "envs.procgen",
     "tmaze": "envs.tmaze",
     "delayed_match": "envs.delayed_match",
+    "copy_task": "envs.copy_task",
     "minigrid": "envs.minigrid_tasks",
     "dmlab": "envs.dmlab",
     "dmlab30": "envs.dmlab",

@@ -9,7 +9,15 @@ import torch
 from counting_env import CountingEnv
 
 from actors.actor import Actor, ActorIdentity
-from conf.env_schema import AtariConfig, DelayedMatchConfig, GymConfig, MiniGridConfig, ProcgenConfig, TMazeConfig
+from conf.env_schema import (
+    AtariConfig,
+    CopyTaskConfig,
+    DelayedMatchConfig,
+    GymConfig,
+    MiniGridConfig,
+    ProcgenConfig,
+    TMazeConfig,
+)
 from conf.schema import ActorsConfig, LossConfig, NetworkConfig
 from envs.base import Continuous, Discrete, Timestep, VectorEnv
 from envs.registry import make_env
@@ -28,6 +36,7 @@ MAKERS: dict[str, Callable[[int], VectorEnv]] = {
     "tmaze": lambda seed: make_env(TMazeConfig(corridor=5), STREAMS, seed),
     "minigrid": lambda seed: make_env(MiniGridConfig(max_episode_steps=15), STREAMS, seed),
     "delayed match": lambda seed: make_env(DelayedMatchConfig(delay=4), STREAMS, seed),
+    "copy task": lambda seed: make_env(CopyTaskConfig(length=3, delay=2), STREAMS, seed),
     "counting, same step": lambda seed: CountingEnv(STREAMS, seed, habit="same_step"),
     "counting, next step": lambda seed: CountingEnv(STREAMS, seed, habit="next_step"),
 }

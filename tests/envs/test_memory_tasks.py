@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from conf.env_schema import DelayedMatchConfig, MiniGridConfig
+from conf.env_schema import CopyTaskConfig, DelayedMatchConfig, MiniGridConfig
 from envs.base import UnknownEnvironment
 from envs.registry import make_env
 
@@ -20,6 +20,33 @@ def test_delayed_match_pays_one_with_memory_and_half_of_that_without(remembers: 
         timestep = env.step(answer)
         returns.append(timestep.reward[timestep.terminated])
     assert np.concatenate(returns).mean() == pytest.approx(expected, abs=0 if remembers else 0.03)
+
+
+@pytest.mark.parametrize(("delay", "length"), [(0, 4), (3, 4), (0, 1)])
+def test_the_copy_task_pays_the_share_of_bits_repeated_and_half_of_them_to_a_blind_player(delay: int, length: int):
+    players = {"remembers": 1.0, "all zero": 0.5, "all one": 0.5}
+    for player, expected in players.items():
+        env = make_env(CopyTaskConfig(length=length, delay=delay), 300, 1)
+        timestep = env.reset()
+        seen: list[list[int]] = [[] for _ in range(300)]
+        running, returns, steps, lengths = np.zeros(300), [], np.zeros(300, int), []
+        for _ in range(4 * (2 * length + delay)):
+            bit, shown, asked = timestep.observation.T
+            assert not (shown.astype(bool) & asked.astype(bool)).any()
+            assert (bit[shown == 0] == 0).all()
+            for i in np.flatnonzero(shown):
+                seen[i].append(int(bit[i] > 0))
+            answers = np.full(300, int(player == "all one"))
+            if player == "remembers":
+                for i in np.flatnonzero(asked):
+                    answers[i] = seen[i].pop(0)
+            timestep = env.step(answers)
+            running, steps = running + timestep.reward, steps + 1
+            returns.append(running[timestep.terminated])
+            lengths.append(steps[timestep.terminated])
+            running, steps = running * ~timestep.terminated, steps * ~timestep.terminated
+        assert np.concatenate(returns).mean() == pytest.approx(expected, abs=1e-6 if expected == 1.0 else 0.03)
+        assert set(lengths[-1]) == {2 * length + delay}
 
 
 def test_minigrid_plays_by_short_and_by_full_name():
