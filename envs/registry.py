@@ -19,6 +19,8 @@ SUITES: dict[str, str] = {
     "minigrid": "envs.minigrid_tasks",
     "dmlab": "envs.dmlab",
     "dmlab30": "envs.dmlab",
+    "dmlab": "envs.dmlab",
+    "dmlab30": "envs.dmlab",
 }
 
 
