@@ -55,6 +55,7 @@ class ProcgenConfig(EnvConfig):
     mode: str = knob("hard", "distribution of levels", choices=("easy", "hard", "extreme", "memory", "exploration"))
     num_levels: int = knob(500, "levels to draw from; 0 is all there are", minimum=0)
     start_level: int = knob(0, "first of them", minimum=0)
+    threads: int = knob(0, "worker threads; 0 steps in the actor's own, which is faster on its one core", minimum=0)
 
 
 @dataclass
@@ -139,53 +140,6 @@ class CopyTaskConfig(EnvConfig):
     length: int = knob(5, "bits to remember", minimum=1)
     delay: int = knob(0, "steps between the last bit shown and the first one asked", minimum=0)
     reward_clip: str = knob("none", "what the loss sees of a reward", choices=("none", "abs_one", "asymmetric"))
-
-
-@dataclass
-class DMLabConfig(EnvConfig):
-    """One level of DeepMind Lab, one engine per process; defaults are the paper's (PAPER.md 4.1). Bring your own wheel."""
-
-    suite: str = "dmlab"
-    name: str = knob(
-        "rooms_watermaze", "level: of DMLab-30, another of the engine's, or its path in game_scripts/levels"
-    )
-    split: str = knob(
-        "train", "test: held-out levels, mixed by another seed (IMPALA's protocol)", choices=("train", "test")
-    )
-    action_set: str = knob("nine", "nine: IMPALA's and the paper's; fifteen: R2D2's", choices=("nine", "fifteen"))
-    action_repeat: int = knob(4, "frames per step, taken by the engine itself", minimum=1)
-    width: int = knob(96, "of the picture, a multiple of 4", minimum=4)
-    height: int = knob(72, "of the picture, a multiple of 4", minimum=4)
-    instruction: bool = knob(False, "show the instruction's words to the network")
-    renderer: str = knob("software", "hardware needs OpenGL", choices=("software", "hardware"))
-    num_level_seeds: int = knob(0, "different level seeds per level; 0 is all there are", minimum=0)
-    dataset_path: str | None = knob(None, "folder of pictures, which two psychlab levels need")
-    settings: dict[str, str] = field(default_factory=dict, metadata={HELP: "further settings of the level"})
-    spare_engines: int = knob(2, "engines beyond one per stream, which reset ahead of need", minimum=0)
-    wait_for_resets: bool = knob(
-        False, "stall all streams while one resets, so that a seed repeats step for step; false leaves its row out"
-    )
-    step_timeout_s: float = knob(30.0, "an engine that takes longer for a step is replaced", minimum=0.01)
-    reset_timeout_s: float = knob(300.0, "the same for start and reset", minimum=0.01)
-    level_cache: str | None = knob(
-        None, "folder of built levels, shared by all engines of a node; null builds them anew"
-    )
-    level_cache_bytes: int = knob(20_000_000_000, "size above which the least recently used go", minimum=0)
-    level_cache_remote: str | None = knob(
-        None, "second tier: URL of a folder that fsspec knows, e.g. s3://bucket/levels"
-    )
-
-
-@dataclass
-class DMLab30Config(DMLabConfig):
-    """All levels of DMLab-30 at once, for one network; rewards are squashed as IMPALA did."""
-
-    suite: str = "dmlab30"
-    name: str = knob("all", "name shown in tables")
-    levels: list[str] = knob([], "levels to train on; empty is all thirty")
-    equal_samples: bool = knob(False, "start levels so that all get equally many steps; false: equally many episodes")
-    instruction: bool = knob(True, "show the instruction's words to the network")
-    reward_clip: str = knob("asymmetric", "what the loss sees of a reward", choices=("none", "abs_one", "asymmetric"))
 
 
 ENV_CONFIGS: dict[str, type[EnvConfig]] = {

@@ -19,8 +19,6 @@ SUITES: dict[str, str] = {
     "minigrid": "envs.minigrid_tasks",
     "dmlab": "envs.dmlab",
     "dmlab30": "envs.dmlab",
-    "dmlab": "envs.dmlab",
-    "dmlab30": "envs.dmlab",
 }
 
 
