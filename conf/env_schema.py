@@ -90,6 +90,48 @@ class DelayedMatchConfig(EnvConfig):
 
 
 @dataclass
+class DMLabConfig(EnvConfig):
+    """One level of DeepMind Lab; needs a deepmind_lab module of your own (docs/dmlab.md)."""
+
+    suite: str = "dmlab"
+    name: str = knob("rooms_watermaze", "level of DMLab-30, or a level's path inside the engine")
+    split: str = knob("train", "test: hold-out levels and IMPALA's mixer seed", choices=("train", "test"))
+    actions: str = knob("nine", "action set: IMPALA's, or R2D2's with finer turns", choices=("nine", "fifteen"))
+    frame_skip: int = knob(4, "frames per step", minimum=1)
+    width: int = knob(96, "of the picture, a multiple of 4", minimum=4)
+    height: int = knob(72, "of the picture, a multiple of 4", minimum=4)
+    instruction: bool = knob(False, "feed the level's instruction to the core, as word hashes")
+    renderer: str = knob("software", "hardware needs a GPU and its drivers", choices=("software", "hardware"))
+    dataset_path: str | None = knob(None, "pictures of two psychlab levels (docs/dmlab.md)")
+    num_levels: int | None = knob(None, "level seeds to draw from; null is all there are", minimum=1)
+    start_level: int = knob(0, "first of them", minimum=0)
+    spare_engines: int = knob(1, "engines kept ready per actor, to take over where an episode ends", minimum=0)
+    wait_for_reset: bool = knob(
+        False, "hold all streams until a new episode is ready: repeatable; false leaves its rows out of the loss"
+    )
+    step_timeout_s: float = knob(30.0, "an engine silent for longer during a step is replaced", minimum=0.1)
+    reset_timeout_s: float = knob(300.0, "the same for starting an engine or an episode", minimum=0.1)
+    level_cache: str | None = knob(None, "folder of compiled levels, shared by a machine's actors; null keeps none")
+    level_cache_remote: str | None = knob(None, "second tier behind it: any fsspec address, s3://bucket/levels")
+    level_cache_bytes: int = knob(20_000_000_000, "size of level_cache beyond which the oldest go", minimum=1)
+
+
+@dataclass
+class DMLab30Config(DMLabConfig):
+    """DMLab-30: one agent on thirty levels, spread over the streams."""
+
+    suite: str = "dmlab30"
+    name: str = knob("dmlab30", "name shown in tables")
+    levels: list[str] = knob([], "levels to play, by name; empty is all thirty")
+    schedule: str = knob(
+        "fixed", "fixed: a level per stream; equal: the level with the fewest steps is next", choices=("fixed", "equal")
+    )
+    spare_engines: int = knob(0, "engines kept ready per actor; a fixed schedule wants one per level", minimum=0)
+    instruction: bool = knob(True, "feed the level's instruction to the core, as word hashes")
+    reward_clip: str = knob("asymmetric", "what the loss sees of a reward", choices=("none", "abs_one", "asymmetric"))
+
+
+@dataclass
 class CopyTaskConfig(EnvConfig):
     """Bits to repeat in the order they were shown; the return is the share of right ones."""
 

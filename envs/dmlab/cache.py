@@ -1,230 +1,193 @@
-"""Built levels kept on disk: a folder that all engines of a node share, and behind it any store that fsspec knows.
+"""The level cache: compiled maps, kept so that no level is built twice. It is what the engine calls ``level_cache``.
 
-Building a map takes the engine seconds; it asks ``fetch(key, path)`` first and calls ``write(key, path)`` after. A damaged pack ends
-the engine's process, so packs appear under their names only when complete, and are checked again, as copied, before they are
-handed out. Nothing here raises: a cache that fails costs time only. Failures are told on stderr, which is the engine's log.
+    fetch    folder of this machine -> remote tier -> no: the engine builds the level
+    write    engine -> folder -> remote tier
+
+A wrong pack ends the engine's process, so packs appear under their names only when they are whole, and every one is read and
+checked before it is handed out. Any number of processes may share a folder. A cache never stops a run: what it cannot do, for
+instance on a full disk, is a miss.
 """
 
 import contextlib
-import errno
+import fcntl
 import hashlib
 import os
 import shutil
-import sys
+import tempfile
 import time
-import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-SUFFIX = ".pk3"
-UNFINISHED_SUFFIX = ".part"
-UNFINISHED_AGE_S = 3600.0
-"""An older unfinished file belongs to a writer that died."""
-SHRINK_TO = 0.9
-"""Of the bound: deleting a little more than needed saves deleting at every write."""
-REMOTE_FAILURES = 3
-"""In a row, after which an engine stops asking the remote store: each may have cost a long timeout."""
+KEPT_SHARE = 0.9
+"""Of the bound: what an eviction leaves, so that the next ones are not due at once."""
+ABANDONED_AFTER_S = 3600.0
+"""A temporary file this old has no writer any more."""
+LOOK_EVERY_BYTES = 64 << 20
+"""Written by one process before it looks at the size of the whole folder again."""
 
 
 @dataclass(frozen=True, slots=True)
-class CacheConfig:
+class CacheOptions:
     folder: str
-    max_bytes: int
-    remote: str | None = None
-    """URL of a folder, e.g. ``s3://bucket/levels``."""
+    remote: str | None
+    size_bytes: int
 
 
 class LevelCache:
-    """What ``deepmind_lab.Lab(level_cache=...)`` takes; one per process, any number on a folder."""
+    """``fetch`` and ``write`` as the engine calls them, from its constructor, its resets and in the middle of a step."""
 
-    def __init__(self, folder: Path, max_bytes: int, remote: "RemoteLevels | None" = None) -> None:
+    def __init__(self, options: CacheOptions) -> None:
         self.hits = 0
         self.misses = 0
-        self._folder = folder
-        self._max_bytes = max_bytes
-        self._remote = remote
-        self._unmeasured = max_bytes  # so that the first write looks how full the folder is
+        self._folder = Path(options.folder)
+        self._size_bytes = options.size_bytes
+        self._remote = None if options.remote is None else RemoteTier(options.remote)
+        self._written = LOOK_EVERY_BYTES
 
     def fetch(self, key: str, pk3_path: str) -> bool:
-        """Puts the pack of ``key`` at ``pk3_path`` if there is a sound one."""
-        try:
-            found = self._fetch(key, Path(pk3_path))
-        except OSError as error:
-            _tell(f"cannot read {self._folder}: {error}")
-            found = False
+        """Puts the pack of ``key`` at ``pk3_path`` if there is a good one."""
+        found = self._fetch(file_name(key), Path(pk3_path))
         self.hits += found
         self.misses += not found
         return found
 
-    def write(self, key: str, pk3_path: str) -> None:
-        """Keeps the pack at ``pk3_path`` for others."""
-        pack = Path(pk3_path)
-        if not is_sound(pack):
-            _tell(f"{pack} is not a whole pack: it is not kept")
-            return
-        self._keep(pack, self._path(key))
-        if self._remote is not None:
-            self._remote.put(pack, self._name(key))
-
-    def _fetch(self, key: str, target: Path) -> bool:
-        path = self._path(key)
-        if _copy_sound(path, target):
-            with contextlib.suppress(OSError):
-                os.utime(path)  # the least recently used go first
-            return True
-        if self._remote is None or not self._remote.get(self._name(key), target):
-            return False
-        self._keep(target, path)
+    def _fetch(self, name: str, destination: Path) -> bool:
+        kept = self._folder / name
+        try:
+            if _copy_if_whole(kept, destination):
+                os.utime(kept)  # most recently used
+                return True
+            if self._remote is None:
+                return False
+            with _temporary(self._folder) as temporary:
+                if not self._remote.fetch(name, temporary) or not _copy_if_whole(temporary, destination):
+                    return False
+                self._keep(temporary, kept)
+        except OSError:
+            # Unreadable, evicted meanwhile, or no space: only a pack that has reached its destination whole is a hit.
+            if not is_whole(destination):
+                destination.unlink(missing_ok=True)
+                return False
         return True
 
-    def _keep(self, pack: Path, path: Path) -> None:
-        size = pack.stat().st_size
-        if size > self._max_bytes:
+    def write(self, key: str, pk3_path: str) -> None:
+        """Keeps the pack that the engine has just built."""
+        name, built = file_name(key), Path(pk3_path)
+        if not is_whole(built):
             return
-        try:
+        for attempt in range(2):
             try:
-                _copy(pack, path)
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                self._shrink(self._used() // 2)
-                _copy(pack, path)
-            self._unmeasured += size
-            if self._unmeasured * 20 > self._max_bytes:
-                self._unmeasured = 0
-                if self._used() > self._max_bytes:
-                    self._shrink(int(self._max_bytes * SHRINK_TO))
-        except OSError as error:
-            _tell(f"cannot keep a level in {self._folder}: {error}")
+                with _temporary(self._folder) as temporary:
+                    shutil.copyfile(built, temporary)
+                    self._keep(temporary, self._folder / name)
+                break
+            except OSError:
+                # A full disk: half of the cache for the newest pack, once; if that does not help, the level is built again.
+                if attempt == 0:
+                    self._evict(self._folder_size() // 2)
+        if self._remote is not None:
+            self._remote.write(name, built)
 
-    def _used(self) -> int:
+    def _keep(self, temporary: Path, kept: Path) -> None:
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        size = temporary.stat().st_size
+        temporary.replace(kept)
+        self._written += size
+        if self._written >= min(LOOK_EVERY_BYTES, self._size_bytes // 8):
+            self._written = 0
+            if self._folder_size() > self._size_bytes:
+                self._evict(int(KEPT_SHARE * self._size_bytes))
+
+    def _folder_size(self) -> int:
         return sum(size for _, size, _ in self._packs())
 
-    def _shrink(self, target_bytes: int) -> None:
-        """Deletes the least recently used packs; another process may be doing the same."""
-        packs = sorted(self._packs())
-        used = sum(size for _, size, _ in packs)
-        for _, size, path in packs:
-            if used <= target_bytes:
-                break
-            path.unlink(missing_ok=True)
-            used -= size
-
-    def _packs(self) -> Iterator[tuple[float, int, Path]]:
-        """``(last use, bytes, path)``; removes what dead writers left."""
-        for folder in (self._folder, *(child for child in self._folder.iterdir() if child.is_dir())):
-            for path in folder.iterdir():
+    def _packs(self) -> list[tuple[float, int, str]]:
+        """``(last used, bytes, path)`` of every pack; sweeps what writers left behind that were killed."""
+        packs: list[tuple[float, int, str]] = []
+        with contextlib.suppress(OSError), os.scandir(self._folder) as entries:
+            for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
-                    status = path.stat()
-                    if path.suffix == SUFFIX:
-                        yield status.st_mtime, status.st_size, path
-                    elif path.suffix == UNFINISHED_SUFFIX and time.time() - status.st_mtime > UNFINISHED_AGE_S:
-                        path.unlink()
+                    status = entry.stat()
+                    if entry.name.endswith(".pk3"):
+                        packs.append((status.st_mtime, status.st_size, entry.path))
+                    elif entry.name.endswith(".tmp") and time.time() - status.st_mtime > ABANDONED_AFTER_S:
+                        os.unlink(entry.path)
+        return packs
 
-    def _name(self, key: str) -> str:
-        digest = hashlib.sha256(key.encode()).hexdigest()
-        return f"{digest[:2]}/{digest}{SUFFIX}"
+    def _evict(self, limit_bytes: int) -> None:
+        """Removes the least recently used packs until ``limit_bytes`` are left, unless another process is at it."""
+        with contextlib.suppress(OSError), (self._folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            packs = sorted(self._packs())
+            total = sum(size for _, size, _ in packs)
+            for _, size, path in packs:
+                if total <= limit_bytes:
+                    break
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+                total -= size
 
-    def _path(self, key: str) -> Path:
-        return self._folder / self._name(key)
 
+class RemoteTier:
+    """Packs behind any fsspec address. A store that does not answer is a miss, never the end of an engine."""
 
-class RemoteLevels:
-    """The second tier: whole objects in a store that fsspec can reach."""
+    def __init__(self, address: str) -> None:
+        import fsspec
 
-    def __init__(self, url: str) -> None:
-        self._url = url.rstrip("/")
-        self._failures = 0
+        self._files, self._root = fsspec.core.url_to_fs(address)
+        self._files.makedirs(self._root, exist_ok=True)
 
-    def get(self, name: str, target: Path) -> bool:
-        part = _unfinished(target)
+    def fetch(self, name: str, destination: Path) -> bool:
         try:
-            with self._files() as (files, root):
-                files.get_file(f"{root}/{name}", str(part))
-            if not is_sound(part):
-                return False
-            os.replace(part, target)
-            return True
-        except FileNotFoundError:
+            self._files.get_file(f"{self._root}/{name}", str(destination))
+        except Exception:  # every store has errors of its own kind
             return False
-        finally:
-            part.unlink(missing_ok=True)
+        return is_whole(destination)
 
-    def put(self, pack: Path, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError), self._files() as (files, root):
-            path = f"{root}/{name}"
-            part = f"{path}.{os.getpid()}{UNFINISHED_SUFFIX}"
-            files.makedirs(os.path.dirname(path), exist_ok=True)
-            files.put_file(str(pack), part)
-            files.mv(part, path)
-
-    @contextlib.contextmanager
-    def _files(self) -> Iterator[tuple[Any, str]]:
-        """The file system and the folder on it. Only "there is no such object" comes out; other failures are told and counted."""
-        if self._failures >= REMOTE_FAILURES:
-            raise FileNotFoundError
-        try:
-            import fsspec
-
-            yield fsspec.core.url_to_fs(self._url)
-            self._failures = 0
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # every store has exceptions of its own
-            self._failures += 1
-            _tell(f"{self._url}: {type(error).__name__}: {error}")
-            raise FileNotFoundError from error
+    def write(self, name: str, source: Path) -> None:
+        """Under another name first: a store that is a file system shows half-written files."""
+        temporary = f"{self._root}/{name}.{os.getpid()}.{time.monotonic_ns()}.tmp"
+        with contextlib.suppress(Exception):
+            self._files.put_file(str(source), temporary)
+            self._files.mv(temporary, f"{self._root}/{name}")
 
 
-def open_cache(config: CacheConfig) -> LevelCache:
-    remote = None if config.remote is None else RemoteLevels(config.remote)
-    return LevelCache(Path(config.folder), config.max_bytes, remote)
+def file_name(key: str) -> str:
+    """Keys come from the engine and may hold any character."""
+    return hashlib.sha256(key.encode()).hexdigest() + ".pk3"
 
 
-def is_sound(pack: Path) -> bool:
-    """Whether ``pack`` is a whole zip whose every member has the right checksum."""
+def is_whole(pack: Path) -> bool:
+    """Whether every file inside the zip can be read and has its checksum."""
     try:
         with zipfile.ZipFile(pack) as archive:
             return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError, zlib.error):
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
         return False
 
 
-def _copy_sound(source: Path, target: Path) -> bool:
-    """Copies a pack, and checks the copy: the original may be deleted meanwhile. A damaged original is removed."""
-    part = _unfinished(target)
+def _copy_if_whole(pack: Path, destination: Path) -> bool:
+    """A pack that is not whole is removed. The copy is checked, not the original: another process may replace that meanwhile."""
+    if not pack.exists():
+        return False
+    shutil.copyfile(pack, destination)
+    if is_whole(destination):
+        return True
+    destination.unlink()
+    pack.unlink(missing_ok=True)
+    return False
+
+
+@contextlib.contextmanager
+def _temporary(folder: Path) -> Iterator[Path]:
+    """A new file in ``folder``, removed unless it was renamed."""
+    handle, name = tempfile.mkstemp(suffix=".tmp", dir=folder)
+    os.close(handle)
     try:
-        shutil.copyfile(source, part)
-        if is_sound(part):
-            os.replace(part, target)
-            return True
-        source.unlink(missing_ok=True)
-        return False
-    except FileNotFoundError:
-        return False
+        yield Path(name)
     finally:
-        part.unlink(missing_ok=True)
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Whole or not at all: written beside its place and renamed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = _unfinished(target)
-    try:
-        shutil.copyfile(source, part)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _unfinished(target: Path) -> Path:
-    """A name of our own beside ``target``."""
-    return target.with_name(f".{target.name}.{uuid.uuid4().hex}{UNFINISHED_SUFFIX}")
-
-
-def _tell(what: str) -> None:
-    print(f"level cache: {what}", file=sys.stderr, flush=True)
+        Path(name).unlink(missing_ok=True)

@@ -1,166 +1,170 @@
-"""One DeepMind Lab in a process of its own: ``python -c "from envs.dmlab.engine import main; main()" LAUNCH``.
+"""One DeepMind Lab in a process of its own: the far side of ``envs.dmlab.process``. Nothing here is imported by anybody else.
 
-The engine may abort its process, hang in it, and holds the interpreter lock while it steps; so each has a fresh interpreter
-(never a fork, which hangs once a Lab exists). Everything but the doorbell passes through shared memory:
+    argument         file descriptors of a socket and of the shared memory
+    standard input   ``EngineOptions`` as JSON
+    socket           one byte per request (RESET, STEP) and one per answer (DONE, REFUSED); what they are about is in the memory
 
-    supervisor                          engine
-      slot.seed, b"r"  ------------->     reset
-                       <-------------     slot.frame, slot.instruction, b"."
-      slot.action, b"s"  ----------->     step of ``action_repeat`` frames
-                       <-------------     slot.reward, slot.outcome, slot.frame, b"."
-                       <-------------     slot.message, b"x" (no such level or setting) or b"!" (any other failure); then it ends
-      closes its end   ------------->     end of file: it ends
+The engine may end its process, hang while it holds the interpreter's lock, or throw; the supervisor sees to all three. An alarm
+of the operating system ends a call that takes far too long even if the supervisor is gone.
 """
 
+import dataclasses
 import json
 import mmap
 import signal
 import socket
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from envs.dmlab.cache import CacheConfig, open_cache
-from envs.dmlab.instructions import MAX_WORDS, word_hashes
+from envs.dmlab.cache import CacheOptions, LevelCache
+from envs.dmlab.instructions import word_hashes
 
 RESET, STEP = b"r", b"s"
-DONE, REFUSED, FAILED = b".", b"x", b"!"
+DONE, REFUSED = b"d", b"u"
+RUNNING, TERMINATED, TRUNCATED = 0, 1, 2
 
-GOES_ON, ENDED, TIMED_OUT = 0, 1, 2
-"""Outcomes of a step."""
-
-MESSAGE_BYTES = 600
+PICTURE, INSTRUCTION, FRAMES_LEFT = "RGB_INTERLEAVED", "INSTR", "FRAMES_REMAINING_AT_60"
+THROW_AWAY_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
-    """What an engine is started with, as JSON in its argument."""
+class EngineOptions:
+    """Everything that an engine is opened with; numbers and strings only, because it travels as JSON."""
 
-    slot: int
-    num_slots: int
-    memory_fd: int
-    doorbell_fd: int
     level: str
-    """As the engine calls it."""
+    """The engine's own name of it."""
     settings: dict[str, str]
-    height: int
+    """Width, height and whatever else the engine calls its config."""
     width: int
-    action_repeat: int
-    instruction: bool
+    height: int
     renderer: str
-    cache: CacheConfig | None = None
+    frame_skip: int
+    instruction_length: int
+    """0: the level's instruction is not read."""
+    cache: CacheOptions | None
+    step_alarm_s: float
+    reset_alarm_s: float
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps(dataclasses.asdict(self))
 
-    @staticmethod
-    def from_json(text: str) -> "Launch":
+    @classmethod
+    def from_json(cls, text: str) -> "EngineOptions":
         values = json.loads(text)
-        cache = values.pop("cache")
-        return Launch(**values, cache=None if cache is None else CacheConfig(**cache))
+        values["cache"] = None if values["cache"] is None else CacheOptions(**values["cache"])
+        return cls(**values)
 
-
-def slot_type(height: int, width: int) -> np.dtype[Any]:
-    """One engine's part of the shared memory."""
-    return np.dtype(
-        [
-            ("seed", np.int64),
-            ("action", np.intc, (7,)),
-            ("reward", np.float64),
-            ("outcome", np.uint8),
-            ("cache_hits", np.int64),
-            ("cache_misses", np.int64),
-            ("instruction", np.int64, (MAX_WORDS,)),
-            ("message", f"S{MESSAGE_BYTES}"),
-            ("frame", np.uint8, (height, width, 3)),
-        ],
-        align=True,
-    )
-
-
-def slots_in(memory: mmap.mmap, num_slots: int, height: int, width: int) -> np.ndarray:
-    """Every engine's slot ``[num_slots]``, as a structured array over shared memory."""
-    return np.ndarray((num_slots,), slot_type(height, width), memory)
+    @property
+    def memory_type(self) -> np.dtype:
+        """What supervisor and engine share."""
+        return np.dtype(
+            [
+                ("seed", "i8"),
+                ("action", "i4", (7,)),
+                ("status", "i4"),
+                ("reward", "f8"),
+                ("cache_hits", "i8"),
+                ("cache_misses", "i8"),
+                ("words", "i8", (self.instruction_length,)),
+                ("message", "S400"),
+                ("frame", "u1", (self.height, self.width, 3)),
+            ],
+            align=True,
+        )
 
 
 class Engine:
-    """A Lab that plays one level, and writes what it shows into its slot."""
+    """Raises whatever ``deepmind_lab`` raises for a level or a setting that it does not have."""
 
-    def __init__(self, launch: Launch, slot: np.void) -> None:
+    def __init__(self, options: EngineOptions, memory: np.ndarray, folder: str) -> None:
+        self._options = options
+        self._memory = memory
+        self._cache = None if options.cache is None else LevelCache(options.cache)
+        self._action = np.zeros(7, np.intc)
+        self._frames_left = float("inf")
+        self._instructions: dict[str, np.ndarray] = {}
+        try:
+            self._lab = self._open(folder, FRAMES_LEFT)
+            self._tells_frames_left = True
+        except ValueError:
+            # A few of the engine's oldest levels do not offer it: their ends all count as ends of the task.
+            self._lab = self._open(folder)
+            self._tells_frames_left = False
+        # The first episode of an instance cannot be repeated from its seed; later ones can.
+        self._lab.reset(seed=THROW_AWAY_SEED)
+
+    def _open(self, folder: str, *more: str) -> Any:
         import deepmind_lab
 
-        observations = ["RGB_INTERLEAVED", "FRAMES_REMAINING_AT_60", *(["INSTR"] if launch.instruction else [])]
-        options: dict[str, Any] = {"config": launch.settings, "renderer": launch.renderer}
-        self._cache = None if launch.cache is None else open_cache(launch.cache)
-        if self._cache is not None:
-            options["level_cache"] = self._cache
-        self._lab = deepmind_lab.Lab(launch.level, observations, **options)
-        self._slot = slot
-        self._launch = launch
-        self._frames_left = 0.0
-        # The first episode of a Lab does not follow from its seed; later ones do.
-        self._lab.reset(seed=0)
+        observations = [PICTURE, *more, *([INSTRUCTION] if self._options.instruction_length else [])]
+        cache = {} if self._cache is None else {"level_cache": self._cache}
+        return deepmind_lab.Lab(
+            self._options.level,
+            observations,
+            config=self._options.settings,
+            renderer=self._options.renderer,
+            temp_folder=folder,
+            **cache,
+        )
 
     def reset(self) -> None:
-        self._lab.reset(seed=int(self._slot["seed"]))
-        self._slot["reward"], self._slot["outcome"] = 0.0, GOES_ON
-        self._show()
+        self._lab.reset(seed=int(self._memory["seed"]))
+        self._memory["reward"] = 0.0
+        self._memory["status"] = RUNNING
+        self._observe()
 
     def step(self) -> None:
-        """After the end there is no observation to show: the slot keeps the last one."""
-        self._slot["reward"] = self._lab.step(self._slot["action"], num_steps=self._launch.action_repeat)
+        self._action[:] = self._memory["action"]
+        self._memory["reward"] = self._lab.step(self._action, num_steps=self._options.frame_skip)
         if self._lab.is_running():
-            self._slot["outcome"] = GOES_ON
-            self._show()
+            self._memory["status"] = RUNNING
+            self._observe()
         else:
-            # The Lab does not say why an episode is over: a time-out is one that had no more frames than this step took.
-            self._slot["outcome"] = TIMED_OUT if self._frames_left <= self._launch.action_repeat else ENDED
-        self._count_cache()
+            out_of_time = self._frames_left <= self._options.frame_skip
+            self._memory["status"] = TRUNCATED if out_of_time else TERMINATED
+            self._count()
 
-    def _show(self) -> None:
+    def _observe(self) -> None:
         observations = self._lab.observations()
-        self._slot["frame"][:] = observations["RGB_INTERLEAVED"]
-        self._frames_left = float(np.asarray(observations["FRAMES_REMAINING_AT_60"]).flat[0])
-        if self._launch.instruction:
-            self._slot["instruction"][:] = word_hashes(observations["INSTR"])
-        self._count_cache()
+        self._memory["frame"][...] = observations[PICTURE]
+        if self._tells_frames_left:
+            self._frames_left = float(np.ravel(observations[FRAMES_LEFT])[0])
+        if self._options.instruction_length:
+            text = observations[INSTRUCTION]
+            if text not in self._instructions:
+                self._instructions[text] = word_hashes(text, self._options.instruction_length)
+            self._memory["words"][...] = self._instructions[text]
+        self._count()
 
-    def _count_cache(self) -> None:
+    def _count(self) -> None:
         if self._cache is not None:
-            self._slot["cache_hits"], self._slot["cache_misses"] = self._cache.hits, self._cache.misses
-
-
-def serve(doorbell: socket.socket, slot: np.void, create: Callable[[], Engine]) -> None:
-    """Answers until the supervisor closes its end, or a call fails: an instance that raised cannot be used again."""
-    answer = REFUSED
-    try:
-        engine = create()
-        answer = FAILED
-        while request := doorbell.recv(1):
-            if request == RESET:
-                engine.reset()
-            elif request == STEP:
-                engine.step()
-            doorbell.send(DONE)
-    except (BrokenPipeError, ConnectionResetError):
-        return
-    except Exception as error:
-        message = f"{type(error).__name__}: {error}".replace("\n", " ")
-        slot["message"] = message.encode()[:MESSAGE_BYTES]
-        doorbell.send(answer)
-        raise
+            self._memory["cache_hits"], self._memory["cache_misses"] = self._cache.hits, self._cache.misses
 
 
 def main() -> None:
-    # Ignored children would break the engine's map compiler; an interrupt is the supervisor's business.
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    launch = Launch.from_json(sys.argv[1])
-    size = launch.num_slots * slot_type(launch.height, launch.width).itemsize
-    memory = mmap.mmap(launch.memory_fd, size)
-    slot = slots_in(memory, launch.num_slots, launch.height, launch.width)[launch.slot]
-    with socket.socket(fileno=launch.doorbell_fd) as doorbell:
-        serve(doorbell, slot, lambda: Engine(launch, slot))
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    options, folder = EngineOptions.from_json(sys.stdin.read()), sys.argv[3]
+    memory = np.ndarray((), options.memory_type, mmap.mmap(int(sys.argv[2]), options.memory_type.itemsize))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would break the engine's map compiler
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which then closes us
+    signal.setitimer(signal.ITIMER_REAL, options.reset_alarm_s)
+    try:
+        engine = Engine(options, memory, folder)
+    except Exception as error:
+        memory["message"] = " ".join(str(error).split()).encode()[:400]
+        connection.send(REFUSED)
+        raise
+    calls = {RESET: (engine.reset, options.reset_alarm_s), STEP: (engine.step, options.step_alarm_s)}
+    while True:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        request = connection.recv(1)
+        if not request:  # the supervisor has closed its end, or is no more
+            return
+        call, limit_s = calls[request]
+        signal.setitimer(signal.ITIMER_REAL, limit_s)
+        call()
+        connection.send(DONE)
