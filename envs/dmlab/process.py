@@ -1,0 +1,159 @@
+"""Our side of one engine: starts its process, asks it for one thing at a time, and ends it.
+
+A process is a new interpreter (never a fork: the engine does not survive one, and neither do torch's threads) that imports only
+what an engine needs, not the program that started it. It ends by itself when our end of the socket goes away.
+"""
+
+import contextlib
+import mmap
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from envs.dmlab.engine import DONE, REFUSED, RESET, STEP, EngineOptions
+
+ALARM_FACTOR, ALARM_GRACE_S = 1.5, 5.0
+"""How much later than the supervisor's deadline an engine's own alarm goes off."""
+
+
+class EngineDied(RuntimeError):
+    """The process ended, or gave no answer by its deadline. The message says which, and the last line it wrote."""
+
+
+class EngineRefused(RuntimeError):
+    """The engine cannot be opened like this: an unknown level or setting."""
+
+
+class EngineProcess:
+    """
+    Args:
+        level: number of its level, for the supervisor.
+        folder: where it may leave files; deleted with it.
+    """
+
+    def __init__(
+        self, options: EngineOptions, level: int, folder: Path, step_limit_s: float, reset_limit_s: float
+    ) -> None:
+        self.level = level
+        self.deadline: float | None = None
+        """``time.monotonic()`` at which an answer is late; ``None`` while nothing is asked."""
+        self._limits = {RESET: reset_limit_s, STEP: step_limit_s}
+        self._folder = Path(tempfile.mkdtemp(prefix="engine-", dir=folder))
+        memory_fd = _anonymous_memory(options.memory_type.itemsize, self._folder)
+        self._socket, theirs = socket.socketpair()
+        with theirs, (self._folder / "engine.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    *("-c", "from envs.dmlab.engine import main; main()"),
+                    *(str(theirs.fileno()), str(memory_fd), str(self._folder)),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=(theirs.fileno(), memory_fd),
+                env=os.environ | {"TMPDIR": str(self._folder), "PYTHONPATH": os.pathsep.join(_import_path())},
+            )
+        memory = np.ndarray((), options.memory_type, mmap.mmap(memory_fd, options.memory_type.itemsize))
+        os.close(memory_fd)
+        self.memory = memory
+        self.frame: np.ndarray = memory["frame"]
+        self.words: np.ndarray = memory["words"]
+        self._action: np.ndarray = memory["action"]
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
+            stdin.write(options.to_json().encode())
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    @property
+    def busy(self) -> bool:
+        return self.deadline is not None
+
+    def reset(self, seed: int) -> None:
+        """Asks for a new episode; ``frame`` is its first picture once it is no longer ``busy``."""
+        self.memory["seed"] = seed
+        self._ask(RESET)
+
+    def step(self, action: np.ndarray) -> None:
+        """Asks for a step: ``status``, ``reward`` and ``frame`` (if it goes on) are those of after it once it is no longer ``busy``."""
+        self._action[...] = action
+        self._ask(STEP)
+
+    def _ask(self, request: bytes) -> None:
+        assert self.deadline is None, "one request at a time"
+        self.deadline = time.monotonic() + self._limits[request]
+        with contextlib.suppress(OSError):  # it has ended: receive will say so
+            self._socket.send(request)
+
+    def receive(self) -> None:
+        """Takes the answer that is waiting.
+
+        Raises:
+            EngineRefused: if the engine cannot be opened.
+            EngineDied: if there will be no answer any more.
+        """
+        try:
+            answer = self._socket.recv(1)
+        except OSError:
+            answer = b""
+        if answer == REFUSED:
+            raise EngineRefused(bytes(self.memory["message"]).decode(errors="replace"))
+        if answer != DONE:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(1)
+            raise EngineDied(f"an engine ended with status {self._process.poll()}: {self._last_words()}")
+        self.deadline = None
+
+    @property
+    def cache_counts(self) -> tuple[int, int]:
+        """Hits and misses of its level cache so far."""
+        return int(self.memory["cache_hits"]), int(self.memory["cache_misses"])
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def stop(self) -> None:
+        """Ends the process at once, whatever it is doing. Safe to call twice."""
+        self._socket.close()
+        self._process.kill()
+        with contextlib.suppress(
+            subprocess.TimeoutExpired
+        ):  # a process inside a broken driver stays until the driver lets go
+            self._process.wait(5)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _last_words(self) -> str:
+        with contextlib.suppress(OSError):
+            lines = (self._folder / "engine.log").read_text(errors="replace").strip().splitlines()
+            if lines:
+                return lines[-1][:300]
+        return "it left no message"
+
+
+def engine_alarm(limit_s: float) -> float:
+    return ALARM_FACTOR * limit_s + ALARM_GRACE_S
+
+
+def _import_path() -> list[str]:
+    return [path or str(Path.cwd()) for path in sys.path]
+
+
+def _anonymous_memory(size_bytes: int, folder: Path) -> int:
+    """Memory without a name, gone with its last user, and not counted against ``/dev/shm``, which is small in containers."""
+    if hasattr(os, "memfd_create"):
+        handle = os.memfd_create("dmlab-engine")
+    else:
+        handle, name = tempfile.mkstemp(dir=folder)
+        os.unlink(name)
+    os.ftruncate(handle, size_bytes)
+    return handle
