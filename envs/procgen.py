@@ -5,7 +5,8 @@ Its metadata asks for numpy below 2 and the old gym, but only its gym registrati
 without the package's ``__init__`` leaves them out, so nobody is held to an old numpy (see requirements-procgen.lock).
 
 The library shows the next level at once when one ends (our habit) and drops the last picture: where an episode was cut off, the
-last one that was seen takes its place. Cut off means that it lasted exactly as long as the game allows.
+last one that was seen takes its place. Cut off means that it lasted exactly as long as the game allows and was not won by its
+last step; lost by its last step cannot be told apart from cut off.
 """
 
 import difflib
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from conf.env_schema import EnvConfig, ProcgenConfig
+from conf.knobs import ConfigError
 from envs.base import Discrete, EnvSpec, MissingDependency, Timestep, UnknownEnvironment, VectorEnv
 
 TIME_LIMITS: dict[str, int] = {
@@ -49,6 +51,12 @@ MODES: dict[str, frozenset[str]] = {
 }
 """Which games have which distribution mode; the library ends the process for any other pair."""
 
+WHEELS_END = (3, 13)
+"""The first Python that procgen-mirror has no wheel for."""
+
+MAX_LEVEL = 2**31 - 1
+"""Levels are numbered by the library's signed 32-bit integers; a range that overflows them would hold no level at all."""
+
 ACTIONS = (
     *("left down", "left", "left up", "down", "nothing", "up", "right down", "right", "right up"),
     *("d", "a", "w", "s", "q", "e"),
@@ -67,18 +75,19 @@ class ProcgenEnv(VectorEnv):
     def __init__(self, config: ProcgenConfig, num_envs: int, seed: int) -> None:
         _check(config)
         self.num_envs = num_envs
-        self._limit = 2000 if (config.name, config.mode) == ("jumper", "memory") else TIME_LIMITS[config.name]
+        self.time_limit = 2000 if (config.name, config.mode) == ("jumper", "memory") else TIME_LIMITS[config.name]
         # In exploration mode the game plays one level of the library's choice.
         levels = (
             {} if config.mode == "exploration" else {"num_levels": config.num_levels, "start_level": config.start_level}
         )
-        self._envs = _library().ProcgenGym3Env(
+        self._identity = {"streams": num_envs, "game": config.name, "mode": config.mode, **levels}
+        self._envs = _open(
             num=num_envs,
             env_name=config.name,
             **levels,
             distribution_mode=config.mode,
             rand_seed=seed,
-            num_threads=1,  # one actor per core
+            num_threads=config.threads,
         )
         self.spec = EnvSpec(
             name=f"procgen/{config.name}",
@@ -102,7 +111,9 @@ class ProcgenEnv(VectorEnv):
         reward, observation, first = self._envs.observe()
         first = np.array(first, bool)
         self._length += 1
-        truncated = first & (self._length >= self._limit)
+        truncated = first & (self._length >= self.time_limit)
+        if truncated.any():
+            truncated &= [not info["prev_level_complete"] for info in self._envs.get_info()]
         self._length[first] = 0
         previous, self._last = self._last, observation["rgb"].copy()
         return Timestep(
@@ -122,12 +133,19 @@ class ProcgenEnv(VectorEnv):
     def get_state(self) -> dict[str, Any]:
         states = self._envs.callmethod("get_state")
         return {
+            "identity": dict(self._identity),
             "games": {str(index): np.frombuffer(state, np.uint8).copy() for index, state in enumerate(states)},
             "length": self._length.copy(),
             "last": self._last.copy(),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
+        """Raises ``ConfigError`` for another game's state, at which the library would end the process, or another level range's."""
+        if state["identity"] != self._identity:
+            raise ConfigError(
+                f"the saved games are of {_listed(state['identity'])}, but this run has {_listed(self._identity)}: "
+                "go on with the options of the saved run, or take another run_dir"
+            )
         self._envs.callmethod("set_state", [state["games"][str(index)].tobytes() for index in range(self.num_envs)])
         self._length[:] = state["length"]
         self._last = np.array(state["last"])
@@ -149,6 +167,32 @@ def _check(config: ProcgenConfig) -> None:
         raise UnknownEnvironment(
             f"ProcGen's {config.name} has no mode {config.mode!r}: expected env.mode to be one of {', '.join(modes)}"
         )
+    if config.mode == "exploration":
+        return
+    if config.num_levels == 0 and config.start_level > 0:
+        raise UnknownEnvironment(
+            f"env.num_levels=0 is all levels there are, so env.start_level={config.start_level} has no meaning: "
+            "give the number of levels, or leave env.start_level out"
+        )
+    if config.start_level + config.num_levels > MAX_LEVEL:
+        raise UnknownEnvironment(
+            f"ProcGen has levels 0 to {MAX_LEVEL - 1}, but env.start_level={config.start_level} with "
+            f"env.num_levels={config.num_levels} goes beyond"
+        )
+
+
+def _listed(identity: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in identity.items())
+
+
+def _open(**options: Any) -> Any:
+    library = _library()
+    try:
+        return library.ProcgenGym3Env(**options)
+    except OSError as error:  # the system's loader: the wheel brings Qt, but not what Qt takes from every desktop
+        raise MissingDependency(
+            f"env=procgen cannot load its library: {error}; on Debian or Ubuntu: apt-get install libgl1 libglib2.0-0"
+        ) from None
 
 
 def _library() -> Any:
@@ -156,13 +200,18 @@ def _library() -> Any:
     if "procgen.env" not in sys.modules:
         found = importlib.util.find_spec("procgen")
         if found is None or found.submodule_search_locations is None:
-            raise MissingDependency(
-                "env=procgen needs procgen-mirror (wheels for Python 3.11 and 3.12): pip install --no-deps -r requirements-procgen.lock"
-            )
+            raise MissingDependency(f"env=procgen needs procgen-mirror: {_how_to_install()}")
         package = types.ModuleType("procgen")
         package.__path__ = list(found.submodule_search_locations)
         sys.modules["procgen"] = package
     try:
         return importlib.import_module("procgen.env")
     except ImportError as error:
-        raise MissingDependency(f"env=procgen: {error}; pip install --no-deps -r requirements-procgen.lock") from None
+        raise MissingDependency(f"env=procgen: {error}; {_how_to_install()}") from None
+
+
+def _how_to_install() -> str:
+    if sys.version_info >= WHEELS_END:
+        running = ".".join(map(str, sys.version_info[:2]))
+        return f"it has wheels for Python 3.11 and 3.12, but not for this one ({running}); make an environment with one of them"
+    return "pip install --no-deps -r requirements-procgen.lock"

@@ -1,15 +1,18 @@
 """ProcGen from its real C++ batch: every game and mode, boundaries, level splits, exact resume."""
 
 import importlib.util
+import struct
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 
 from conf.env_schema import ProcgenConfig
+from conf.knobs import ConfigError
 from conf.load import load_train
-from envs.base import UnknownEnvironment
+from envs.base import MissingDependency, UnknownEnvironment, VectorEnv
 from envs.procgen import MODES, TIME_LIMITS, ProcgenEnv
 from envs.registry import make_env
 from learner.evaluate_main import protocol
@@ -19,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def play(env, steps: int, seed: int = 0):
+def play(env: VectorEnv, steps: int, seed: int = 0):
     choose = np.random.default_rng(seed)
     return [env.step(choose.integers(0, 15, env.num_envs)) for _ in range(steps)]
 
@@ -58,6 +61,72 @@ def test_an_episode_that_reaches_the_time_limit_is_cut_off_and_any_other_end_is_
         before = timestep
     assert cut >= 4
     assert ended >= 1
+
+
+def time_limit_in(state: bytes) -> int:
+    """Read from the library's serialisation: integers of 4 bytes, and texts that begin with their length."""
+    at = 0
+
+    def integer() -> int:
+        nonlocal at
+        at += 4
+        return struct.unpack_from("<i", state, at - 4)[0]
+
+    def text() -> None:
+        nonlocal at
+        length = integer()
+        at += length
+
+    integer(), text()  # format, game
+    for _ in range(17):  # options, level range
+        integer()
+    for _ in range(2):  # random generators
+        integer(), text()
+    for _ in range(4):  # reward, done, level complete, action
+        integer()
+    return integer()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_time_limits_are_those_of_the_library(mode: str):
+    for game in sorted(MODES[mode]):
+        env = make_env(ProcgenConfig(name=game, mode=mode), 1, 1)
+        assert isinstance(env, ProcgenEnv)
+        state = env.get_state()
+        assert state is not None
+        assert time_limit_in(state["games"]["0"].tobytes()) == env.time_limit, game
+        env.close()
+
+
+def test_a_level_that_is_won_by_its_last_step_is_not_cut_off():
+    """Stands for a game whose last step wins: the library's report is changed, all else is real."""
+    env = make_env(ProcgenConfig(name="leaper", mode="easy", num_levels=0), 2, 3)
+    assert isinstance(env, ProcgenEnv)
+    env.reset()
+    for _ in range(TIME_LIMITS["leaper"] - 1):
+        env.step(np.full(2, 4))
+    env._envs.get_info = lambda: [{"prev_level_complete": 1}, {"prev_level_complete": 0}]
+    timestep = env.step(np.full(2, 4))
+    assert timestep.terminated.tolist() == [True, False]
+    assert timestep.truncated.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("other", [{"name": "maze"}, {"num_levels": 10}, {"mode": "easy"}])
+def test_a_state_of_another_game_or_level_range_is_refused(other: dict[str, Any]):
+    saved, env = make_env(ProcgenConfig(), 2, 1), make_env(ProcgenConfig(**other), 2, 1)
+    saved.reset()
+    state = saved.get_state()
+    assert state is not None
+    with pytest.raises(ConfigError, match="the saved games are of streams 2, game chaser, mode hard"):
+        env.set_state(state)
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_threads_change_nothing_but_the_speed(threads: int):
+    one, other = make_env(ProcgenConfig(threads=1), 4, 1), make_env(ProcgenConfig(threads=threads), 4, 1)
+    assert (one.reset().observation == other.reset().observation).all()
+    for ours, theirs in zip(play(one, 30), play(other, 30), strict=True):
+        assert (ours.observation == theirs.observation).all()
 
 
 def test_the_state_goes_on_bit_for_bit():
@@ -108,6 +177,8 @@ def test_levels_come_from_the_range_and_the_test_splits_are_disjoint_from_traini
             ProcgenConfig(name="coinrun", mode="memory"),
             "coinrun has no mode 'memory': expected env.mode to be one of easy, hard",
         ),
+        (ProcgenConfig(num_levels=0, start_level=5), "env.num_levels=0 is all levels there are"),
+        (ProcgenConfig(start_level=2**31 - 100), "env.start_level=2147483548 with env.num_levels=500 goes beyond"),
     ],
 )
 def test_what_does_not_exist_is_one_line(config: ProcgenConfig, message: str):
@@ -115,19 +186,32 @@ def test_what_does_not_exist_is_one_line(config: ProcgenConfig, message: str):
         make_env(config, 1, 1)
 
 
-def test_without_the_library_one_line_says_how_to_get_it():
-    program = (
-        "import sys; sys.modules['procgen'] = None\n"
-        "import importlib.util\n"
-        "importlib.util.find_spec = lambda name: None\n"
-        "from conf.env_schema import ProcgenConfig\n"
-        "from envs.base import MissingDependency\n"
-        "from envs.registry import make_env\n"
-        "try: make_env(ProcgenConfig(), 1, 1)\n"
-        "except MissingDependency as error: print(error)\n"
-    )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "pip install --no-deps -r requirements-procgen.lock" in result.stdout
+@pytest.mark.parametrize(
+    ("python", "message"),
+    [
+        ((3, 12, 1), "needs procgen-mirror: pip install --no-deps -r requirements-procgen.lock"),
+        ((3, 13, 0), "wheels for Python 3.11 and 3.12, but not for this one (3.13)"),
+    ],
+)
+def test_without_the_library_one_line_says_how_to_get_it(
+    python: tuple[int, int, int], message: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delitem(sys.modules, "procgen.env", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "version_info", python)
+    with pytest.raises(MissingDependency) as refused:
+        make_env(ProcgenConfig(), 1, 1)
+    assert message in str(refused.value)
+
+
+def test_a_system_without_the_libraries_of_a_desktop_is_told_what_is_missing(monkeypatch: pytest.MonkeyPatch):
+    def cannot_load(**_: Any) -> None:
+        raise OSError("cannot load library 'libenv.so': libGL.so.1: cannot open shared object file")
+
+    make_env(ProcgenConfig(), 1, 1).close()
+    monkeypatch.setattr(sys.modules["procgen.env"], "ProcgenGym3Env", cannot_load)
+    with pytest.raises(MissingDependency, match=r"libGL\.so\.1.*apt-get install libgl1 libglib2\.0-0"):
+        make_env(ProcgenConfig(), 1, 1)
 
 
 def test_nothing_of_the_old_gym_is_imported():
