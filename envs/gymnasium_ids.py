@@ -1,15 +1,19 @@
 """Any registered gymnasium id, through gymnasium's vector environments in their SAME_STEP habit, which is ours.
 
-Actions are discrete, or real vectors (clipped to their bounds here). Observations are real vectors, images of uint8, or discrete
-numbers (one-hot). The state of a gymnasium environment cannot be saved: after a resume, episodes start anew.
+Actions are discrete, or real vectors (clipped to their bounds here). Observations are real vectors, vectors of uint8 (as numbers
+from 0 to 1), images of uint8, or discrete numbers (one-hot). The state of a gymnasium environment cannot be saved: after a resume,
+episodes start anew.
 """
 
 import difflib
+import importlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box
 from gymnasium.spaces import Discrete as DiscreteSpace
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
@@ -28,6 +32,8 @@ from envs.base import (
     spawn_seeds,
 )
 
+Wrap = Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]
+
 
 def make(config: EnvConfig, num_envs: int, seed: int) -> VectorEnv:
     """Raises ``UnknownEnvironment`` for an unknown id or spaces that a network here cannot use."""
@@ -40,24 +46,16 @@ class GymnasiumEnv(VectorEnv):
     Args:
         config: its ``name`` is the id.
         suite: the suite's name, for messages.
-        wrap: applied to every environment, for suites whose observations need it.
+        wrap: applied to every environment, for suites whose observations need it; a function of a module, for other processes.
     """
 
     def __init__(
-        self,
-        config: GymConfig,
-        num_envs: int,
-        seed: int,
-        suite: str = "gym",
-        wrap: Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]] = lambda env: env,
+        self, config: GymConfig, num_envs: int, seed: int, suite: str = "gym", wrap: Wrap | None = None
     ) -> None:
         self.num_envs = num_envs
         self._seeds = spawn_seeds(seed, num_envs)
         _require_registered(config.name)
-
-        def create() -> gymnasium.Env[Any, Any]:
-            return wrap(gymnasium.make(config.name, max_episode_steps=config.max_episode_steps, **config.kwargs))
-
+        create = partial(_create, config.name, config.max_episode_steps, dict(config.kwargs), wrap)
         try:
             if config.asynchronous:
                 # Spawned, because forking a process that has threads, as torch does, may hang.
@@ -66,13 +64,13 @@ class GymnasiumEnv(VectorEnv):
                 )
             else:
                 self._envs = SyncVectorEnv([create] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
-        except gymnasium.error.DependencyNotInstalled as error:
+        except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             raise MissingDependency(
                 f"env={suite}/{config.name} needs a package that is not installed: {error}"
             ) from None
-        except (gymnasium.error.Error, TypeError) as error:
+        except (gymnasium.error.Error, TypeError, ValueError, LookupError, AssertionError) as error:
             raise UnknownEnvironment(
-                f"gymnasium cannot make {config.name} with env.kwargs={config.kwargs}: {error}"
+                f"gymnasium cannot make {config.name} with env.kwargs={config.kwargs}: {type(error).__name__} {error}"
             ) from None
         self._observation = _observation_reader(config.name, self._envs.single_observation_space)
         self.spec = EnvSpec(
@@ -95,14 +93,14 @@ class GymnasiumEnv(VectorEnv):
             actions = actions + self._envs.single_action_space.start
         try:
             observation, reward, terminated, truncated, info = self._envs.step(actions)
-        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-            raise EnvironmentFailure(f"a process of {self.spec.name} ended: {type(error).__name__}") from error
+        except Exception as error:  # whatever goes wrong in somebody else's environment, a new one may go on
+            raise EnvironmentFailure(f"{self.spec.name} failed at a step: {type(error).__name__} {error}") from error
         truncated = truncated & ~terminated
         final = None
         if truncated.any():
             final = np.zeros((self.num_envs, *self.spec.observation_shape), self.spec.observation_dtype)
             for stream in np.flatnonzero(truncated):
-                final[stream] = self._observation(info["final_obs"][stream][None])[0]
+                final[stream] = self._observation(np.asarray(info["final_obs"][stream])[None])[0]
         return Timestep(
             self._observation(observation),
             np.asarray(reward, np.float32),
@@ -113,8 +111,37 @@ class GymnasiumEnv(VectorEnv):
             final,
         )
 
+    def render(self, index: int) -> np.ndarray:
+        """The environment's own ``rgb_array``, if it has one."""
+        if self._envs.render_mode != "rgb_array":
+            return super().render(index)
+        try:
+            pictures = self._envs.call("render") if isinstance(self._envs, AsyncVectorEnv) else self._envs.render()
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise MissingDependency(f"pictures of {self.spec.name} need a package: {error}") from None
+        return pictures[index]
+
     def close(self) -> None:
-        self._envs.close()
+        try:
+            self._envs.close()
+        except (EOFError, OSError):  # one of its processes is dead, and gymnasium waits for its goodbye
+            for process in self._envs.processes:
+                process.kill()
+                process.join()
+            self._envs.closed = True
+
+
+def _create(
+    name: str, max_episode_steps: int | None, kwargs: dict[str, Any], wrap: Wrap | None
+) -> gymnasium.Env[Any, Any]:
+    """One environment. Runs in a new process if the streams are asynchronous, where nothing is registered yet."""
+    _require_registered(name)
+    entry_point = gymnasium.spec(name).entry_point
+    creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    if "rgb_array" in getattr(creator, "metadata", {}).get("render_modes", ()):
+        kwargs = {"render_mode": "rgb_array", **kwargs}
+    env = gymnasium.make(name, max_episode_steps=max_episode_steps, **kwargs)
+    return env if wrap is None else wrap(env)
 
 
 class _observation_reader:
@@ -123,16 +150,19 @@ class _observation_reader:
     def __init__(self, name: str, space: gymnasium.Space[Any]) -> None:
         self.layout: Layout = "vector"
         self.dtype: Any = "float32"
-        self._states = 0
+        self._states, self._scale = 0, 1.0
         if isinstance(space, DiscreteSpace):
             self._states, self._start = int(space.n), int(space.start)
             self.shape: tuple[int, ...] = (self._states,)
+        elif isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) == 2:
+            self.layout, self.dtype, self.shape = "HWC", "uint8", (*space.shape, 1)
         elif isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) == 3 and min(space.shape) <= 16:
             self.layout = "CHW" if space.shape[0] <= space.shape[2] else "HWC"
             self.dtype = "uint8"
             self.shape = space.shape
         elif isinstance(space, Box):
             self.shape = (int(np.prod(space.shape)),)
+            self._scale = 1 / 255 if space.dtype == np.uint8 else 1.0
         else:
             raise UnknownEnvironment(
                 f"{name} has observations of type {type(space).__name__}, expected one array per step: "
@@ -142,7 +172,8 @@ class _observation_reader:
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         if self._states:
             return np.eye(self._states, dtype=np.float32)[batch - self._start]
-        return np.array(batch, self.dtype).reshape(len(batch), *self.shape)
+        observations = np.array(batch, self.dtype).reshape(len(batch), *self.shape)
+        return observations if self._scale == 1.0 else observations * np.float32(self._scale)
 
 
 def _actions(name: str, space: gymnasium.Space[Any]) -> Discrete | Continuous:
@@ -156,15 +187,18 @@ def _actions(name: str, space: gymnasium.Space[Any]) -> Discrete | Continuous:
 
 
 def _require_registered(name: str) -> None:
-    """Raises ``UnknownEnvironment`` with the nearest ids; plugins that an id names (``module:Id-v0``) are imported by gymnasium."""
-    if ":" in name or name in gymnasium.registry:
-        return
+    """Raises ``UnknownEnvironment`` with the nearest ids, ``MissingDependency`` if the module that an id names is not there."""
+    module, _, name_within = name.rpartition(":")
     if name.startswith("ALE/"):
-        import ale_py
-
-        gymnasium.register_envs(ale_py)
-        if name in gymnasium.registry:
-            return
+        module = "ale_py"
+    if module:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise MissingDependency(f"env=gym/{name} needs the Python module {module}: {error}") from None
+    name = name_within
+    if name in gymnasium.registry:
+        return
     close = difflib.get_close_matches(name, list(gymnasium.registry), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else "gymnasium.pprint_registry() lists them"
     raise UnknownEnvironment(f"gymnasium has no environment {name!r}: {hint}")

@@ -8,7 +8,7 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
 from conf.env_schema import GymConfig
-from envs.base import Continuous, UnknownEnvironment
+from envs.base import Continuous, EnvironmentFailure, MissingDependency, UnknownEnvironment
 from envs.registry import make_env
 
 
@@ -40,13 +40,35 @@ class OddSpaces(Counting):
     observation_space = Dict({"a": Box(0, 1, (2,))})  # pyright: ignore[reportAssignmentType]
 
 
+class GreyImages(Counting):
+    observation_space = Box(0, 255, (5, 4), np.uint8)  # pyright: ignore[reportAssignmentType]
+
+    def _observe(self) -> np.ndarray:
+        return np.full((5, 4), 255, np.uint8)
+
+
+class Bytes(GreyImages):
+    observation_space = Box(0, 255, (3,), np.uint8)  # pyright: ignore[reportAssignmentType]
+
+    def _observe(self) -> np.ndarray:
+        return np.array([0, 51, 255], np.uint8)
+
+
+class Breaking(Counting):
+    def step(self, action: int):
+        raise ZeroDivisionError("somebody else's mistake")
+
+
+HAND_MADE = (Counting, OddSpaces, GreyImages, Bytes, Breaking)
+
+
 @pytest.fixture(autouse=True)
 def _register():
-    gymnasium.register("Counting-v0", Counting)
-    gymnasium.register("OddSpaces-v0", OddSpaces)
+    for kind in HAND_MADE:
+        gymnasium.register(f"{kind.__name__}-v0", kind)
     yield
-    for name in ("Counting-v0", "OddSpaces-v0"):
-        del gymnasium.registry[name]
+    for kind in HAND_MADE:
+        del gymnasium.registry[f"{kind.__name__}-v0"]
 
 
 def test_the_end_of_an_episode_shows_the_next_one_and_the_final_observation_beside_it():
@@ -93,6 +115,43 @@ def test_images_stay_bytes():
     env.close()
 
 
+def test_grey_images_have_one_channel_and_bytes_are_numbers_up_to_one():
+    grey, numbers = make_env(GymConfig(name="GreyImages-v0"), 2, 1), make_env(GymConfig(name="Bytes-v0"), 2, 1)
+    assert (grey.spec.layout, grey.reset().observation.shape, grey.spec.observation_dtype) == (
+        "HWC",
+        (2, 5, 4, 1),
+        "uint8",
+    )
+    assert numbers.spec.layout == "vector"
+    np.testing.assert_allclose(numbers.reset().observation, [[0, 0.2, 1]] * 2, atol=1e-6)
+
+
+def test_discrete_observations_of_a_cut_off_episode_are_one_hot_too():
+    env = make_env(GymConfig(name="FrozenLake-v1", max_episode_steps=2), 2, 1)
+    env.reset()
+    assert env.step(np.zeros(2, np.int64)).final_observation is None
+    final = env.step(np.zeros(2, np.int64)).final_observation
+    assert final is not None
+    assert final.sum(axis=1).tolist() == [1.0, 1.0]
+
+
+def test_the_environments_own_picture_is_shown():
+    env = make_env(GymConfig(name="ALE/Pong-v5", kwargs={"obs_type": "ram"}), 2, 1)
+    env.reset()
+    assert (env.render(1).shape, env.render(1).dtype) == ((210, 160, 3), np.uint8)
+    env.close()
+    without = make_env(GymConfig(name="Counting-v0"), 2, 1)
+    with pytest.raises(NotImplementedError, match="gym/Counting-v0 has no picture"):
+        without.render(0)
+
+
+def test_an_environment_that_breaks_is_a_failure_that_the_fleet_survives():
+    env = make_env(GymConfig(name="Breaking-v0"), 2, 1)
+    env.reset()
+    with pytest.raises(EnvironmentFailure, match="gym/Breaking-v0 failed at a step: ZeroDivisionError somebody"):
+        env.step(np.zeros(2, np.int64))
+
+
 def test_a_time_limit_truncates():
     env = make_env(GymConfig(name="Pendulum-v1", max_episode_steps=4), 1, 1)
     env.reset()
@@ -124,6 +183,20 @@ def test_slow_environments_run_in_processes_of_their_own():
         apart.close()
 
 
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_a_failure_and_the_others_go_with_it():
+    env = make_env(GymConfig(name="ALE/Pong-v5", kwargs={"obs_type": "ram"}, asynchronous=True), 2, 1)
+    env.reset()
+    processes = env._envs.processes  # pyright: ignore[reportAttributeAccessIssue]
+    processes[1].kill()
+    processes[1].join()
+    with pytest.raises(EnvironmentFailure, match="gym/ALE/Pong-v5 failed at a step"):
+        env.step(np.zeros(2, np.int64))
+    env.close()
+    env.close()
+    assert not any(process.is_alive() for process in processes)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -137,6 +210,12 @@ def test_what_cannot_be_used_is_one_line(name: str, message: str):
     assert "\n" not in str(failure.value)
 
 
-def test_wrong_arguments_are_one_line():
-    with pytest.raises(UnknownEnvironment, match=r"cannot make CartPole-v1 with env\.kwargs="):
-        make_env(GymConfig(name="CartPole-v1", kwargs={"wheels": 4}), 1, 1)
+@pytest.mark.parametrize(("name", "kwargs"), [("CartPole-v1", {"wheels": 4}), ("FrozenLake-v1", {"map_name": "9x9"})])
+def test_wrong_arguments_are_one_line(name: str, kwargs: dict[str, Any]):
+    with pytest.raises(UnknownEnvironment, match=rf"cannot make {name} with env\.kwargs="):
+        make_env(GymConfig(name=name, kwargs=kwargs), 1, 1)
+
+
+def test_a_plugin_that_is_not_installed_is_one_line():
+    with pytest.raises(MissingDependency, match="env=gym/nowhere:Foo-v0 needs the Python module nowhere: No module"):
+        make_env(GymConfig(name="nowhere:Foo-v0"), 1, 1)
