@@ -11,9 +11,14 @@ from pathlib import Path
 import pytest
 
 from envs.dmlab import cache as cache_module
-from envs.dmlab.cache import REMOTE_FAILURES, LevelCache, RemoteLevels, is_sound
+from envs.dmlab.cache import CacheOptions, LevelCache, is_whole
 
 MIB = 1 << 20
+
+
+def open_cache(folder: Path, size_bytes: int = MIB, remote: str | None = None) -> LevelCache:
+    folder.mkdir(parents=True, exist_ok=True)
+    return LevelCache(CacheOptions(str(folder), remote, size_bytes))
 
 
 def pack(path: Path, content: str = "map", size: int = 1000) -> Path:
@@ -32,7 +37,7 @@ def packs_in(folder: Path) -> list[Path]:
 
 
 def test_what_one_engine_builds_another_finds(tmp_path: Path):
-    first, second = LevelCache(tmp_path / "cache", MIB), LevelCache(tmp_path / "cache", MIB)
+    first, second = open_cache(tmp_path / "cache"), open_cache(tmp_path / "cache")
     target = tmp_path / "engine.pk3"
     assert not first.fetch("map/of:level_0123", str(target))
     assert not target.exists()
@@ -41,12 +46,12 @@ def test_what_one_engine_builds_another_finds(tmp_path: Path):
     assert content(target) == "mine"
     assert not second.fetch("map/of:level_4567", str(target))
     assert (first.hits, first.misses, second.hits, second.misses) == (0, 1, 1, 1)
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "one byte", "empty", "not a pack"])
 def test_a_damaged_pack_is_never_handed_out_and_is_replaced(tmp_path: Path, damage: str):
-    cache = LevelCache(tmp_path / "cache", MIB)
+    cache = open_cache(tmp_path / "cache")
     built = pack(tmp_path / "built.pk3", "good", 5000)
     cache.write("key", str(built))
     (kept,) = packs_in(tmp_path / "cache")
@@ -62,17 +67,16 @@ def test_a_damaged_pack_is_never_handed_out_and_is_replaced(tmp_path: Path, dama
     assert content(target) == "good"
 
 
-def test_a_damaged_pack_is_not_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    cache = LevelCache(tmp_path / "cache", MIB)
+def test_a_damaged_pack_is_not_kept(tmp_path: Path):
+    cache = open_cache(tmp_path / "cache")
     built = pack(tmp_path / "built.pk3")
     built.write_bytes(built.read_bytes()[:-40])
     cache.write("key", str(built))
     assert packs_in(tmp_path) == [built]
-    assert "not a whole pack" in capsys.readouterr().err
 
 
 def test_the_least_recently_used_packs_make_room(tmp_path: Path):
-    cache = LevelCache(tmp_path / "cache", 50_000)
+    cache = open_cache(tmp_path / "cache", 50_000)
     target = tmp_path / "engine.pk3"
     for number in range(40):
         cache.write(f"key {number}", str(pack(tmp_path / "built.pk3", str(number), 5000)))
@@ -86,15 +90,14 @@ def test_the_least_recently_used_packs_make_room(tmp_path: Path):
 
 
 def test_a_pack_larger_than_the_whole_cache_is_not_kept(tmp_path: Path):
-    cache = LevelCache(tmp_path / "cache", 1000)
+    cache = open_cache(tmp_path / "cache", 1000)
     cache.write("key", str(pack(tmp_path / "built.pk3", size=5000)))
     assert not packs_in(tmp_path / "cache")
 
 
 def test_what_a_dead_writer_left_is_removed_and_a_living_ones_is_not(tmp_path: Path):
-    cache = LevelCache(tmp_path / "cache", MIB)
-    (tmp_path / "cache").mkdir()
-    old, young = tmp_path / "cache" / ".a.part", tmp_path / "cache" / ".b.part"
+    cache = open_cache(tmp_path / "cache")
+    old, young = tmp_path / "cache" / "a.tmp", tmp_path / "cache" / "b.tmp"
     old.touch()
     young.touch()
     os.utime(old, (time.time() - 4000, time.time() - 4000))
@@ -120,27 +123,24 @@ class FullDisk:
 def test_a_full_disk_makes_room_and_the_next_pack_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = tmp_path / "cache"
     monkeypatch.setattr(cache_module.shutil, "copyfile", FullDisk(folder, 12_000))
-    cache = LevelCache(folder, MIB)
+    cache = open_cache(folder)
     for number in range(6):
         cache.write(f"key {number}", str(pack(tmp_path / "built.pk3", str(number), 5000)))
         assert cache.fetch(f"key {number}", str(tmp_path / "engine.pk3"))
-    assert not list(folder.rglob("*.part"))
+    assert not list(folder.rglob("*.tmp"))
 
 
-def test_a_disk_that_stays_full_costs_time_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_a_disk_that_stays_full_costs_time_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cache_module.shutil, "copyfile", FullDisk(tmp_path / "cache", 0))
-    cache = LevelCache(tmp_path / "cache", MIB)
+    cache = open_cache(tmp_path / "cache")
     cache.write("key", str(pack(tmp_path / "built.pk3")))
     assert not cache.fetch("key", str(tmp_path / "engine.pk3"))
     assert not list((tmp_path / "cache").rglob("*.p*"))
-    assert "cannot keep a level" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_made_costs_time_only(tmp_path: Path):
-    (tmp_path / "file").touch()
-    cache = LevelCache(tmp_path / "file" / "cache", MIB)
+def test_a_folder_that_is_gone_costs_time_only(tmp_path: Path):
+    cache = open_cache(tmp_path / "cache")
+    (tmp_path / "cache").rmdir()
     assert not cache.fetch("key", str(tmp_path / "engine.pk3"))
     cache.write("key", str(pack(tmp_path / "built.pk3")))
     assert cache.misses == 1
@@ -148,10 +148,9 @@ def test_a_folder_that_cannot_be_made_costs_time_only(tmp_path: Path):
 
 WRITER = """
 import sys
-from pathlib import Path
-from envs.dmlab.cache import LevelCache
+from envs.dmlab.cache import CacheOptions, LevelCache
 folder, built, target = sys.argv[1:]
-cache = LevelCache(Path(folder), 1 << 20)
+cache = LevelCache(CacheOptions(folder, None, 1 << 20))
 for number in range(150):
     cache.write(f"key {number % 3}", built)
     assert cache.fetch(f"key {number % 3}", target), "a pack was not whole"
@@ -159,21 +158,21 @@ for number in range(150):
 
 
 def test_two_writers_and_readers_of_the_same_keys_never_meet_half_a_pack(tmp_path: Path):
+    (tmp_path / "cache").mkdir()
     writers = []
     for name in ("a", "b"):
         built = pack(tmp_path / f"{name}.pk3", name * 40_000, 40_000)
         command = [sys.executable, "-c", WRITER, str(tmp_path / "cache"), str(built), str(tmp_path / f"{name}.target")]
         writers.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
-    for writer in writers:
-        _, said = writer.communicate(timeout=60)
-        assert writer.returncode == 0, said
+    said = [writer.communicate(timeout=60)[1] for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0], said
     assert len(packs_in(tmp_path / "cache")) == 3
-    assert all(is_sound(path) for path in packs_in(tmp_path / "cache"))
+    assert all(is_whole(path) for path in packs_in(tmp_path / "cache"))
 
 
 def test_a_second_node_finds_levels_in_the_remote_store(tmp_path: Path):
     url = f"file://{tmp_path}/store"
-    here, there = (LevelCache(tmp_path / node, MIB, RemoteLevels(url)) for node in ("here", "there"))
+    here, there = (open_cache(tmp_path / node, remote=url) for node in ("here", "there"))
     target = tmp_path / "engine.pk3"
     assert not here.fetch("key", str(target))
     here.write("key", str(pack(tmp_path / "built.pk3", "mine")))
@@ -186,19 +185,21 @@ def test_a_second_node_finds_levels_in_the_remote_store(tmp_path: Path):
 
 
 def test_a_damaged_pack_of_the_store_is_not_handed_out(tmp_path: Path):
-    cache = LevelCache(tmp_path / "here", MIB, RemoteLevels(f"file://{tmp_path}/store"))
+    cache = open_cache(tmp_path / "here", remote=f"file://{tmp_path}/store")
     cache.write("key", str(pack(tmp_path / "built.pk3")))
     (stored,) = packs_in(tmp_path / "store")
     stored.write_bytes(stored.read_bytes()[:300])
-    other = LevelCache(tmp_path / "there", MIB, RemoteLevels(f"file://{tmp_path}/store"))
+    other = open_cache(tmp_path / "there", remote=f"file://{tmp_path}/store")
     assert not other.fetch("key", str(tmp_path / "engine.pk3"))
     assert not packs_in(tmp_path / "there")
 
 
-def test_a_store_that_fails_is_told_and_given_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    cache = LevelCache(tmp_path / "here", MIB, RemoteLevels("nosuchprotocol://bucket/levels"))
+def test_a_store_that_fails_costs_time_only(tmp_path: Path):
+    store = tmp_path / "store"
+    cache = open_cache(tmp_path / "here", remote=f"file://{store}")
+    store.rmdir()
+    store.touch()  # a file where the folder was: every access fails
     for number in range(5):
         assert not cache.fetch(f"key {number}", str(tmp_path / "engine.pk3"))
     cache.write("key", str(pack(tmp_path / "built.pk3")))
     assert cache.fetch("key", str(tmp_path / "engine.pk3"))
-    assert capsys.readouterr().err.count("nosuchprotocol") >= REMOTE_FAILURES
