@@ -1,0 +1,148 @@
+"""DeepMind Lab as a vector environment: one level, or many for one network.
+
+Where an episode ends, the stream shows the next one's first picture at once if an engine has it ready (our habit). If none has,
+the end still shows the old picture, and the rows until the next episode is ready are not valid; other streams go on. An engine
+that dies takes its episode with it: that row is not valid and truncated, nothing of the episode is counted as finished, and what
+came before it is bootstrapped as at any cut.
+
+The engine has no observation after the end of an episode: the last one seen takes the place of the final one. Nor does it say why
+an episode ended: a time-out is an end when no more frames were left than a step takes. Its state cannot be saved.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from envs.base import Discrete, EnvSpec, Timestep, VectorEnv
+from envs.dmlab.actions import action_meanings, action_table
+from envs.dmlab.engine import RUNNING, TERMINATED, TRUNCATED
+from envs.dmlab.instructions import MAX_WORDS
+from envs.dmlab.supervisor import Supervisor
+
+
+class DMLabEnv(VectorEnv):
+    """Colour images uint8 ``[B, height, width, 3]``. Engines start with ``reset``.
+
+    Args:
+        name: for the spec.
+        levels: names of a multi-task suite's levels; empty for a single one.
+        image_shape: height and width.
+        instruction: whether engines read one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        supervisor: Supervisor,
+        levels: Sequence[str],
+        action_set: str,
+        frame_skip: int,
+        image_shape: tuple[int, int],
+        instruction: bool,
+    ) -> None:
+        self.num_envs = len(supervisor.playing)
+        self.spec = EnvSpec(
+            name=name,
+            observation_shape=(*image_shape, 3),
+            observation_dtype="uint8",
+            layout="HWC",
+            actions=Discrete(len(action_table(action_set))),
+            action_repeat=frame_skip,
+            instruction_length=MAX_WORDS if instruction else 0,
+            levels=tuple(levels),
+            action_meanings=action_meanings(action_set),
+        )
+        self._supervisor = supervisor
+        self._actions = action_table(action_set)
+        self._shown = np.zeros((self.num_envs, *self.spec.observation_shape), np.uint8)
+        self._words = np.zeros((self.num_envs, self.spec.instruction_length), np.int64)
+        self._level = np.zeros(self.num_envs, np.int64)
+
+    def reset(self) -> Timestep:
+        self._supervisor.start()
+        for stream in range(self.num_envs):
+            self._show(stream)
+        no = np.zeros(self.num_envs, bool)
+        return self._timestep(np.zeros(self.num_envs, np.float32), no, no, ~no, no, self._begin())
+
+    def step(self, actions: np.ndarray) -> Timestep:
+        supervisor = self._supervisor
+        waiting = np.array([engine is None for engine in supervisor.playing])
+        supervisor.step(self._actions[actions])
+        before, level = self._shown, self._begin()
+        reward = np.zeros(self.num_envs, np.float32)
+        status = np.full(self.num_envs, RUNNING)
+        for stream, engine in enumerate(supervisor.playing):
+            if engine is not None:
+                reward[stream] = engine.memory["reward"]
+                status[stream] = engine.memory["status"]
+                if status[stream] == RUNNING:
+                    self._show(stream)
+        for stream in np.flatnonzero(status != RUNNING):
+            supervisor.finish(int(stream))
+        is_first = waiting.copy()
+        for stream in supervisor.fill():
+            self._show(stream)
+            is_first[stream] = True
+        lost = np.isin(np.arange(self.num_envs), list(supervisor.lost))
+        reward[lost] = 0.0
+        is_first |= lost
+        truncated = (status == TRUNCATED) | lost
+        return self._timestep(
+            reward,
+            status == TERMINATED,
+            truncated,
+            is_first,
+            ~(waiting | lost),
+            level,
+            before if (truncated & is_first).any() else None,
+        )
+
+    def _begin(self) -> np.ndarray:
+        """New arrays for what is shown next, so that those given away are never written to again; the levels played until now."""
+        self._shown, self._words = self._shown.copy(), self._words.copy()
+        return self._level.copy()
+
+    def _show(self, stream: int) -> None:
+        engine = self._supervisor.playing[stream]
+        assert engine is not None
+        self._shown[stream] = engine.frame
+        self._words[stream] = engine.words
+        self._level[stream] = engine.level
+
+    def _timestep(
+        self,
+        reward: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        is_first: np.ndarray,
+        valid: np.ndarray,
+        level: np.ndarray,
+        final: np.ndarray | None = None,
+    ) -> Timestep:
+        return Timestep(
+            self._shown,
+            reward,
+            terminated,
+            truncated,
+            is_first,
+            valid,
+            final_observation=final,
+            instruction=self._words if self.spec.instruction_length else None,
+            level=level if self.spec.levels else None,
+        )
+
+    def statistics(self) -> Mapping[str, float]:
+        hits, misses = self._supervisor.cache_counts()
+        return {
+            "engine_restarts": self._supervisor.restarts,
+            "env_deadlines_missed": self._supervisor.deadlines_missed,
+            "cache_hits": hits,
+            "cache_misses": misses,
+        }
+
+    def render(self, index: int) -> np.ndarray:
+        return self._shown[index].repeat(4, axis=0).repeat(4, axis=1)
+
+    def close(self) -> None:
+        self._supervisor.close()
