@@ -1,6 +1,6 @@
 """Plays whole games with fixed weights and reports their raw returns."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from actors.stem import StemPass, StepInput
+from conf.knobs import ConfigError
 from envs.base import Discrete, Timestep, VectorEnv
 from rtrl_core import PolicyNetwork, PolicyOutput, Sensitivity, clip_rewards
 from rtrl_core.recurrent import CoreState
@@ -74,6 +75,15 @@ class Score:
     levels: list[int]
     """Index into ``EnvSpec.levels``; empty for a single task."""
 
+    @classmethod
+    def of_runs(cls, runs: "Sequence[Score]") -> "Score":
+        """All games of several runs."""
+        return cls(
+            [value for run in runs for value in run.returns],
+            [value for run in runs for value in run.lengths],
+            [value for run in runs for value in run.levels],
+        )
+
     @property
     def mean(self) -> float:
         return float(np.mean(self.returns))
@@ -91,20 +101,20 @@ def evaluate(
     greedy: bool,
     reward_clip: str,
     seed: int,
-    max_steps: int = 10**7,
+    max_steps: int = 10**6,
 ) -> Score:
     """The returns of at least ``episodes`` games.
 
     Every stream plays the same number of games: taking the first ones to finish would favour short games, which are rarely the
-    good ones.
+    good ones. A lost life is not the end of a game.
 
     Raises:
-        RuntimeError: if a game does not end within ``max_steps`` steps of its stream.
+        ConfigError: if a game does not end within ``max_steps`` steps.
     """
     quota = -(-episodes // env.num_envs)
     finished: list[list[tuple[float, int, int]]] = [[] for _ in range(env.num_envs)]
     total, length = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
-    for number, move in enumerate(play(network, env, greedy=greedy, reward_clip=reward_clip, seed=seed)):
+    for move in play(network, env, greedy=greedy, reward_clip=reward_clip, seed=seed):
         now = move.next_timestep
         total += now.reward * now.valid
         length += now.valid
@@ -116,9 +126,13 @@ def evaluate(
             if len(finished[stream]) < quota:
                 finished[stream].append((float(total[stream]), int(length[stream]), level))
             total[stream], length[stream] = 0.0, 0
-        if all(len(games) == quota for games in finished):
+        waiting = np.array([len(games) < quota for games in finished])
+        if not waiting.any():
             break
-        if number >= max_steps:
-            raise RuntimeError(f"a game of {env.spec.name} did not end within {max_steps} steps")
+        if length[waiting].max() >= max_steps:
+            raise ConfigError(
+                f"a game of {env.spec.name} did not end within {max_steps:,} steps: raise max_steps, or train in an "
+                "environment with a time limit"
+            )
     games = [game for stream in finished for game in stream]
     return Score([g[0] for g in games], [g[1] for g in games], [g[2] for g in games if g[2] >= 0])

@@ -181,12 +181,22 @@ class TrainConfig:
 
 @dataclass
 class EvaluateConfig:
-    """An evaluation of one checkpoint, or of a run folder's best."""
+    """An evaluation of one checkpoint, or of a run folder's best; what is null follows the suite's own protocol."""
 
     checkpoint: str = knob(MISSING, "checkpoint or run folder")
-    episodes: int = knob(30, "episodes per policy", minimum=1)
+    episodes: int | None = knob(
+        None, "games per split, run and policy; null: 200 for ProcGen, 100 for DMLab, else 30", minimum=1
+    )
+    runs: int | None = knob(
+        None, "repetitions with the seeds seed, seed + 1, ...; null: 3 for DMLab, else 1", minimum=1
+    )
     num_envs: int = knob(8, "streams", minimum=1)
     seed: int = knob(0, "environment seed", minimum=0)
-    policy: str = knob("both", "how actions are chosen", choices=("greedy", "sampled", "both"))
+    policy: str = knob(
+        "auto",
+        "how actions are chosen; auto is greedy for DMLab, else both",
+        choices=("auto", "greedy", "sampled", "both"),
+    )
+    max_steps: int = knob(1_000_000, "steps of a game after which the evaluation gives up", minimum=1)
     output: str | None = knob(None, "JSON file; null prints only")
     device: str = knob("cpu", "cpu, cuda or cuda:N")

@@ -2,29 +2,34 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from actors.build import build_network
 from actors.evaluation import Score, evaluate
 from actors.precision import require_device
-from conf.env_schema import AtariConfig, EnvConfig, ProcgenConfig
+from conf.env_schema import EnvConfig
+from conf.knobs import ConfigError
 from conf.load import describe, load_evaluate
 from conf.schema import EvaluateConfig, TrainConfig
 from envs.base import EnvSpec
+from envs.dmlab.scores import capped_mean_score, level_score
 from envs.human_scores import ATARI, human_normalised
 from envs.registry import make_env
 from learner import checkpoint as checkpoints
 from learner.checkpoint import Checkpoint, CheckpointError
+from learner.protocol import Protocol, protocol
 from learner.user_mistakes import reported
 from rtrl_core import FlatParameters, PolicyNetwork
 
 Result = dict[str, Any]
+POLICIES = {"greedy": [True], "sampled": [False], "both": [True, False]}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,51 +41,67 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(config: EvaluateConfig) -> int:
+    output = writable(config.output)
     path = checkpoints.find(Path(config.checkpoint), prefer="best")
     checkpoint = checkpoints.load(path)
     trained = checkpoint.config
+    plan = protocol(trained.env)
     results: list[Result] = []
-    for split, env_config in protocol(trained.env).items():
-        env = make_env(env_config, min(config.num_envs, config.episodes), config.seed)
-        try:
-            network = load_network(checkpoint, trained, env.spec, config.device)
-            for greedy in {"greedy": [True], "sampled": [False], "both": [True, False]}[config.policy]:
-                score = evaluate(
-                    network,
-                    env if not results else make_env(env_config, env.num_envs, config.seed),
-                    episodes=config.episodes,
-                    greedy=greedy,
-                    reward_clip=env_config.reward_clip,
-                    seed=config.seed,
-                )
-                results.append(describe_score(score, env.spec, split, greedy))
-        finally:
-            env.close()
+    for split, env_config in plan.splits.items():
+        for greedy in POLICIES[plan.policy if config.policy == "auto" else config.policy]:
+            with Console(stderr=True).status(f"{split}, {'greedy' if greedy else 'sampled'}"):
+                results.append(play_split(config, plan, checkpoint, split, env_config, greedy))
     document = {
         "checkpoint": str(path),
         "agent_steps": checkpoint.agent_steps,
         "environment": f"{trained.env.suite}/{trained.env.name}",
         "seed": config.seed,
         "results": results,
+        **dmlab30_scores(trained.env, results),
     }
     show(document, Console())
-    if config.output is not None:
-        Path(config.output).write_text(json.dumps(document, indent=2) + "\n")
+    if output is not None:
+        output.write_text(json.dumps(document, indent=2) + "\n")
     return 0
 
 
-def protocol(env: EnvConfig) -> dict[str, EnvConfig]:
-    """The environments that a suite is evaluated on, by the name of the split."""
-    suites: dict[type[EnvConfig], Callable[[Any], dict[str, EnvConfig]]] = {
-        # Whole games, not lives: the official code scored single lives (PAPER.md 5.1, defect 10).
-        AtariConfig: lambda config: {"games": replace(config, episodic_life=False)},
-        # The levels trained on, and three sets of levels never seen (PAPER.md 2.5).
-        ProcgenConfig: lambda config: {
-            "train": config,
-            **{f"test {first}": replace(config, start_level=first, num_levels=200) for first in (1000, 1200, 1400)},
-        },
-    }
-    return suites.get(type(env), lambda config: {"episodes": config})(env)
+def writable(output: str | None) -> Path | None:
+    """Where the document goes; asked before hours of play rather than after them.
+
+    Raises:
+        ConfigError: if it cannot be written there.
+    """
+    if output is None:
+        return None
+    path = Path(output)
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(f"output={output}: expected a file in a folder that exists")
+    return path
+
+
+def play_split(
+    config: EvaluateConfig, plan: Protocol, checkpoint: Checkpoint, split: str, env_config: EnvConfig, greedy: bool
+) -> Result:
+    episodes = config.episodes or plan.episodes
+    seeds = [config.seed + number for number in range(config.runs or plan.runs)]
+    scores: list[Score] = []
+    spec: EnvSpec | None = None
+    for seed in seeds:
+        with closing(make_env(env_config, min(config.num_envs, episodes), seed)) as env:
+            spec = env.spec
+            scores.append(
+                evaluate(
+                    load_network(checkpoint, checkpoint.config, spec, config.device),
+                    env,
+                    episodes=episodes,
+                    greedy=greedy,
+                    reward_clip=env_config.reward_clip,
+                    seed=seed,
+                    max_steps=config.max_steps,
+                )
+            )
+    assert spec is not None
+    return describe_scores(scores, spec, split, greedy)
 
 
 def load_network(checkpoint: Checkpoint, trained: TrainConfig, spec: EnvSpec, device: str) -> PolicyNetwork:
@@ -99,7 +120,9 @@ def load_network(checkpoint: Checkpoint, trained: TrainConfig, spec: EnvSpec, de
     return network
 
 
-def describe_score(score: Score, spec: EnvSpec, split: str, greedy: bool) -> Result:
+def describe_scores(runs: Sequence[Score], spec: EnvSpec, split: str, greedy: bool) -> Result:
+    """One line of the table, from one or several runs; all numbers are over all of their games."""
+    score = Score.of_runs(runs)
     result: Result = {
         "split": split,
         "policy": "greedy" if greedy else "sampled",
@@ -109,11 +132,13 @@ def describe_score(score: Score, spec: EnvSpec, split: str, greedy: bool) -> Res
         "min_return": min(score.returns),
         "max_return": max(score.returns),
         "mean_length": sum(score.lengths) / len(score.lengths),
+        "run_means": [run.mean for run in runs],
+        "std_of_runs": float(np.std([run.mean for run in runs])),
         "returns": score.returns,
     }
-    suite, _, game = spec.name.partition("/")
-    if suite == "atari" and game in ATARI:
-        result["human_normalised"] = human_normalised(score.mean, ATARI[game])
+    normalised = human_score(spec, split, score.mean)
+    if normalised is not None:
+        result["human_normalised"] = normalised
     if score.levels:
         by_level: dict[str, list[float]] = {}
         for level, value in zip(score.levels, score.returns, strict=True):
@@ -122,23 +147,49 @@ def describe_score(score: Score, spec: EnvSpec, split: str, greedy: bool) -> Res
     return result
 
 
+def human_score(spec: EnvSpec, split: str, mean_return: float) -> float | None:
+    """In percent, for games whose random and human returns are published."""
+    suite, _, game = spec.name.partition("/")
+    if suite == "atari" and game in ATARI:
+        return human_normalised(mean_return, ATARI[game])
+    return level_score(split, [mean_return]) if suite == "dmlab" else None
+
+
+def dmlab30_scores(env: EnvConfig, results: Sequence[Result]) -> dict[str, float]:
+    """The score of the whole suite by policy, once each of its levels was played."""
+    if env.suite != "dmlab30":
+        return {}
+    scores = {
+        policy: capped_mean_score(
+            {result["split"]: result["returns"] for result in results if result["policy"] == policy}
+        )
+        for policy in ("greedy", "sampled")
+    }
+    return {f"dmlab30_{policy}": score for policy, score in scores.items() if score is not None}
+
+
 def show(document: Result, console: Console) -> None:
-    table = Table(
-        "split", "policy", "games", "return", "std", "best", "length", "human = 100 %", title=document["environment"]
-    )
+    several = any(len(result["run_means"]) > 1 for result in document["results"])
+    columns = ["split", "policy", "games", "return", "std", *["std of runs"] * several, "best", "length"]
+    normalised = any("human_normalised" in result for result in document["results"])
+    table = Table(*columns, *["human = 100 %"] * normalised, title=document["environment"])
     for result in document["results"]:
-        normalised = result.get("human_normalised")
+        human = result.get("human_normalised")
         table.add_row(
             result["split"],
             result["policy"],
             str(result["episodes"]),
             f"{result['mean_return']:.2f}",
             f"{result['std_return']:.2f}",
+            *[f"{result['std_of_runs']:.2f}"] * several,
             f"{result['max_return']:.2f}",
             f"{result['mean_length']:.0f}",
-            "-" if normalised is None else f"{normalised:.1f} %",
+            *["-" if human is None else f"{human:.1f} %"] * normalised,
         )
     console.print(table)
+    for policy in ("greedy", "sampled"):
+        if (score := document.get(f"dmlab30_{policy}")) is not None:
+            console.print(f"DMLab-30, {policy}: mean of the levels' scores, each at most 100 %: {score:.1f} %")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from conf.schema import TrainConfig
 from envs.base import VectorEnv
 from envs.registry import make_env
 from learner import checkpoint as checkpoints
-from learner.evaluate_main import load_network, protocol
+from learner.evaluate_main import load_network
+from learner.protocol import protocol
 from learner.user_mistakes import reported
 from learner.video import captioned, contact_sheet, write_video
 from rtrl_core import PolicyNetwork
@@ -84,7 +85,7 @@ def prepare(config: PlayConfig) -> tuple[TrainConfig, PolicyNetwork, VectorEnv]:
     if config.checkpoint is not None:
         checkpoint = checkpoints.load(checkpoints.find(Path(config.checkpoint), prefer="best"))
         trained = checkpoint.config
-        env = make_env(next(iter(protocol(trained.env).values())), 1, config.seed)
+        env = make_env(next(iter(protocol(trained.env).splits.values())), 1, config.seed)
         return trained, _or_random(load_network(checkpoint, trained, env.spec, "cpu"), config.policy), env
     if config.env is None or config.policy != "random":
         raise ConfigError("nothing to play: give checkpoint=RUN, or env=SUITE/NAME with policy=random")

@@ -15,7 +15,7 @@ from conf.load import load_train
 from envs.base import MissingDependency, UnknownEnvironment, VectorEnv
 from envs.procgen import MODES, TIME_LIMITS, ProcgenEnv
 from envs.registry import make_env
-from learner.evaluate_main import protocol
+from learner.protocol import protocol
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("procgen") is None, reason="procgen-mirror has no wheel for this Python"
@@ -153,7 +153,7 @@ def test_the_same_seed_repeats_and_streams_and_seeds_differ():
 
 
 def test_levels_come_from_the_range_and_the_test_splits_are_disjoint_from_training():
-    splits = protocol(load_train(["experiment=procgen_chaser_rtrl_m50"]).env)
+    splits = protocol(load_train(["experiment=procgen_chaser_rtrl_m50"]).env).splits
     assert list(splits) == ["train", "test 1000", "test 1200", "test 1400"]
     seen: dict[str, set[int]] = {}
     for name, config in splits.items():
