@@ -77,6 +77,11 @@ CORE: tuple[str, ...] = (
 NEED_DATASET = frozenset({"psychlab_arbitrary_visuomotor_mapping", "psychlab_continuous_recognition"})
 """Levels that show pictures which do not come with the engine (``datasetPath``)."""
 
+BUILD_MAPS: tuple[str, ...] = tuple(
+    level.name for level in DMLAB30 if level.name.startswith(("rooms_keys_doors", "lasertag", "skymaze", "explore"))
+)
+"""Levels that build a map for every episode, which takes seconds: those that a level cache is good for."""
+
 BY_NAME: dict[str, Level] = {name: level for level in DMLAB30 for name in (level.name, level.test)}
 
 
