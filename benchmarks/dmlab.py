@@ -1,0 +1,163 @@
+"""DeepMind Lab workers against bare engines, and what slow resets cost.
+
+Where the module is not installed, the tests' stand-in takes its place, with steps as long as the real engine's (0.8 ms of work on
+``rooms_watermaze`` with software rendering). Slow resets are always the stand-in's, so that they take exactly three seconds.
+"""
+
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.measurement import Result, at_least, informs
+from conf.env_schema import DMLabConfig
+from envs.base import VectorEnv
+from envs.registry import make_env
+
+STANDINS = Path(__file__).parents[1] / "tests" / "standins"
+LEVEL = "rooms_watermaze"
+STREAMS = 16
+ROUNDS = 5
+STEP_S = 0.0008
+NEVER = 10**9
+"""Steps of an episode that does not end while it is measured."""
+RESET_S = 3.0
+SLOW_STREAMS, SLOW_SPARES = 8, 8
+SLOW_STEPS = (900, 1800)
+"""Shortest and longest episode where resets are slow: half of the watermaze's up to all of it."""
+
+BARE = """
+import sys, time
+import numpy as np
+import deepmind_lab
+config = {"width": "96", "height": "72"}
+lab = deepmind_lab.Lab("contributed/dmlab30/" + sys.argv[1], ["RGB_INTERLEAVED"], config=config, renderer="software")
+action = np.array([0, 0, 0, 1, 0, 0, 0], np.intc)
+lab.reset(seed=1)
+for seconds in sys.stdin:
+    started, steps = time.perf_counter(), 0
+    while time.perf_counter() - started < float(seconds):
+        lab.step(action, num_steps=4)
+        if not lab.is_running():
+            lab.reset(seed=1)
+        lab.observations()
+        steps += 1
+    print(steps / (time.perf_counter() - started), flush=True)
+"""
+
+
+def run(seconds: float) -> list[Result]:
+    return [*_against_bare_engines(seconds), *_slow_resets(seconds)]
+
+
+def _against_bare_engines(seconds: float) -> list[Result]:
+    real = importlib.util.find_spec("deepmind_lab") is not None
+    cores = len(os.sched_getaffinity(0))
+    what = "the real engine" if real else f"stand-in, {STEP_S * 1000:g} ms of work per step"
+    setting = f"{LEVEL}, {STREAMS} streams, {cores} cores; {what}"
+    speeds: dict[str, list[float]] = {"bare": [], "ours": []}
+    # More streams than bare engines: a batch waits for its slowest, so each core needs several to be kept busy.
+    with (
+        _engines(real, step_s=STEP_S, steps=[NEVER, NEVER]),
+        _bare_engines(cores) as bare,
+        closing(make_env(DMLabConfig(name=LEVEL, spare_engines=2), STREAMS, 1)) as env,
+    ):
+        env.reset()
+        _steps_per_second(env, seconds / 10)
+        for _ in range(ROUNDS):
+            for process in bare:
+                assert process.stdin is not None
+                print(seconds / (2 * ROUNDS), file=process.stdin, flush=True)
+            speeds["bare"].append(sum(float(_line(process)) for process in bare))
+            speeds["ours"].append(_steps_per_second(env, seconds / (2 * ROUNDS)))
+    ratio = statistics.median(ours / bare for ours, bare in zip(speeds["ours"], speeds["bare"], strict=True))
+    return [
+        at_least("dmlab/vs_bare_engine_per_core", ratio, 0.85, "x the speed", setting),
+        informs("dmlab/steps_per_second", statistics.median(speeds["ours"]), "steps/s", setting),
+    ]
+
+
+def _slow_resets(seconds: float) -> list[Result]:
+    """Valid steps per second; each environment runs alone, the fast one before and after the slow one."""
+    setting = (
+        f"episodes of {SLOW_STEPS[0]} to {SLOW_STEPS[1]} steps, resets of {RESET_S:g} s, {SLOW_STREAMS} streams, "
+        f"{SLOW_SPARES} spare engines; stand-in"
+    )
+    before = _speed_with_resets(0.0, SLOW_SPARES, seconds / 2)
+    slow = _speed_with_resets(RESET_S, SLOW_SPARES, 2 * seconds)
+    without_spares = _speed_with_resets(RESET_S, 0, seconds)
+    after = _speed_with_resets(0.0, SLOW_SPARES, seconds / 2)
+    fast = (before + after) / 2
+    return [
+        at_least("dmlab/slow_resets", slow / fast, 0.8, "x the speed", setting),
+        informs("dmlab/slow_resets_without_spares", without_spares / fast, "x the speed", setting),
+    ]
+
+
+def _speed_with_resets(reset_s: float, num_spares: int, seconds: float) -> float:
+    config = DMLabConfig(name=LEVEL, spare_engines=num_spares)
+    with (
+        _engines(False, step_s=STEP_S, steps=list(SLOW_STEPS), reset_s=reset_s),
+        closing(make_env(config, SLOW_STREAMS, 1)) as env,
+    ):
+        env.reset()
+        # The first episodes all began at once; measuring starts when their ends have spread.
+        for _ in range(SLOW_STEPS[1]):
+            env.step(np.full(SLOW_STREAMS, 8))
+        return _steps_per_second(env, seconds)
+
+
+def _steps_per_second(env: VectorEnv, seconds: float) -> float:
+    """Of steps that were transitions."""
+    actions = np.zeros(env.num_envs, np.int64)
+    started, steps = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        steps += int(env.step(actions).valid.sum())
+    return steps / (time.perf_counter() - started)
+
+
+@contextmanager
+def _engines(real: bool, **behaviour: object) -> Iterator[None]:
+    """Where engines that are started inside find the module: the real one, or the stand-in behaving like this."""
+    path, variable = list(sys.path), os.environ.get("FAKE_LAB")
+    if not real:
+        sys.path.insert(0, str(STANDINS))
+        os.environ["FAKE_LAB"] = json.dumps(behaviour)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        if variable is None:
+            os.environ.pop("FAKE_LAB", None)
+        else:
+            os.environ["FAKE_LAB"] = variable
+
+
+@contextmanager
+def _bare_engines(count: int) -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes that step an engine as fast as they can for as many seconds as a line on their standard input says."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
+    command = [sys.executable, "-c", BARE, LEVEL]
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(count)
+    ]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.communicate()
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
