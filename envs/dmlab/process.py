@@ -59,7 +59,12 @@ class EngineProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 pass_fds=(theirs.fileno(), memory_fd),
-                env=os.environ | {"TMPDIR": str(self._folder), "PYTHONPATH": os.pathsep.join(_import_path())},
+                env=os.environ
+                | {
+                    "TMPDIR": str(self._folder),
+                    "PYTHONPATH": os.pathsep.join(_import_path()),
+                    "OPENBLAS_NUM_THREADS": "1",  # numpy would start one per core in every engine
+                },
             )
         memory = np.ndarray((), options.memory_type, mmap.mmap(memory_fd, options.memory_type.itemsize))
         os.close(memory_fd)

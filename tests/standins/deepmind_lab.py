@@ -3,7 +3,7 @@
 Tests put this folder on the path. ``FAKE_LAB`` in the environment is a JSON object that says how it behaves:
 
     steps        [shortest, longest] episode in steps of 4 frames; the longest is the time limit       default [12, 24]
-    step_s       seconds of work per step, holding the interpreter's lock as the engine does           default 0
+    step_s       seconds of work (CPU time) per step, holding the interpreter's lock as the engine does           default 0
     reset_s      seconds that a reset sleeps                                                           default 0
     compile_s    seconds that building a map sleeps, on levels that have maps of text                  default 0
     faults       folder; a file ``exit-step``, ``hang-step``, ``raise-reset``, ... there happens once, to whoever takes it
@@ -17,11 +17,12 @@ import os
 import sys
 import time
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
 
-LABEL = np.dtype([("seed", "<i8"), ("step", "<i8"), ("pid", "<i8"), ("action", "<i4", (7,))])
+LABEL = np.dtype([("seed", "<i8"), ("step", "<i8"), ("level", "<i8"), ("action", "<i4", (7,))])
 """The first bytes of every picture; seed -1 where the episode cannot be repeated."""
 SETTINGS = {"width", "height", "fps", "logLevel", "allowHoldOutLevels", "mixerSeed", "datasetPath"}
 OBSERVATIONS = {"RGB_INTERLEAVED", "INSTR", "FRAMES_REMAINING_AT_60", "DEBUG.POS.TRANS"}
@@ -34,7 +35,7 @@ WORDS = ("pick", "the", "red", "blue", "ball", "key", "near", "far")
 
 
 def label(picture: np.ndarray) -> np.void:
-    """Seed, step and process of the picture, and the action that led to it."""
+    """Seed, step and level (its name's crc32) of the picture, and the action that led to it."""
     return np.frombuffer(picture.tobytes()[: LABEL.itemsize], LABEL)[0]
 
 
@@ -140,8 +141,8 @@ class Lab:
         if (np.abs(action[:2]) > 512).any() or (np.abs(action[2:4]) > 1).any() or not set(action[4:]) <= {0, 1}:
             raise ValueError("action out of range")
         _take_fault("step")
-        until = time.perf_counter() + self._step_s
-        while time.perf_counter() < until:
+        until = time.thread_time() + self._step_s
+        while time.thread_time() < until:
             pass
         frames = min(num_steps, self._end - self._frame)
         self._frame += frames
@@ -162,12 +163,8 @@ class Lab:
             return np.array([self._limit - self._frame], np.float64)
         picture = self._shown.copy()
         mark = np.zeros((), LABEL)
-        mark["seed"], mark["step"], mark["pid"], mark["action"] = (
-            self._seed,
-            self._frame // 4,
-            os.getpid(),
-            self._action,
-        )
+        mark["seed"], mark["step"], mark["action"] = self._seed, self._frame // 4, self._action
+        mark["level"] = zlib.crc32(self._name.encode())
         picture.reshape(-1)[: LABEL.itemsize] = np.frombuffer(mark.tobytes(), np.uint8)
         return picture
 

@@ -1,0 +1,361 @@
+"""DMLab environments: boundaries, seeds, levels and actions. Against the stand-in everywhere, and the real module where there is one."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conf.env_schema import DMLab30Config, DMLabConfig
+from conf.knobs import ConfigError
+from envs.base import MissingDependency, Timestep, UnknownEnvironment, VectorEnv
+from envs.dmlab.actions import action_table
+from envs.dmlab.environment import DMLabEnv
+from envs.dmlab.instructions import word_hashes
+from envs.dmlab.levels import DMLAB30
+from envs.dmlab.suite import TEST_MIXER_SEED, engine_options, level_names
+from envs.registry import make_env
+
+STANDINS = Path(__file__).parents[1] / "standins"
+STREAMS = 3
+REAL = pytest.param(
+    "real",
+    marks=[
+        pytest.mark.dmlab,
+        pytest.mark.slow,
+        pytest.mark.skipif(importlib.util.find_spec("deepmind_lab") is None, reason="no deepmind_lab module"),
+    ],
+)
+both_modules = pytest.mark.parametrize("module", ["stand-in", REAL])
+
+
+@pytest.fixture
+def standin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Puts the stand-in in the module's place, here and in the processes that engines get; takes what ``FAKE_LAB`` may say."""
+    monkeypatch.syspath_prepend(str(STANDINS))
+
+    def behave(**behaviour: Any) -> None:
+        monkeypatch.setenv("FAKE_LAB", json.dumps(behaviour))
+
+    behave()
+    yield behave
+    sys.modules.pop("deepmind_lab", None)
+
+
+@pytest.fixture
+def module(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@dataclass
+class Opened:
+    """Environments that a test has opened; the fixture closes them."""
+
+    envs: list[VectorEnv] = field(default_factory=list)
+
+    def __call__(self, config: DMLabConfig, seed: int = 1, streams: int = STREAMS) -> DMLabEnv:
+        env = make_env(config, streams, seed)
+        assert isinstance(env, DMLabEnv)
+        self.envs.append(env)
+        return env
+
+
+@pytest.fixture
+def opened() -> Iterator[Opened]:
+    opened = Opened()
+    yield opened
+    for env in opened.envs:
+        env.close()
+
+
+def play(env: DMLabEnv, steps: int, seed: int = 0) -> Iterator[Timestep]:
+    choose = np.random.default_rng(seed)
+    for _ in range(steps):
+        yield env.step(choose.integers(0, 9, env.num_envs))
+
+
+def labels(pictures: np.ndarray) -> np.ndarray:
+    """What the stand-in writes into its pictures, ``[B]``."""
+    import deepmind_lab
+
+    return np.array([deepmind_lab.label(picture) for picture in pictures])
+
+
+def short_level(module: str, **options: Any) -> DMLabConfig:
+    name = "rooms_select_nonmatching_object"
+    return DMLabConfig(name=name, wait_for_reset=True, **options) if module == "real" else DMLabConfig(**options)
+
+
+@both_modules
+def test_episodes_follow_each_other_without_a_gap(module: str, request: pytest.FixtureRequest, opened: Opened):
+    if module == "stand-in":
+        request.getfixturevalue("standin")
+    env = opened(
+        short_level(module, spare_engines=1, wait_for_reset=True) if module == "stand-in" else short_level(module)
+    )
+    assert (env.spec.observation_shape, env.spec.layout, env.spec.action_repeat) == ((72, 96, 3), "HWC", 4)
+    first = env.reset()
+    assert first.is_first.all()
+    assert not first.valid.any()
+    assert not first.reward.any()
+    ends, before = 0, first
+    for now in play(env, 400):
+        over = now.terminated | now.truncated
+        assert now.valid.all()
+        assert (now.is_first == over).all()
+        assert now.observation.shape == (STREAMS, 72, 96, 3)
+        assert (now.observation.dtype, now.reward.dtype) == (np.uint8, np.float32)
+        if now.truncated.any():
+            assert now.final_observation is not None
+            assert (now.final_observation[now.truncated] == before.observation[now.truncated]).all()
+        ends, before = ends + int(over.sum()), now
+    assert ends >= STREAMS
+
+
+@both_modules
+def test_a_seed_repeats_and_another_differs_and_so_do_streams(
+    module: str, request: pytest.FixtureRequest, opened: Opened
+):
+    if module == "stand-in":
+        request.getfixturevalue("standin")
+
+    def history(seed: int) -> np.ndarray:
+        env = opened(short_level(module) if module == "real" else DMLabConfig(wait_for_reset=True), seed)
+        return np.stack([env.reset().observation, *(now.observation for now in play(env, 200))])
+
+    first = history(1)
+    assert (first == history(1)).all()
+    assert (first != history(2)).any()
+    assert (first[:, 0] != first[:, 1]).any()
+
+
+def test_every_step_of_every_episode_is_seen_once_and_no_level_seed_twice(standin: Callable[..., None], opened: Opened):
+    env = opened(DMLabConfig(spare_engines=2))
+    before = labels(env.reset().observation)
+    assert (before["step"] == 0).all()
+    seeds = list(before["seed"])
+    for now in play(env, 300):
+        seen = labels(now.observation)
+        going_on = ~now.is_first & now.valid & ~(now.terminated | now.truncated)
+        assert (seen["seed"][going_on] == before["seed"][going_on]).all()
+        assert (seen["step"][going_on] == before["step"][going_on] + 1).all()
+        assert (seen["step"][now.is_first & now.valid] == 0).all()
+        begun = now.is_first & (seen["seed"] != before["seed"])
+        seeds += list(seen["seed"][begun])
+        before = seen
+    assert len(seeds) > 30
+    assert len(set(seeds)) == len(seeds)
+    assert min(seeds) >= 0, "an episode that cannot be repeated was played"
+
+
+def test_time_outs_are_told_apart_from_ends(standin: Callable[..., None], opened: Opened):
+    standin(steps=[10, 16])
+    env = opened(DMLabConfig())
+    env.reset()
+    length, timed_out, ended = np.zeros(STREAMS, int), set(), set()
+    for now in play(env, 400):
+        length += now.valid
+        timed_out |= set(length[now.truncated])
+        ended |= set(length[now.terminated])
+        length[now.truncated | now.terminated] = 0
+    assert timed_out == {16}
+    assert ended == set(range(10, 16))
+
+
+def test_a_level_that_does_not_tell_its_frames_left_never_times_out(standin: Callable[..., None], opened: Opened):
+    env = opened(DMLabConfig(name="nav_maze_static_01"))
+    env.reset()
+    timesteps = list(play(env, 100))
+    assert any(now.terminated.any() for now in timesteps)
+    assert not any(now.truncated.any() for now in timesteps)
+
+
+@pytest.mark.parametrize("action_set", ["nine", "fifteen"])
+def test_the_engine_gets_the_chosen_action(standin: Callable[..., None], opened: Opened, action_set: str):
+    env = opened(DMLabConfig(actions=action_set))
+    env.reset()
+    table = action_table(action_set)
+    for first in range(len(table) - STREAMS + 1):
+        chosen = np.arange(first, first + STREAMS)
+        now = env.step(chosen)
+        seen = labels(now.observation)["action"]
+        assert (seen[~now.is_first] == table[chosen][~now.is_first]).all()
+
+
+def test_instructions_are_read_at_every_step(standin: Callable[..., None], opened: Opened):
+    env = opened(DMLabConfig(name="language_execute_random_task", instruction=True))
+    timesteps = [env.reset(), *play(env, 60)]
+    words = ("pick", "the", "red", "blue", "ball", "key", "near", "far")
+    known = {int(word_hashes(word)[0]) for word in words}
+    assert env.spec.instruction_length == 16
+    instructions = np.stack([now.instruction for now in timesteps if now.instruction is not None])
+    assert instructions.shape == (61, STREAMS, 16)
+    assert set(np.unique(instructions[..., :4])) <= known
+    assert not instructions[..., 4:].any()
+    assert len(np.unique(instructions[:, 0], axis=0)) > 1
+
+
+def test_dmlab30_spreads_its_levels_and_names_the_level_of_every_transition(
+    standin: Callable[..., None], opened: Opened
+):
+    names = ["rooms_watermaze", "lasertag_one_opponent_small", "natlab_fixed_large_map"]
+    env = opened(DMLab30Config(levels=names), streams=6)
+    assert env.spec.levels == tuple(names)
+    assert env.spec.name == "dmlab30/dmlab30"
+    number = {zlib.crc32(name.encode()): index for index, name in enumerate(names)}
+    before, steps = env.reset(), np.zeros(3, int)
+    assert sorted(number[int(level)] for level in labels(before.observation)["level"]) == [0, 0, 1, 1, 2, 2]
+    for now in play(env, 100):
+        assert now.level is not None
+        expected = [number[int(level)] for level in labels(before.observation)["level"]]
+        assert (now.level[now.valid] == np.array(expected)[now.valid]).all()
+        steps += np.bincount(now.level[now.valid], minlength=3)
+        before = now
+    assert (steps > 150).all()
+
+
+def test_an_equal_schedule_gives_two_streams_three_levels(standin: Callable[..., None], opened: Opened):
+    standin(steps=[4, 8])
+    names = [level.name for level in DMLAB30[2:5]]
+    env = opened(DMLab30Config(levels=names, schedule="equal", spare_engines=2, instruction=False), streams=2)
+    env.reset()
+    steps = np.zeros(3, int)
+    deadline = time.monotonic() + 30
+    while steps.sum() < 240 and time.monotonic() < deadline:
+        now = env.step(np.zeros(2, int))
+        assert now.level is not None
+        steps += np.bincount(now.level[now.valid], minlength=3)
+    assert steps.min() > 0.7 * steps.mean(), steps
+
+
+def test_test_levels_get_impalas_protocol(standin: Callable[..., None]):
+    config = DMLab30Config(split="test", levels=["rooms_collect_good_objects_train", "rooms_watermaze"])
+    names = level_names(config)
+    assert names == ["rooms_collect_good_objects_test", "rooms_watermaze"]
+    for options in engine_options(config, names):
+        assert options.settings["allowHoldOutLevels"] == "true"
+        assert options.settings["mixerSeed"] == str(TEST_MIXER_SEED) == "1611489005"
+    assert "mixerSeed" not in engine_options(DMLabConfig(), ["rooms_watermaze"])[0].settings
+    assert len(level_names(DMLab30Config())) == 30
+
+
+def test_a_held_out_level_opens_in_the_test_split(standin: Callable[..., None], opened: Opened):
+    env = opened(DMLabConfig(name="rooms_collect_good_objects_test", split="test"), streams=1)
+    env.reset()
+    assert next(play(env, 1)).valid.all()
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "sentence"),
+    [
+        (
+            DMLabConfig(name="rooms_watermase"),
+            UnknownEnvironment,
+            "unknown DMLab level 'rooms_watermase': did you mean",
+        ),
+        (DMLabConfig(name="rooms_collect_good_objects_test"), ConfigError, "held out of training: set env.split=test"),
+        (DMLab30Config(levels=["rooms_watermaze"] * 2), ConfigError, "each level once"),
+        (DMLabConfig(name="psychlab_continuous_recognition"), MissingDependency, "set env.dataset_path"),
+        (DMLab30Config(dataset_path="/nowhere"), MissingDependency, "arbitrary_visuomotor_mapping and psychlab_cont"),
+        (DMLabConfig(width=95), ConfigError, "env.width must be a multiple of 4, got 95"),
+        (DMLabConfig(num_levels=5, start_level=2**31), UnknownEnvironment, "level seeds below 2147483647"),
+        (DMLabConfig(start_level=5), ConfigError, "env.start_level needs env.num_levels"),
+        (DMLabConfig(level_cache_remote="s3://b/levels"), ConfigError, "set env.level_cache"),
+        (DMLabConfig(level_cache="/proc/levels"), ConfigError, "env.level_cache: cannot make the folder /proc/levels"),
+    ],
+)
+def test_what_cannot_be_played_is_one_line(
+    standin: Callable[..., None], config: DMLabConfig, kind: type[Exception], sentence: str
+):
+    with pytest.raises(kind) as caught:
+        make_env(config, 1, 1)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_level_that_only_the_engine_can_refuse_is_one_line(standin: Callable[..., None], opened: Opened):
+    env = opened(DMLabConfig(name="contributed/mine/level"))
+    with pytest.raises(UnknownEnvironment, match=r"^DeepMind Lab cannot open contributed/mine/level: Level"):
+        env.reset()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("deepmind_lab") is not None, reason="the module is here")
+def test_without_the_module_one_sentence_says_where_to_get_it():
+    with pytest.raises(MissingDependency) as caught:
+        make_env(DMLabConfig(), 1, 1)
+    assert str(caught.value).startswith("env=dmlab needs the deepmind_lab module")
+    assert "python/pip_package" in str(caught.value)
+
+
+def test_engines_find_levels_that_others_have_built(standin: Callable[..., None], opened: Opened, tmp_path: Path):
+    config = DMLabConfig(
+        name="rooms_keys_doors_puzzle",
+        num_levels=4,
+        level_cache=str(tmp_path / "cache"),
+        level_cache_remote=(tmp_path / "far").as_uri(),
+    )
+    env = opened(config, streams=2)
+    env.reset()
+    list(play(env, 150))
+    counts = env.statistics()
+    assert counts["cache_hits"] > 0
+    # Four level seeds, and the throw-away episode of each of the three engines.
+    assert 4 <= counts["cache_misses"] <= 4 + 3 + 2
+    env.close()
+    assert env.statistics()["cache_misses"] == counts["cache_misses"]
+
+    for pack in (tmp_path / "cache").glob("*.pk3"):
+        pack.write_bytes(pack.read_bytes()[:50])
+    again = opened(config, streams=2)
+    again.reset()
+    list(play(again, 100))
+    assert again.statistics()["engine_restarts"] == 0
+    assert again.statistics()["cache_misses"] <= 3, "the remote tier has whole packs"
+
+
+def test_engine_processes_hold_no_torch_and_end_with_their_environment(standin: Callable[..., None], opened: Opened):
+    env = opened(DMLabConfig(spare_engines=0), streams=1)
+    env.reset()
+    engine = env._supervisor.playing[0]
+    assert engine is not None
+    assert "libtorch" not in Path(f"/proc/{engine.pid}/maps").read_text()
+    folder = engine._folder.parent
+    assert folder.is_dir()
+    env.close()
+    env.close()
+    assert not Path(f"/proc/{engine.pid}").exists()
+    assert not folder.exists()
+
+
+def test_engines_end_and_their_files_go_when_the_trainer_is_killed(
+    standin: Callable[..., None], opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    program = (
+        "import sys, time; from conf.env_schema import DMLabConfig; from envs.registry import make_env;"
+        "env = make_env(DMLabConfig(spare_engines=0), 1, 1); env.reset();"
+        "print(env._supervisor.playing[0].pid, flush=True); time.sleep(60)"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(STANDINS), *filter(None, sys.path)])}
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment) as trainer:
+        assert trainer.stdout is not None
+        engine = Path(f"/proc/{int(trainer.stdout.readline())}")
+        assert engine.exists()
+        trainer.kill()
+    deadline = time.monotonic() + 10
+    while engine.exists() and "Z" not in (engine / "stat").read_text().split()[2] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not engine.exists() or "Z" in (engine / "stat").read_text().split()[2]
+    (left,) = tmp_path.glob("r2ac-dmlab-*")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    opened(DMLabConfig(spare_engines=0), streams=1).reset()
+    assert not left.exists()
