@@ -76,7 +76,7 @@ class AtariEnv(VectorEnv):
         observation, reward, terminated, truncated, info = self._envs.step(actions)
         lives = info["lives"]
         # After a game the counter shows the next game's lives: it falls only where the game goes on.
-        life_lost = terminated & (lives < self._lives)
+        life_lost = terminated & ~truncated & (lives < self._lives)
         self._lives = lives
         self._last_frame = observation
         return Timestep(

@@ -47,10 +47,17 @@ class GymnasiumEnv(VectorEnv):
         config: its ``name`` is the id.
         suite: the suite's name, for messages.
         wrap: applied to every environment, for suites whose observations need it; a function of a module, for other processes.
+        reader: what turns a space's observations into ours.
     """
 
     def __init__(
-        self, config: GymConfig, num_envs: int, seed: int, suite: str = "gym", wrap: Wrap | None = None
+        self,
+        config: GymConfig,
+        num_envs: int,
+        seed: int,
+        suite: str = "gym",
+        wrap: Wrap | None = None,
+        reader: "type[ObservationReader] | None" = None,
     ) -> None:
         self.num_envs = num_envs
         self._seeds = spawn_seeds(seed, num_envs)
@@ -72,7 +79,7 @@ class GymnasiumEnv(VectorEnv):
             raise UnknownEnvironment(
                 f"gymnasium cannot make {config.name} with env.kwargs={config.kwargs}: {type(error).__name__} {error}"
             ) from None
-        self._observation = _observation_reader(config.name, self._envs.single_observation_space)
+        self._observation = (reader or ObservationReader)(config.name, self._envs.single_observation_space)
         self.spec = EnvSpec(
             name=f"{suite}/{config.name}",
             observation_shape=self._observation.shape,
@@ -144,7 +151,7 @@ def _create(
     return env if wrap is None else wrap(env)
 
 
-class _observation_reader:
+class ObservationReader:
     """Turns a batch of a space's observations into what the project uses: uint8 images or float32 vectors, owned by the receiver."""
 
     def __init__(self, name: str, space: gymnasium.Space[Any]) -> None:

@@ -1,13 +1,20 @@
 """MiniGrid: rooms seen through a small window. Its Memory tasks are the established memory suite of this project.
 
 Chosen among MiniGrid, POPGym and ViZDoom because it installs with present numpy and gymnasium, from wheels, without system packages.
-Observations are the 7x7 window with object, colour and state per cell, as a uint8 image; the mission text is left out, as it
-never changes within a Memory task.
+The mission text is left out, as it never changes within a Memory task.
 """
+
+from typing import Any
+
+import gymnasium
+import numpy as np
 
 from conf.env_schema import EnvConfig, GymConfig, MiniGridConfig
 from envs.base import MissingDependency, VectorEnv
-from envs.gymnasium_ids import GymnasiumEnv
+from envs.gymnasium_ids import GymnasiumEnv, ObservationReader
+
+OBJECTS, COLOURS, STATES = 11, 6, 4
+"""Codes that MiniGrid uses per cell: ``minigrid.core.constants``; the fourth state is a direction's."""
 
 
 def make(config: EnvConfig, num_envs: int, seed: int) -> VectorEnv:
@@ -20,4 +27,21 @@ def make(config: EnvConfig, num_envs: int, seed: int) -> VectorEnv:
     name = config.name if config.name.startswith("MiniGrid-") else f"MiniGrid-{config.name}"
     name = name if name.rpartition("-v")[2].isdigit() else f"{name}-v0"
     task = GymConfig(name=name, max_episode_steps=config.max_episode_steps)
-    return GymnasiumEnv(task, num_envs, seed, suite="minigrid", wrap=ImgObsWrapper)
+    return GymnasiumEnv(task, num_envs, seed, suite="minigrid", wrap=ImgObsWrapper, reader=WindowReader)
+
+
+class WindowReader(ObservationReader):
+    """The window's cells as a float32 vector: object, colour and state of each, one-hot, because the codes are names, not sizes."""
+
+    def __init__(self, name: str, space: gymnasium.Space[Any]) -> None:
+        super().__init__(name, space)
+        assert space.shape is not None
+        height, width, _ = space.shape
+        self.layout, self.dtype = "vector", "float32"
+        self.shape = (height * width * (OBJECTS + COLOURS + STATES),)
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        parts = [
+            np.eye(count, dtype=np.float32)[batch[..., part]] for part, count in enumerate((OBJECTS, COLOURS, STATES))
+        ]
+        return np.concatenate(parts, axis=-1).reshape(len(batch), -1)

@@ -1,5 +1,7 @@
 """Tasks that need memory, with a known optimum."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -53,8 +55,26 @@ def test_minigrid_plays_by_short_and_by_full_name():
     for name in ("MemoryS7", "MiniGrid-MemoryS7-v0"):
         env = make_env(MiniGridConfig(name=name), 2, 1)
         assert env.spec.name == "minigrid/MiniGrid-MemoryS7-v0"
-        assert env.reset().observation.shape == (2, 7, 7, 3)
+        assert env.spec.observation_shape == (7 * 7 * 21,)
         env.close()
+
+
+def test_a_minigrid_window_is_one_object_one_colour_and_one_state_per_cell():
+    env = make_env(MiniGridConfig(max_episode_steps=3), 2, 1)
+    env.reset()
+    timesteps = [env.step(np.zeros(2, np.int64)) for _ in range(3)]
+    final = timesteps[-1].final_observation
+    assert final is not None
+    inner: Any = env
+    raw = np.stack([task.unwrapped.gen_obs()["image"] for task in inner._envs.envs])
+    for observation in (timesteps[-1].observation, final):
+        cells = observation.reshape(2, 7, 7, 21)
+        for part in (cells[..., :11], cells[..., 11:17], cells[..., 17:]):
+            assert (part.sum(-1) == 1).all()
+    shown = timesteps[-1].observation.reshape(2, 7, 7, 21)
+    assert (shown[..., :11].argmax(-1) == raw[..., 0]).all()
+    assert (shown[..., 11:17].argmax(-1) == raw[..., 1]).all()
+    assert (shown[..., 17:].argmax(-1) == raw[..., 2]).all()
 
 
 def test_an_unknown_minigrid_task_is_one_line():
