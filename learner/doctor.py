@@ -1,31 +1,40 @@
-"""What is installed and working on this machine. Each check is a function that returns one finding and never raises."""
+"""What is installed and working on this machine. Each check is a function that returns one finding and never raises.
+
+Whatever loads native code is tried in a process of its own with a time limit: one that crashes or hangs is a finding, not our end.
+"""
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Any, Literal
 
 from conf.env_schema import ENV_CONFIGS
 
-SUITE_LIMIT_S = 120.0
+LIMIT_S = 120.0
 FREE_DISK_GB = 5.0
 SHARED_MEMORY_MB = 512
+MISSING = 3
+"""Exit status of a trial whose library is not installed."""
 
-PLAY = """
-import sys, numpy as np
+PLAY = f"""
+import json, sys, numpy as np
 from conf.env_schema import ENV_CONFIGS
 from envs.base import Discrete, MissingDependency
 from envs.registry import make_env
 try:
-    env = make_env(ENV_CONFIGS[sys.argv[1]](), 2, 1)
+    env = make_env(ENV_CONFIGS[sys.argv[1]](**json.loads(sys.argv[2])), 2, 1)
 except MissingDependency as error:
-    print(error); sys.exit(3)
+    print(error); sys.exit({MISSING})
 env.reset()
 actions = np.zeros(2, np.int64) if isinstance(env.spec.actions, Discrete) else np.zeros((2, env.spec.actions.size), np.float32)
 for _ in range(10):
@@ -34,8 +43,32 @@ try:
     picture = "picture " + "x".join(map(str, env.render(0).shape))
 except NotImplementedError:
     picture = "no picture"
-print(f"{env.spec.name}: reset, 10 steps, {picture}")
+print(f"{{env.spec.name}}: reset, 10 steps, {{picture}}")
 env.close()
+"""
+
+MULTIPLY = f"""
+import sys, torch
+if sys.argv[1] == "cuda" and not torch.cuda.is_available():
+    print(f"this torch ({{torch.__version__}}) sees no device"); sys.exit({MISSING})
+weights = torch.ones(8, 8, device=sys.argv[1], requires_grad=True)
+(weights @ weights).sum().backward()
+assert weights.grad is not None and weights.grad.sum().item() == 1024
+names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+print(", ".join(names) if sys.argv[1] == "cuda" else f"{{torch.__version__}}: a product and its gradient")
+"""
+
+RAY = """
+import logging, os
+os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
+import ray
+ray.init(
+    address="local", num_cpus=1, include_dashboard=False, object_store_memory=80_000_000,
+    log_to_driver=False, logging_level=logging.ERROR, _node_ip_address="127.0.0.1",
+)
+assert ray.get(ray.remote(lambda: 6 * 7).remote()) == 42
+print(f"{ray.__version__}: a local cluster, one task")
+ray.shutdown()
 """
 
 
@@ -48,15 +81,17 @@ class Finding:
     advice: str = ""
 
 
-def examine() -> Iterator[Finding]:
-    """All findings, one by one as they are made."""
+def examine(dataset_path: str | None = None) -> Iterator[Finding]:
+    """All findings, one by one as they are made. ``dataset_path``: pictures of two DMLab levels, if there are any."""
     yield _python()
-    yield _package("torch", "pip install -r requirements.lock", required=True)
+    yield _torch()
     yield _cuda()
-    yield _package("ray", "pip install 'ray[default]', or train with fleet=local", required=False)
+    yield _ray()
     for suite in ENV_CONFIGS:
-        yield suite_finding(suite)
-    yield _dmlab()
+        if suite != "dmlab30":  # the same engine as dmlab, many times
+            yield suite_finding(suite)
+    yield dataset_finding(dataset_path)
+    yield _video()
     yield _shared_memory()
     yield _disk(Path.cwd())
 
@@ -65,48 +100,97 @@ def _python() -> Finding:
     return Finding("Python", "ok", f"{'.'.join(map(str, sys.version_info[:3]))} at {sys.prefix}")
 
 
-def _package(name: str, advice: str, *, required: bool) -> Finding:
-    try:
-        return Finding(name, "ok", importlib.metadata.version(name))
-    except importlib.metadata.PackageNotFoundError:
-        return Finding(name, "broken" if required else "missing", "not installed", advice)
+def _torch() -> Finding:
+    trial = attempt(MULTIPLY, "cpu")
+    return trial.finding("torch", "pip install -r requirements.lock")
 
 
 def _cuda() -> Finding:
-    import torch
-
-    if torch.cuda.is_available():
-        names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
-        return Finding("CUDA", "ok", names)
-    advice = "training works without; with an NVIDIA GPU, install the CUDA build of the same torch version"
-    return Finding("CUDA", "missing", f"this torch ({torch.__version__}) sees no device", advice)
-
-
-def suite_finding(suite: str, limit_s: float = SUITE_LIMIT_S) -> Finding:
-    """A real reset and ten steps, in a process of their own: an engine that crashes or hangs is a finding, not our end."""
-    try:
-        command = [sys.executable, "-c", PLAY, suite]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
-    except subprocess.TimeoutExpired:
-        return Finding(f"env={suite}", "broken", f"no answer within {limit_s:g} s", "see docs/troubleshooting.md")
-    output = [line for line in (result.stdout + result.stderr).splitlines() if line.strip()]
-    last = output[-1].strip() if output else f"ended with status {result.returncode}"
-    if result.returncode == 0:
-        return Finding(f"env={suite}", "ok", result.stdout.strip().splitlines()[-1])
-    if result.returncode == 3:
-        return Finding(f"env={suite}", "missing", "its library is not installed", result.stdout.strip())
-    return Finding(
-        f"env={suite}", "broken", last, "make install; if that does not help, run the suite by itself to see why"
+    trial = attempt(MULTIPLY, "cuda")
+    if trial.status == MISSING:
+        advice = "training works without; with an NVIDIA GPU, install the CUDA build of the same torch version"
+        return Finding("CUDA", "missing", trial.last_line, advice)
+    return trial.finding(
+        "CUDA", "the driver is too old for this torch, or the device is in use; training works with cpu"
     )
 
 
-def _dmlab() -> Finding:
-    if importlib.util.find_spec("deepmind_lab") is None:
-        advice = (
-            "there is no wheel on any index: build one as python/pip_package of github.com/google-deepmind/lab says"
+def _ray() -> Finding:
+    if importlib.util.find_spec("ray") is None:
+        return Finding("Ray", "missing", "not installed", "pip install 'ray[default]', or train with fleet=local")
+    return attempt(RAY).finding("Ray", "train with fleet=local meanwhile; see docs/troubleshooting.md")
+
+
+def suite_finding(suite: str, options: dict[str, Any] | None = None, limit_s: float = LIMIT_S) -> Finding:
+    """A real reset and ten steps."""
+    name = f"env={suite}"
+    trial = attempt(PLAY, suite, json.dumps(options or {}), limit_s=limit_s)
+    if trial.status == MISSING:
+        return Finding(name, "missing", "its library is not installed or cannot be loaded", trial.last_line)
+    return trial.finding(name, "make install; if that does not help, run the suite by itself to see why")
+
+
+def dataset_finding(dataset_path: str | None) -> Finding:
+    """The pictures that two of DMLab's levels show; they are tried by playing one of the two."""
+    name = "DMLab pictures"
+    if dataset_path is None:
+        advice = "rtrl-doctor env.dataset_path=FOLDER tries them; only two psychlab levels need them"
+        return Finding(name, "missing", "no folder was given", advice)
+    if not Path(dataset_path).is_dir():
+        return Finding(name, "broken", f"{dataset_path} is not a folder", "correct env.dataset_path, or leave it out")
+    played = suite_finding("dmlab", {"name": "psychlab_continuous_recognition", "dataset_path": dataset_path})
+    return Finding(name, played.status, played.detail, played.advice)
+
+
+def _video() -> Finding:
+    if importlib.util.find_spec("imageio_ffmpeg") is None:
+        return Finding("mp4", "missing", "rtrl-play writes gif only", "pip install imageio-ffmpeg")
+    return Finding("mp4", "ok", f"imageio-ffmpeg {importlib.metadata.version('imageio-ffmpeg')}")
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How a program of ours ended."""
+
+    status: int | None
+    """``None``: not within its time."""
+    last_line: str
+
+    def finding(self, name: str, advice: str) -> Finding:
+        """Anything but a clean end is broken."""
+        return (
+            Finding(name, "ok", self.last_line) if self.status == 0 else Finding(name, "broken", self.last_line, advice)
         )
-        return Finding("DMLab module", "missing", "deepmind_lab is not installed", advice)
-    return Finding("DMLab module", "ok", "deepmind_lab is importable")
+
+
+def attempt(program: str, *arguments: str, limit_s: float = LIMIT_S) -> Trial:
+    """Runs a program with this Python and takes its whole process group down at its end, engines and servers included.
+
+    Its output goes to files: a pipe would stay open for as long as a grandchild that outlives it.
+    """
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=errors,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            return Trial(None, f"no answer within {limit_s:g} s")
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        said = _lines(output) if status in (0, MISSING) else _lines(output) + _lines(errors)
+    return Trial(status, said[-1] if said else f"ended with status {status}")
+
+
+def _lines(file: IO[str]) -> list[str]:
+    file.seek(0)
+    return [line.strip() for line in file.read().splitlines() if line.strip()]
 
 
 def _shared_memory() -> Finding:
