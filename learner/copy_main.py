@@ -95,6 +95,7 @@ def score(model: CopyLearner, length: int, batch: int = 1000) -> CopyScore:
 def run(config: CopyConfig, console: Console) -> CopyScore:
     torch.manual_seed(config.seed)
     torch.set_flush_denormal(True)
+    torch.set_num_threads(1)  # one step of a small core is too little work to share
     model = CopyLearner(config.num_units, config.rule)
     optimizer = torch.optim.Adam(model.parameters(), config.learning_rate)
     for sequence in range(config.sequences):
