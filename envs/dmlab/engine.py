@@ -93,7 +93,9 @@ class Engine:
             # A few of the engine's oldest levels do not offer it: their ends all count as ends of the task.
             self._lab = self._open(folder)
             self._tells_frames_left = False
-        # The first episode of an instance cannot be repeated from its seed; later ones can.
+
+    def throw_away(self) -> None:
+        """Plays none of the first episode of an instance, which cannot be repeated from its seed; later ones can."""
         self._lab.reset(seed=THROW_AWAY_SEED)
 
     def _open(self, folder: str, *more: str) -> Any:
@@ -158,6 +160,7 @@ def main() -> None:
         memory["message"] = " ".join(str(error).split()).encode()[:400]
         connection.send(REFUSED)
         raise
+    engine.throw_away()
     calls = {RESET: (engine.reset, options.reset_alarm_s), STEP: (engine.step, options.step_alarm_s)}
     while True:
         signal.setitimer(signal.ITIMER_REAL, 0)

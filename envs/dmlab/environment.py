@@ -135,10 +135,10 @@ class DMLabEnv(VectorEnv):
     def statistics(self) -> Mapping[str, float]:
         hits, misses = self._supervisor.cache_counts()
         return {
-            "engine_restarts": self._supervisor.restarts,
-            "env_deadlines_missed": self._supervisor.deadlines_missed,
-            "cache_hits": hits,
-            "cache_misses": misses,
+            "engine_restarts": float(self._supervisor.restarts),
+            "env_deadlines_missed": float(self._supervisor.deadlines_missed),
+            "cache_hits": float(hits),
+            "cache_misses": float(misses),
         }
 
     def render(self, index: int) -> np.ndarray:

@@ -111,7 +111,7 @@ class EngineProcess:
         except OSError:
             answer = b""
         if answer == REFUSED:
-            raise EngineRefused(bytes(self.memory["message"]).decode(errors="replace"))
+            raise EngineRefused(self.memory["message"].item().decode(errors="replace"))
         if answer != DONE:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(1)

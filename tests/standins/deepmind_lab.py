@@ -6,6 +6,7 @@ Tests put this folder on the path. ``FAKE_LAB`` in the environment is a JSON obj
     step_s       seconds of work (CPU time) per step, holding the interpreter's lock as the engine does           default 0
     reset_s      seconds that a reset sleeps                                                           default 0
     compile_s    seconds that building a map sleeps, on levels that have maps of text                  default 0
+    dataset      "broken": the pictures of the levels that need some cannot be read
     faults       folder; a file ``exit-step``, ``hang-step``, ``raise-reset``, ... there happens once, to whoever takes it
 
 A picture shows where it comes from: see ``label``.
@@ -91,8 +92,8 @@ class Lab:
         if not 0 <= seed < 2**31 - 1:
             raise ValueError("seed out of range")
         _take_fault("reset")
-        if self._name in WITH_DATASET and not self._dataset:
-            raise RuntimeError("Follow instructions to download datasets")
+        if self._name in WITH_DATASET and (not self._dataset or self._behaviour.get("dataset") == "broken"):
+            raise RuntimeError("the pictures are broken")
         time.sleep(self._behaviour.get("reset_s", 0))
         self._seed = seed if self._episodes else -1
         mixed = [seed, self._mixer, *self._name.encode(), 0 if self._episodes else int.from_bytes(os.urandom(4), "big")]

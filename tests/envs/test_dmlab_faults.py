@@ -1,0 +1,209 @@
+"""Engines that die, hang, fail or are slow: what happens to their stream, and that nothing happens to the others."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from actors.actor import Actor, ActorIdentity
+from conf.env_schema import DMLabConfig
+from conf.schema import ActorsConfig, LossConfig, NetworkConfig
+from envs.base import EnvironmentFailure, Timestep
+from envs.dmlab.environment import DMLabEnv
+from envs.registry import make_env
+from rtrl_core import WeightsSnapshot
+
+STREAMS = 3
+
+
+@pytest.fixture
+def faults(tmp_path: Path) -> Callable[[str], None]:
+    """Makes the named fault happen, once, to whichever engine comes to it first."""
+    (tmp_path / "faults").mkdir()
+    return lambda name: (tmp_path / "faults" / name).touch()
+
+
+@pytest.fixture
+def open_env(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., DMLabEnv]]:
+    """Opens an environment of the stand-in, which behaves as ``FAKE_LAB`` is told."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "standins"))
+    envs: list[DMLabEnv] = []
+
+    def build(config: DMLabConfig, streams: int = STREAMS, **behaviour: Any) -> DMLabEnv:
+        folder = tmp_path / "faults"
+        monkeypatch.setenv("FAKE_LAB", json.dumps(behaviour | ({"faults": str(folder)} if folder.exists() else {})))
+        env = make_env(config, streams, 1)
+        assert isinstance(env, DMLabEnv)
+        envs.append(env)
+        return env
+
+    yield build
+    for env in envs:
+        env.close()
+    sys.modules.pop("deepmind_lab", None)
+
+
+def labels(pictures: np.ndarray) -> np.ndarray:
+    import deepmind_lab
+
+    return np.array([deepmind_lab.label(picture) for picture in pictures])
+
+
+def wait_for_spares(env: DMLabEnv) -> None:
+    supervisor = env._supervisor
+    supervisor._wait_until(lambda: not any(engine.busy for engine in supervisor._prepared))
+
+
+def check_continuity(before: Timestep, now: Timestep) -> np.ndarray:
+    """Every stream that did not lose its engine went on by exactly one step. Returns the streams that lost it in this step."""
+    seen, seen_before = labels(now.observation), labels(before.observation)
+    going_on = now.valid & ~(now.terminated | now.truncated)
+    assert (seen["step"][going_on] == seen_before["step"][going_on] + 1).all()
+    assert (seen["seed"][going_on] == seen_before["seed"][going_on]).all()
+    resets = ~now.valid
+    assert now.is_first[resets].all()
+    assert not now.reward[resets].any()
+    assert not now.terminated[resets].any()
+    return resets & now.truncated
+
+
+@pytest.mark.parametrize(
+    ("fault", "missed"), [("exit-step", 0), ("raise-step", 0), ("hang-step", 1)], ids=["dies", "throws", "hangs"]
+)
+@pytest.mark.parametrize("spares", [0, 1])
+def test_a_stream_that_loses_its_engine_begins_anew_and_the_others_go_on(
+    open_env: Callable[..., DMLabEnv], faults: Callable[[str], None], fault: str, missed: int, spares: int
+):
+    env = open_env(DMLabConfig(spare_engines=spares, step_timeout_s=0.7, reset_timeout_s=20), steps=[80, 120])
+    before = env.reset()
+    for _ in range(5):
+        before = env.step(np.zeros(STREAMS, int))
+    wait_for_spares(env)
+    last_seen = before.observation
+    faults(fault)
+    started = time.monotonic()
+    now = env.step(np.zeros(STREAMS, int))
+    assert time.monotonic() - started < 3
+    lost = check_continuity(before, now)
+    assert lost.sum() == 1
+    assert (~now.valid == lost).all()
+    assert now.final_observation is not None
+    assert (now.final_observation[lost] == last_seen[lost]).all()
+    seen_seeds = set(labels(last_seen)["seed"])
+    waited = 0
+    for _ in range(2000):
+        before, now = now, env.step(np.zeros(STREAMS, int))
+        assert not check_continuity(before, now).any()
+        waited += int((~now.valid).sum())
+        if now.valid.all() and not (now.terminated | now.truncated).any():
+            break
+    assert now.valid.all()
+    (fresh,) = labels(now.observation)[lost]
+    assert fresh["seed"] not in seen_seeds
+    assert (waited > 0) == (spares == 0)
+    counts = env.statistics()
+    assert (counts["engine_restarts"], counts["env_deadlines_missed"]) == (1, missed)
+
+
+@pytest.mark.parametrize("fault", ["raise-reset", "exit-reset", "hang-reset"])
+def test_an_engine_that_fails_at_a_reset_is_replaced_without_a_lost_row(
+    open_env: Callable[..., DMLabEnv], faults: Callable[[str], None], fault: str
+):
+    limit = 5 if fault == "hang-reset" else 60
+    env = open_env(DMLabConfig(spare_engines=2, reset_timeout_s=limit, wait_for_reset=True), steps=[10, 14])
+    env.reset()
+    wait_for_spares(env)
+    faults(fault)
+    ends = 0
+    for _ in range(40):
+        now = env.step(np.zeros(STREAMS, int))
+        assert now.valid.all()
+        ends += int((now.terminated | now.truncated).sum())
+    assert ends > 3
+    assert env.statistics()["engine_restarts"] == 1
+    assert env.statistics()["env_deadlines_missed"] == int(fault == "hang-reset")
+
+
+def test_an_engine_killed_between_steps_is_noticed_wherever_it_is(open_env: Callable[..., DMLabEnv]):
+    env = open_env(DMLabConfig(spare_engines=1), steps=[100, 120])
+    now = env.reset()
+    spare, playing = env._supervisor._prepared[0], env._supervisor.playing[1]
+    assert playing is not None
+    for engine in (spare, playing):
+        os.kill(engine.pid, signal.SIGKILL)
+    lost = np.zeros(STREAMS, int)
+    for _ in range(400):
+        before, now = now, env.step(np.zeros(STREAMS, int))
+        lost += check_continuity(before, now)
+        if env.statistics()["engine_restarts"] == 2 and now.valid.all():
+            break
+    assert lost.tolist() == [0, 1, 0]
+    assert env.statistics()["engine_restarts"] == 2
+
+
+def test_an_engine_that_never_starts_ends_the_environment_with_its_own_words(open_env: Callable[..., DMLabEnv]):
+    env = open_env(
+        DMLabConfig(name="psychlab_continuous_recognition", dataset_path="/tmp"), streams=1, dataset="broken"
+    )
+    with pytest.raises(
+        EnvironmentFailure, match=r"engines in a row began no episode.*the pictures are broken"
+    ) as caught:
+        env.reset()
+    assert "\n" not in str(caught.value)
+
+
+def test_slow_resets_do_not_stall_the_other_streams(open_env: Callable[..., DMLabEnv]):
+    env = open_env(DMLabConfig(spare_engines=0), steps=[30, 60], reset_s=2.0)
+    env.reset()
+    longest, waiting = 0.0, 0
+    going = np.zeros(STREAMS, bool)
+    for _ in range(60):
+        started = time.monotonic()
+        now = env.step(np.zeros(STREAMS, int))
+        waiting += int((~now.valid).sum())
+        going = now.valid & ~(now.terminated | now.truncated)
+        if going.any():
+            longest = max(longest, time.monotonic() - started)
+        time.sleep(0.005)
+    assert waiting > 0
+    assert longest < 1.0
+
+
+def test_spares_take_over_while_others_reset_slowly(open_env: Callable[..., DMLabEnv]):
+    env = open_env(DMLabConfig(spare_engines=STREAMS), steps=[40, 60], reset_s=0.5)
+    env.reset()
+    wait_for_spares(env)
+    ends = 0
+    for _ in range(60):
+        now = env.step(np.zeros(STREAMS, int))
+        assert now.valid.all()
+        ends += int((now.terminated | now.truncated).sum())
+    assert ends >= STREAMS
+
+
+def test_an_unroll_in_which_an_engine_died_has_a_finite_gradient_of_its_real_steps(
+    open_env: Callable[..., DMLabEnv], faults: Callable[[str], None]
+):
+    env = open_env(DMLabConfig(spare_engines=1, width=16, height=16), steps=[30, 40])
+    actor = Actor(
+        *(ActorIdentity(0, 0, 1), env, NetworkConfig(features=8, num_units=4), "segment", LossConfig()),
+        *(ActorsConfig(num_envs=STREAMS, unroll=10, autocast="float32"), "none"),
+    )
+    weights = WeightsSnapshot(0, actor.parameters.layout.fingerprint, actor.parameters.vector.clone())
+    assert actor.unroll(weights).header.num_steps == 30
+    wait_for_spares(env)
+    faults("exit-step")
+    contribution = actor.unroll(weights)
+    assert contribution.header.num_steps == 29
+    assert contribution.statistics.env_counters["engine_restarts"] == 1
+    assert contribution.statistics.episodes == ()
+    assert torch.isfinite(contribution.gradient).all()
+    assert contribution.gradient.abs().sum() > 0
