@@ -60,6 +60,7 @@ class AtariEnv(VectorEnv):
             layout="CHW",
             actions=Discrete(int(self._envs.single_action_space.n)),  # pyright: ignore[reportAttributeAccessIssue]
             action_repeat=config.frame_skip,
+            action_meanings=tuple(action.name.lower() for action in self._envs.ale.get_action_set()),
         )
         self._seeds = np.array(spawn_seeds(seed, num_envs))
         self._lives = np.zeros(num_envs, np.int32)

@@ -1,33 +1,38 @@
 """``rtrl-play``: a video of a checkpoint, or of random play, with action, value, reward and the norm of the sensitivity."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
+from PIL import Image
 from rich.console import Console
 
 from actors.build import build_seeded_network
 from actors.evaluation import Move, play
+from conf.env_schema import EnvConfig
 from conf.knobs import ConfigError, knob
 from conf.load import describe, load_options, load_train
-from conf.schema import TrainConfig
-from envs.base import VectorEnv
+from envs.base import Discrete, EnvSpec, VectorEnv
 from envs.registry import make_env
 from learner import checkpoint as checkpoints
+from learner.checkpoint import Checkpoint
 from learner.evaluate_main import load_network
 from learner.protocol import protocol
 from learner.user_mistakes import reported
-from learner.video import captioned, contact_sheet, write_video
+from learner.video import captioned, contact_sheet, evenly_spaced, require_writable, write_video
 from rtrl_core import PolicyNetwork
+
+SHEET_FRAMES = 16
 
 
 @dataclass
 class PlayConfig:
     checkpoint: str | None = knob(None, "run folder or checkpoint to play")
-    env: str | None = knob(None, "SUITE/NAME to play without a checkpoint; needs policy=random")
+    env: str | None = knob(None, "SUITE/NAME to play without a checkpoint; needs policy=random; env.OPTION=value too")
     policy: str = knob("sampled", "how actions are chosen", choices=("greedy", "sampled", "random"))
     steps: int = knob(300, "steps to record", minimum=1)
     seed: int = knob(0, "environment seed", minimum=0)
@@ -43,75 +48,92 @@ def main(argv: Sequence[str] | None = None) -> int:
             + describe(PlayConfig)
         )
         return 0
-    return reported(lambda: run(load_options(PlayConfig, arguments)))
+    return reported(lambda: run(arguments))
 
 
-def run(config: PlayConfig) -> int:
-    trained, network, env = prepare(config)
+def run(arguments: Sequence[str]) -> int:
+    env_words = [word for word in arguments if word.startswith("env.")]
+    config = load_options(PlayConfig, [word for word in arguments if word not in env_words])
     output = Path(config.output)
-    try:
-        env_clip = trained.env.reward_clip
-        moves = play(
-            network,
-            env,
-            greedy=config.policy == "greedy",
-            reward_clip=env_clip,
-            seed=config.seed,
-            with_sensitivity=True,
-        )
-        frames, total = [], 0.0
-        for move in islice(moves, config.steps):
-            if move.timestep.is_first[0]:
-                total = 0.0
-            total += float(move.next_timestep.reward[0])
-            frames.append(captioned(env.render(0), caption(move, env, total)))
-    except NotImplementedError as error:
-        raise ConfigError(f"{error}: there is nothing to record") from None
-    finally:
-        env.close()
-    write_video(frames, output, config.frames_per_second)
+    require_writable(output)
+    env_config, checkpoint = what_to_play(config, env_words)
+    wanted = set(evenly_spaced(SHEET_FRAMES, config.steps))
+    kept: list[Image.Image] = []
+
+    def keep_for_the_sheet(frames: Iterator[Image.Image]) -> Iterator[Image.Image]:
+        for number, frame in enumerate(frames):
+            if number in wanted:
+                kept.append(frame)
+            yield frame
+
+    with closing(make_env(env_config, 1, config.seed)) as env:
+        frames = record(policy_for(config, checkpoint, env.spec), env, env_config.reward_clip, config)
+        write_video(keep_for_the_sheet(frames), output, config.frames_per_second)
     sheet = output.with_suffix(".png")
-    contact_sheet(frames).save(sheet)
-    Console().print(f"{len(frames)} steps of {env.spec.name}: {output}, contact sheet {sheet}")
+    contact_sheet(kept).save(sheet)
+    Console().print(f"{config.steps} steps of {env.spec.name}: {output}, contact sheet {sheet}")
     return 0
 
 
-def prepare(config: PlayConfig) -> tuple[TrainConfig, PolicyNetwork, VectorEnv]:
-    """The configuration, the policy and one stream of the environment.
+def what_to_play(config: PlayConfig, env_words: Sequence[str]) -> tuple[EnvConfig, Checkpoint | None]:
+    """The environment, and the checkpoint unless play is random without one.
 
     Raises:
-        ConfigError: if it is not said what to play.
+        ConfigError: if it is not said what to play, or said twice.
+        CheckpointError: if the checkpoint cannot be used.
     """
-    if config.checkpoint is not None:
-        checkpoint = checkpoints.load(checkpoints.find(Path(config.checkpoint), prefer="best"))
-        trained = checkpoint.config
-        env = make_env(next(iter(protocol(trained.env).splits.values())), 1, config.seed)
-        return trained, _or_random(load_network(checkpoint, trained, env.spec, "cpu"), config.policy), env
-    if config.env is None or config.policy != "random":
-        raise ConfigError("nothing to play: give checkpoint=RUN, or env=SUITE/NAME with policy=random")
-    trained = load_train([f"env={config.env}"])
-    env = make_env(trained.env, 1, config.seed)
-    trained.network.encoder = "none" if env.spec.layout == "vector" else "impala"
-    return (
-        trained,
-        _or_random(build_seeded_network(trained.network, "segment", env.spec, config.seed), config.policy),
-        env,
-    )
+    if config.checkpoint is None:
+        if config.env is None or config.policy != "random":
+            raise ConfigError("nothing to play: give checkpoint=RUN, or env=SUITE/NAME with policy=random")
+        return load_train([f"env={config.env}", *env_words]).env, None
+    if config.env is not None or env_words:
+        raise ConfigError("a checkpoint is played in its own environment: leave env out, or leave checkpoint out")
+    checkpoint = checkpoints.load(checkpoints.find(Path(config.checkpoint), prefer="best"))
+    return next(iter(protocol(checkpoint.config.env).splits.values())), checkpoint
 
 
-def _or_random(network: PolicyNetwork, policy: str) -> PolicyNetwork:
-    """With ``random``, all actions are equally likely, whatever the network has learned."""
-    if policy == "random":
+def policy_for(config: PlayConfig, checkpoint: Checkpoint | None, spec: EnvSpec) -> PolicyNetwork:
+    """The checkpoint's policy, or a fresh one; with ``random``, its actions do not depend on what it sees."""
+    if checkpoint is not None:
+        network = load_network(checkpoint, checkpoint.config, spec, "cpu")
+    else:
+        options = load_train([]).network
+        options.encoder = "none" if spec.layout == "vector" else "impala"
+        network = build_seeded_network(options, "segment", spec, config.seed)
+    if config.policy == "random":
         with torch.no_grad():
             network.policy_head.weight.zero_()
             network.policy_head.bias.zero_()
     return network
 
 
-def caption(move: Move, env: VectorEnv, total: float) -> list[str]:
-    meanings = env.spec.action_meanings
+def record(network: PolicyNetwork, env: VectorEnv, reward_clip: str, config: PlayConfig) -> Iterator[Image.Image]:
+    """``config.steps`` pictures of what the policy saw, each with what it then did and what came of it.
+
+    Raises:
+        ConfigError: if the environment has no picture.
+    """
+    greedy = config.policy == "greedy"
+    moves = play(network, env, greedy=greedy, reward_clip=reward_clip, seed=config.seed, with_sensitivity=True)
+    picture, total = None, 0.0
+    for move in islice(moves, config.steps + 1):
+        if move.timestep.is_first[0]:
+            total = 0.0
+        total += float(move.next_timestep.reward[0])
+        if picture is not None:  # the very first one is gone before anybody could ask for it
+            yield captioned(picture, caption(move, env.spec, total))
+        try:
+            picture = env.render(0)
+        except NotImplementedError as error:
+            raise ConfigError(f"{error}: there is nothing to record") from None
+
+
+def caption(move: Move, spec: EnvSpec, total: float) -> list[str]:
     action = move.action[0]
-    name = meanings[int(action)] if meanings else str(action.tolist())
+    if not isinstance(spec.actions, Discrete):
+        name = " ".join(f"{value:+.1f}" for value in action.tolist())
+    else:
+        name = spec.action_meanings[int(action)] if spec.action_meanings else str(int(action))
     lines = [
         f"action {name}   value {float(move.output.values[0]):.2f}",
         f"reward {float(move.next_timestep.reward[0]):+.2f}   return {total:.2f}",
