@@ -25,7 +25,7 @@ from envs.registry import make_env
 STANDINS = Path(__file__).parents[1] / "tests" / "standins"
 LEVEL = "rooms_watermaze"
 STREAMS = 16
-ROUNDS = 5
+ROUNDS = 20
 STEP_S = 0.0008
 NEVER = 10**9
 """Steps of an episode that does not end while it is measured."""
