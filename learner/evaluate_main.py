@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -59,7 +60,8 @@ def run(config: EvaluateConfig) -> int:
         "results": results,
         **dmlab30_scores(trained.env, results),
     }
-    show(document, Console())
+    # A file or a pipe has no width to keep to.
+    show(document, Console(width=None if sys.stdout.isatty() else 140))
     if output is not None:
         output.write_text(json.dumps(document, indent=2) + "\n")
     return 0
@@ -170,9 +172,13 @@ def dmlab30_scores(env: EnvConfig, results: Sequence[Result]) -> dict[str, float
 
 def show(document: Result, console: Console) -> None:
     several = any(len(result["run_means"]) > 1 for result in document["results"])
-    columns = ["split", "policy", "games", "return", "std", *["std of runs"] * several, "best", "length"]
     normalised = any("human_normalised" in result for result in document["results"])
-    table = Table(*columns, *["human = 100 %"] * normalised, title=document["environment"])
+    table = Table(title=document["environment"], box=SIMPLE_HEAD)
+    table.add_column("split", overflow="fold", min_width=10)
+    table.add_column("policy", no_wrap=True)
+    numbers = ["games", "return", "std", *["std of runs"] * several, "best", "length", *["human = 100"] * normalised]
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
     for result in document["results"]:
         human = result.get("human_normalised")
         table.add_row(
@@ -184,7 +190,7 @@ def show(document: Result, console: Console) -> None:
             *[f"{result['std_of_runs']:.2f}"] * several,
             f"{result['max_return']:.2f}",
             f"{result['mean_length']:.0f}",
-            *["-" if human is None else f"{human:.1f} %"] * normalised,
+            *["-" if human is None else f"{human:.1f}"] * normalised,
         )
     console.print(table)
     for policy in ("greedy", "sampled"):

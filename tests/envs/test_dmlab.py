@@ -1,7 +1,6 @@
 """DMLab environments: boundaries, seeds, levels and actions. Against the stand-in everywhere, and the real module where there is one."""
 
 import importlib.util
-import json
 import os
 import signal
 import subprocess
@@ -9,25 +8,19 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from opened_dmlab import STREAMS, Opened
 
 from conf.env_schema import DMLab30Config, DMLabConfig
-from conf.knobs import ConfigError
-from envs.base import MissingDependency, Timestep, UnknownEnvironment, VectorEnv
+from envs.base import Timestep, UnknownEnvironment
 from envs.dmlab.actions import action_table
 from envs.dmlab.environment import DMLabEnv
 from envs.dmlab.instructions import word_hashes
 from envs.dmlab.levels import DMLAB30
-from envs.dmlab.suite import TEST_MIXER_SEED, engine_options, level_names
-from envs.registry import make_env
 
-STANDINS = Path(__file__).parents[1] / "standins"
-STREAMS = 3
 SHORT = "rooms_select_nonmatching_object"
 """A level whose episodes take 180 steps of the real engine."""
 REAL = pytest.param(
@@ -39,48 +32,6 @@ REAL = pytest.param(
     ],
 )
 both_modules = pytest.mark.parametrize("module", ["stand-in", REAL], indirect=True)
-
-
-@pytest.fixture
-def standin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Puts the stand-in in the module's place, here and in the processes that engines get; takes what ``FAKE_LAB`` may say."""
-    monkeypatch.syspath_prepend(str(STANDINS))
-
-    def behave(**behaviour: Any) -> None:
-        monkeypatch.setenv("FAKE_LAB", json.dumps(behaviour))
-
-    behave()
-    yield behave
-    sys.modules.pop("deepmind_lab", None)
-
-
-@pytest.fixture
-def module(request: pytest.FixtureRequest) -> str:
-    """Which module engines get: the stand-in, or the real one."""
-    if request.param == "stand-in":
-        request.getfixturevalue("standin")
-    return request.param
-
-
-@dataclass
-class Opened:
-    """Environments that a test has opened; the fixture closes them."""
-
-    envs: list[VectorEnv] = field(default_factory=list)
-
-    def __call__(self, config: DMLabConfig, seed: int = 1, streams: int = STREAMS) -> DMLabEnv:
-        env = make_env(config, streams, seed)
-        assert isinstance(env, DMLabEnv)
-        self.envs.append(env)
-        return env
-
-
-@pytest.fixture
-def opened() -> Iterator[Opened]:
-    opened = Opened()
-    yield opened
-    for env in opened.envs:
-        env.close()
 
 
 def play(env: DMLabEnv, steps: int, seed: int = 0) -> Iterator[Timestep]:
@@ -267,50 +218,11 @@ def test_an_equal_schedule_gives_two_streams_three_levels(standin: Callable[...,
     assert steps.min() > 0.7 * steps.mean(), steps
 
 
-def test_test_levels_get_impalas_protocol(standin: Callable[..., None]):
-    config = DMLab30Config(split="test", levels=["rooms_collect_good_objects_train", "rooms_watermaze"])
-    names = level_names(config)
-    assert names == ["rooms_collect_good_objects_test", "rooms_watermaze"]
-    for options in engine_options(config, names):
-        assert options.settings["allowHoldOutLevels"] == "true"
-        assert options.settings["mixerSeed"] == str(TEST_MIXER_SEED) == "1611489005"
-    assert "mixerSeed" not in engine_options(DMLabConfig(), ["rooms_watermaze"])[0].settings
-    assert len(level_names(DMLab30Config())) == 30
-
-
 @both_modules
 def test_a_held_out_level_opens_in_the_test_split(module: str, opened: Opened):
     env = opened(DMLabConfig(name="rooms_collect_good_objects_test", split="test"), streams=1)
     env.reset()
     assert next(play(env, 1)).valid.all()
-
-
-@pytest.mark.parametrize(
-    ("config", "kind", "sentence"),
-    [
-        (
-            DMLabConfig(name="rooms_watermase"),
-            UnknownEnvironment,
-            "unknown DMLab level 'rooms_watermase': did you mean",
-        ),
-        (DMLabConfig(name="rooms_collect_good_objects_test"), ConfigError, "held out of training: set env.split=test"),
-        (DMLab30Config(levels=["rooms_watermaze"] * 2), ConfigError, "each level once"),
-        (DMLabConfig(name="psychlab_continuous_recognition"), MissingDependency, "set env.dataset_path"),
-        (DMLab30Config(dataset_path="/nowhere"), MissingDependency, "arbitrary_visuomotor_mapping and psychlab_cont"),
-        (DMLabConfig(width=95), ConfigError, "env.width must be a multiple of 4, got 95"),
-        (DMLabConfig(num_levels=5, start_level=2**31), UnknownEnvironment, "level seeds below 2147483647"),
-        (DMLabConfig(start_level=5), ConfigError, "env.start_level needs env.num_levels"),
-        (DMLabConfig(level_cache_remote="s3://b/levels"), ConfigError, "set env.level_cache"),
-        (DMLabConfig(level_cache="/proc/levels"), ConfigError, "env.level_cache: cannot make the folder /proc/levels"),
-    ],
-)
-def test_what_cannot_be_played_is_one_line(
-    standin: Callable[..., None], config: DMLabConfig, kind: type[Exception], sentence: str
-):
-    with pytest.raises(kind) as caught:
-        make_env(config, 1, 1)
-    assert sentence in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 @both_modules
@@ -319,14 +231,6 @@ def test_a_level_that_only_the_engine_can_refuse_is_one_line(module: str, opened
     with pytest.raises(UnknownEnvironment, match=r"^DeepMind Lab cannot open contributed/mine/level: .*\S$") as caught:
         env.reset()
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("deepmind_lab") is not None, reason="the module is here")
-def test_without_the_module_one_sentence_says_where_to_get_it():
-    with pytest.raises(MissingDependency) as caught:
-        make_env(DMLabConfig(), 1, 1)
-    assert str(caught.value).startswith("env=dmlab needs the deepmind_lab module")
-    assert "python/pip_package" in str(caught.value)
 
 
 def test_engines_find_levels_that_others_have_built(standin: Callable[..., None], opened: Opened, tmp_path: Path):
@@ -378,7 +282,7 @@ def test_engines_end_and_their_files_go_when_the_trainer_is_killed(
         "env = make_env(DMLabConfig(spare_engines=0), 1, 1); env.reset();"
         "print(env._supervisor.playing[0].pid, flush=True); time.sleep(60)"
     )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(STANDINS), *filter(None, sys.path)])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*filter(None, sys.path)])}
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment) as trainer:
         assert trainer.stdout is not None
         engine = Path(f"/proc/{int(trainer.stdout.readline())}")

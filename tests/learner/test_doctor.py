@@ -103,6 +103,17 @@ def test_a_missing_library_is_optional(monkeypatch: pytest.MonkeyPatch):
     assert (finding.status, finding.advice) == ("missing", "pip install it")
 
 
+@pytest.mark.slow
+def test_dmlab_is_played_where_the_module_is_and_its_death_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "standins"))
+    monkeypatch.setenv("FAKE_LAB", "{}")
+    finding = doctor.suite_finding("dmlab")
+    assert (finding.status, finding.detail) == ("ok", "dmlab/rooms_watermaze: reset, 10 steps, picture 288x384x3")
+    assert doctor.dataset_finding(str(tmp_path)).status == "ok"
+    monkeypatch.setenv("FAKE_LAB", json.dumps({"dataset": "broken"}))
+    assert doctor.dataset_finding(str(tmp_path)).status == "broken"
+
+
 def test_dmlab_pictures_are_looked_for_where_they_are_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert doctor.dataset_finding(None).status == "missing"
     absent = doctor.dataset_finding(f"{tmp_path}/nowhere")

@@ -26,6 +26,7 @@ from learner.evaluate_main import describe_scores, dmlab30_scores, main
 from learner.protocol import protocol
 from rtrl_core import PolicyNetwork
 
+STANDINS = Path(__file__).parents[1] / "standins"
 NETWORK = NetworkConfig(encoder="none", num_units=4)
 
 
@@ -217,3 +218,28 @@ def test_a_document_that_cannot_be_written_is_refused_before_anything_is_played(
     for output in (tmp_path, tmp_path / "nowhere" / "scores.json"):
         assert main([f"checkpoint={starpilot}", f"output={output}"]) == 2
         assert f"output={output}: expected a file in a folder that exists" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_dmlab_levels_are_played_one_after_the_other_and_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.syspath_prepend(str(STANDINS))
+    monkeypatch.setenv("FAKE_LAB", "{}")
+    levels = ["rooms_watermaze", "rooms_collect_good_objects_train"]
+    words = ["env=dmlab30", f"env.levels=[{','.join(levels)}]", "network=impala", "fleet=local", "logging=quiet"]
+    sizes = ["fleet.num_actors=1", "actors.num_envs=2", "actors.unroll=3", "network.num_units=8", "network.features=8"]
+    assert train_main.main([*words, *sizes, "total_steps=12", f"run_dir={tmp_path}/run"]) == 0
+    output = tmp_path / "scores.json"
+    assert main([f"checkpoint={tmp_path}/run", "episodes=4", "num_envs=2", "runs=2", f"output={output}"]) == 0
+    document = json.loads(output.read_text())
+    assert [(result["split"], result["policy"]) for result in document["results"]] == [
+        (name, "greedy") for name in levels
+    ]
+    for result in document["results"]:
+        level = BY_NAME[result["split"]]
+        expected = 100 * (result["mean_return"] - level.random) / (level.human - level.random)
+        assert result["human_normalised"] == pytest.approx(expected)
+        assert (result["episodes"], len(result["run_means"])) == (8, 2)
+    assert "dmlab30_greedy" not in document  # two levels are not thirty
+    assert "rooms_collect_good_objects_train" in capsys.readouterr().out
