@@ -30,7 +30,7 @@ STEPS_PER_ROW = 20_480
 class DemoConfig:
     corridor: int = knob(100, "steps between the cue and the choice", minimum=1)
     unroll: int = knob(10, "steps per unroll", minimum=1)
-    total_steps: int = knob(1_200_000, "agent steps of each run", minimum=1)
+    total_steps: int = knob(900_000, "agent steps of each run", minimum=1)
     seed: int = knob(1, "of both runs", minimum=0)
     output: str = knob("runs/demo", "folder for both runs and the plot")
 
