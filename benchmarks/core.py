@@ -26,7 +26,7 @@ def run(seconds: float) -> list[Result]:
                 setting,
             )
         )
-        fast = in_turns({rule: problems[rule].step for rule in ("segment", "tbptt")}, rounds=15)
+        fast = in_turns({rule: problems[rule].step for rule in ("segment", "tbptt")}, rounds=41, warmup=3)
         results.append(
             at_most(f"core/segment_vs_tbptt_N{units}", fast["segment"] / fast["tbptt"], 1.4, "x the time", setting)
         )

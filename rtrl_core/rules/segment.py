@@ -29,6 +29,10 @@ from rtrl_core.rules.scan import (
 from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Bool, Float, Tensor
 
+BLOCK_BYTES = 8 << 20
+STREAMS_PER_SUM = 4
+"""Streams that one call adds up: sums of a single one are so short that starting them costs as much."""
+
 
 def scan(
     cell: DiagonalCell,
@@ -54,15 +58,16 @@ def scan(
 def advance(
     sensitivity: Sensitivity, local: LocalDerivatives, inputs: Float[Tensor, "T B D"], out: Sensitivity
 ) -> None:
-    """``S_T`` from ``S_0`` into ``out``: one read and one write of the state, and one GEMM per stream.
+    """``S_T`` from ``S_0`` into ``out``: one batched GEMM, one read and one write of the state.
 
-    Stream by stream, because one stream's sensitivity fits the cache: decaying it and adding to it then cost one trip to memory.
+    A block of streams at a time, so that what the GEMM has written is still in the cache when the decayed ``S_0`` is added.
     """
     after, total = decays(local.state)
-    per_stream = weigh(after.transpose(0, 1), [gate.transpose(0, 1) for gate in local.gates]).flatten(2)
-    for b, stream_inputs in enumerate(inputs.transpose(0, 1).contiguous()):
-        torch.mul(sensitivity.matrices[b], total[b, :, None], out=out.matrices[b])
-        out.matrices[b].flatten(0, 1).addmm_(per_stream[b].t(), stream_inputs)
+    weights = weigh(after, local.gates).flatten(2)
+    by_stream, inputs_by_stream = weights.permute(1, 2, 0), inputs.transpose(0, 1)
+    for block in _cache_blocks(sensitivity):
+        torch.bmm(by_stream[block], inputs_by_stream[block], out=out.matrices[block].flatten(1, 2))
+        out.matrices[block].addcmul_(sensitivity.matrices[block], total[block, None, :, None])
     torch.mul(sensitivity.vectors, total[:, None], out=out.vectors)
     for p, vector in enumerate(local.vectors):
         out.vectors[:, p] += sum_of_products(after, vector)
@@ -84,17 +89,21 @@ def advance_step(
     out.vectors.add_(torch.stack(local.vectors, dim=1))
 
 
-def contract(adjoint: Float[Tensor, "B N"], sensitivity: Sensitivity, into: ParameterGradients) -> None:
-    """``into += sum_b lam_b S_b``: what the past contributes to the gradient, one read of the state."""
-    for b in range(adjoint.shape[0]):
-        into.matrices.addcmul_(sensitivity.matrices[b], adjoint[b, :, None])
-    into.vectors.add_(torch.einsum("bn,bpn->pn", adjoint, sensitivity.vectors))
+def contract(adjoint: Float[Tensor, "B N"], sensitivity: Sensitivity) -> ParameterGradients:
+    """``sum_b lam_b S_b``: what the past contributes to the gradient, one read of the state."""
+    weights = adjoint[:, None, :, None]
+    sums = torch.mul(sensitivity.matrices[:STREAMS_PER_SUM], weights[:STREAMS_PER_SUM])
+    for start in range(STREAMS_PER_SUM, adjoint.shape[0], STREAMS_PER_SUM):
+        block = slice(start, start + STREAMS_PER_SUM)
+        rest = weights[block].shape[0]
+        sums[:rest].addcmul_(sensitivity.matrices[block], weights[block])
+    return ParameterGradients(sums.sum(0), torch.einsum("bn,bpn->pn", adjoint, sensitivity.vectors))
 
 
 def _cache_blocks(sensitivity: Sensitivity) -> list[slice]:
-    """Slices of streams of about two megabytes: small enough to stay in cache, large enough to hide the cost of a call."""
+    """Slices of streams that stay in the last-level cache between two passes over them, and are large enough to hide a call."""
     batch_size = sensitivity.matrices.shape[0]
-    streams_per_block = max(1, (1 << 21) * batch_size // sensitivity.matrices.nbytes)
+    streams_per_block = max(1, BLOCK_BYTES * batch_size // sensitivity.matrices.nbytes)
     return [slice(start, start + streams_per_block) for start in range(0, batch_size, streams_per_block)]
 
 
@@ -137,10 +146,10 @@ class _SegmentScan(torch.autograd.Function):
         adjoint, adjoint_before = adjoints(immediate, local.state)
         adjoint_gates = weigh(adjoint, local.gates)
         if inputs.shape[0] == 1:
-            gradients = ParameterGradients.zeros(carried)
-            contract(immediate[0], carried, gradients)
+            gradients = contract(immediate[0], carried)
         else:
             gradients = segment_gradients(adjoint, adjoint_gates, local, inputs)
-            contract(adjoint_before, carried, gradients)
+            for inside, before in zip(gradients, contract(adjoint_before, carried), strict=True):
+                inside.add_(before)
         to_inputs = input_gradients(adjoint_gates, matrices) if ctx.needs_input_grad[1] else None
         return None, to_inputs, *gradients, None, None, None, None
