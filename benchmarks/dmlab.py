@@ -80,8 +80,8 @@ def _against_bare_engines(seconds: float) -> list[Result]:
             speeds["ours"].append(_steps_per_second(env, seconds / (2 * ROUNDS)))
     ratio = statistics.median(ours / bare for ours, bare in zip(speeds["ours"], speeds["bare"], strict=True))
     return [
-        at_least("dmlab/vs_bare_engine_per_core", ratio, 0.85, "x the speed", setting),
-        informs("dmlab/steps_per_second", statistics.median(speeds["ours"]), "steps/s", setting),
+        at_least("env/dmlab_vs_bare_engine_per_core", ratio, 0.85, "x the speed", setting),
+        informs("env/dmlab_steps_per_second", statistics.median(speeds["ours"]), "steps/s", setting),
     ]
 
 
@@ -97,8 +97,8 @@ def _slow_resets(seconds: float) -> list[Result]:
     after = _speed_with_resets(0.0, SLOW_SPARES, seconds / 2)
     fast = (before + after) / 2
     return [
-        at_least("dmlab/slow_resets", slow / fast, 0.8, "x the speed", setting),
-        informs("dmlab/slow_resets_without_spares", without_spares / fast, "x the speed", setting),
+        at_least("env/dmlab_slow_resets", slow / fast, 0.8, "x the speed", setting),
+        informs("env/dmlab_slow_resets_without_spares", without_spares / fast, "x the speed", setting),
     ]
 
 

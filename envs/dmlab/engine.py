@@ -81,7 +81,10 @@ class Engine:
 
     def __init__(self, options: EngineOptions, memory: np.ndarray, folder: str) -> None:
         self._options = options
-        self._memory = memory
+        # Looked up once: what is looked up at every step is looked up in cold caches, because other engines ran in between.
+        self._seed, self._chosen, self._words = memory["seed"], memory["action"], memory["words"]
+        self._status, self._reward, self._frame = memory["status"], memory["reward"], memory["frame"]
+        self._counts = memory["cache_hits"], memory["cache_misses"]
         self._cache = None if options.cache is None else LevelCache(options.cache)
         self._action = np.zeros(7, np.intc)
         self._frames_left = float("inf")
@@ -113,37 +116,37 @@ class Engine:
         )
 
     def reset(self) -> None:
-        self._lab.reset(seed=int(self._memory["seed"]))
-        self._memory["reward"] = 0.0
-        self._memory["status"] = RUNNING
+        self._lab.reset(seed=int(self._seed))
+        self._reward[...] = 0.0
+        self._status[...] = RUNNING
         self._observe()
 
     def step(self) -> None:
-        self._action[:] = self._memory["action"]
-        self._memory["reward"] = self._lab.step(self._action, num_steps=self._options.frame_skip)
+        self._action[:] = self._chosen
+        self._reward[...] = self._lab.step(self._action, num_steps=self._options.frame_skip)
         if self._lab.is_running():
-            self._memory["status"] = RUNNING
+            self._status[...] = RUNNING
             self._observe()
         else:
             out_of_time = self._frames_left <= self._options.frame_skip
-            self._memory["status"] = TRUNCATED if out_of_time else TERMINATED
+            self._status[...] = TRUNCATED if out_of_time else TERMINATED
             self._count()
 
     def _observe(self) -> None:
         observations = self._lab.observations()
-        self._memory["frame"][...] = observations[PICTURE]
+        self._frame[...] = observations[PICTURE]
         if self._tells_frames_left:
             self._frames_left = float(np.ravel(observations[FRAMES_LEFT])[0])
         if self._options.instruction_length:
             text = observations[INSTRUCTION]
             if text not in self._instructions:
                 self._instructions[text] = word_hashes(text, self._options.instruction_length)
-            self._memory["words"][...] = self._instructions[text]
+            self._words[...] = self._instructions[text]
         self._count()
 
     def _count(self) -> None:
         if self._cache is not None:
-            self._memory["cache_hits"], self._memory["cache_misses"] = self._cache.hits, self._cache.misses
+            self._counts[0][...], self._counts[1][...] = self._cache.hits, self._cache.misses
 
 
 def main() -> None:

@@ -74,8 +74,8 @@ class DMLabEnv(VectorEnv):
         status = np.full(self.num_envs, RUNNING)
         for stream, engine in enumerate(supervisor.playing):
             if engine is not None:
-                reward[stream] = engine.memory["reward"]
-                status[stream] = engine.memory["status"]
+                reward[stream] = engine.reward
+                status[stream] = engine.status
                 if status[stream] == RUNNING:
                     self._show(stream)
         for stream in np.flatnonzero(status != RUNNING):

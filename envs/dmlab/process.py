@@ -7,6 +7,7 @@ what an engine needs, not the program that started it. It ends by itself when ou
 import contextlib
 import mmap
 import os
+import select
 import shutil
 import socket
 import subprocess
@@ -48,6 +49,8 @@ class EngineProcess:
         self._folder = Path(tempfile.mkdtemp(prefix="engine-", dir=folder))
         memory_fd = _anonymous_memory(options.memory_type.itemsize, self._folder)
         self._socket, theirs = socket.socketpair()
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
         with theirs, (self._folder / "engine.log").open("wb") as log:
             self._process = subprocess.Popen(
                 [
@@ -71,6 +74,8 @@ class EngineProcess:
         self.memory = memory
         self.frame: np.ndarray = memory["frame"]
         self.words: np.ndarray = memory["words"]
+        self.status: np.ndarray = memory["status"]
+        self.reward: np.ndarray = memory["reward"]
         self._action: np.ndarray = memory["action"]
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
@@ -96,8 +101,14 @@ class EngineProcess:
     def _ask(self, request: bytes) -> None:
         assert self.deadline is None, "one request at a time"
         self.deadline = time.monotonic() + self._limits[request]
-        with contextlib.suppress(OSError):  # it has ended: receive will say so
+        try:
             self._socket.send(request)
+        except OSError:  # it has ended: receive will say so
+            return
+
+    def answers_within(self, timeout_s: float) -> bool:
+        """Waits for an answer, or for the end of the process."""
+        return bool(self._poll.poll(max(0.0, timeout_s * 1000)))
 
     def receive(self) -> None:
         """Takes the answer that is waiting.

@@ -88,8 +88,11 @@ class Supervisor:
         for stream, engine in enumerate(self.playing):
             if engine is not None:
                 engine.step(actions[stream])
+        # One after the other: a look at all of them would wake this process, and take a core from an engine, at every answer.
+        for stream, engine in enumerate(self.playing):
+            while engine is not None and engine.busy and self.playing[stream] is engine:
+                self._await(engine)
         self._look(0.0)
-        self._wait_until(lambda: not any(engine is not None and engine.busy for engine in self.playing))
         self._lengths += 1
 
     def finish(self, stream: int) -> None:
@@ -195,6 +198,14 @@ class Supervisor:
             self._look(
                 min(engine.deadline for engine in self._by_handle.values() if engine.deadline) - time.monotonic()
             )
+
+    def _await(self, engine: EngineProcess) -> None:
+        """Takes the answer of one engine; by its deadline, sees to those that are late."""
+        assert engine.deadline is not None
+        if engine.answers_within(engine.deadline - time.monotonic()):
+            self._take_answer(engine)
+        else:
+            self._look(0.0)
 
     def _look(self, timeout_s: float) -> None:
         """Takes the answers that are there or come within ``timeout_s``, then replaces the engines that are late."""

@@ -19,6 +19,7 @@ import sys
 import time
 import zipfile
 import zlib
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ class Lab:
         self._mixer = int(config.get("mixerSeed", "0"))
         self._cache = level_cache
         self._folder = temp_folder or os.environ.get("TMPDIR", "/tmp")
-        self._behaviour = json.loads(os.environ.get("FAKE_LAB", "{}"))
+        self._behaviour = _behaviour()
         self._step_s = float(self._behaviour.get("step_s", 0))
         self._episodes = 0
         self._running = False
@@ -199,9 +200,15 @@ class Lab:
             os._exit(134)  # the engine aborts
 
 
+@cache
+def _behaviour() -> dict[str, Any]:
+    """Read once: a step must not take longer here than the work that it was told to do."""
+    return json.loads(os.environ.get("FAKE_LAB", "{}"))
+
+
 def _take_fault(moment: str) -> None:
     """Does what a file in the faults folder says; taking the file away first makes it happen to one engine only."""
-    folder = json.loads(os.environ.get("FAKE_LAB", "{}")).get("faults")
+    folder = _behaviour().get("faults")
     if folder is None:
         return
     for fault in os.listdir(folder):
