@@ -33,7 +33,7 @@ GROUPS = ("env", "network", "rule", "learner", "fleet", "logging", "experiment")
 _FREE_TEXT = ("name", "run_dir", "resume", "env.name", "fleet.address", "network.load_encoder")
 """Options whose values may hold characters that Hydra's grammar gives a meaning."""
 _PATHS = ("checkpoint", "output", "env")
-_NOT_LEARNING = ("name", "run_dir", "resume", "logging", "seed", "fleet")
+NOT_LEARNING = ("name", "run_dir", "resume", "logging", "seed", "fleet")
 """What does not change what is learned: left out of ``config_hash``."""
 _lock = threading.Lock()
 
@@ -119,7 +119,7 @@ def config_hash(config: TrainConfig) -> str:
     """Equal for runs that should learn the same up to their seed: where and how they ran does not count."""
     values = OmegaConf.to_container(OmegaConf.structured(config))
     assert isinstance(values, dict)
-    kept = {str(key): value for key, value in values.items() if key not in _NOT_LEARNING}
+    kept = {str(key): value for key, value in values.items() if key not in NOT_LEARNING}
     return hashlib.sha256(yaml.safe_dump(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 

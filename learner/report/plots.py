@@ -75,7 +75,9 @@ def draw(plot: Plot, groups: Sequence[Group]) -> Drawing:
     with matplotlib.rc_context({"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": plot.slug}):
         page, paper = io.StringIO(), io.BytesIO()
         _figure(plot, groups, INK).savefig(page, format="svg", transparent=True, metadata={"Date": None})
-        _figure(plot, groups, "black").savefig(paper, format="png", dpi=200)
+        picture = _figure(plot, groups, "black")
+        picture.axes[0].set_title(plot.title)  # the page has it beside the drawing
+        picture.savefig(paper, format="png", dpi=200)
     return Drawing(plot, _for_page(page.getvalue(), plot), paper.getvalue())
 
 

@@ -10,13 +10,16 @@ from typing import Any
 import yaml
 
 from conf.knobs import ConfigError
-from conf.load import config_hash, from_yaml
+from conf.load import NOT_LEARNING, config_hash, from_yaml
 
 LOG = "metrics.jsonl"
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
 QUIET_S = 120.0
 """A run whose log has not grown for so long, and no longer than ten of its intervals ago, is called stopped."""
+
+SHOWN_DIFFERENCES = 3
+"""Options in a label; runs that differ in more are told apart by the hash of their configuration."""
 
 Number = float | int
 
@@ -105,11 +108,22 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     members: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         members.setdefault((run.name, run.config_hash), []).append(run)
-    names = [name for name, _ in members]
-    return [
-        Group(name if names.count(name) == 1 else f"{name} ({digest})", sorted(found, key=lambda run: str(run.seed)))
-        for (name, digest), found in members.items()
+    groups = [Group(name, sorted(found, key=lambda run: str(run.seed))) for (name, _), found in members.items()]
+    return [_told_apart(group, [other for other in groups if other.label == group.label]) for group in groups]
+
+
+def _told_apart(group: Group, namesakes: Sequence[Group]) -> Group:
+    """With what distinguishes it from groups of the same name in its label."""
+    if len(namesakes) == 1:
+        return group
+    index = next(number for number, other in enumerate(namesakes) if other is group)
+    differences = [
+        f"{option.removesuffix('.name')}={values[index]}"
+        for option, values in differing_options(namesakes)
+        if option.split(".")[0] not in NOT_LEARNING
     ]
+    shown = differences if 0 < len(differences) <= SHOWN_DIFFERENCES else [group.runs[0].config_hash]
+    return Group(f"{group.label} ({', '.join(shown)})", group.runs)
 
 
 def differing_options(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
