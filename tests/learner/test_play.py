@@ -81,7 +81,7 @@ def test_an_mp4_has_the_size_and_number_of_the_frames(tmp_path: Path):
 
 
 def test_an_mp4_gets_even_sizes_and_every_frame_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Stands for imageio-ffmpeg, which is not among the pinned packages."""
+    """Stands for imageio-ffmpeg, to see what it is sent."""
     sent: list[np.ndarray] = []
 
     def write_frames(path: str, size: tuple[int, int], *, fps: float, macro_block_size: int):
