@@ -151,7 +151,7 @@ def plot(curves: dict[str, Curve], config: DemoConfig, path: Path) -> None:
     axes.set_xlabel("agent steps (millions)")
     axes.set_ylabel("success (%)")
     axes.set_title(f"T-maze: cue remembered over {config.corridor} steps, unrolls of {config.unroll} steps")
-    axes.legend(loc="center right", frameon=False)
+    axes.legend(loc="center right", bbox_to_anchor=(1.0, 0.75), frameon=False)  # between the two curves
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
     plt.close(figure)
