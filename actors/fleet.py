@@ -31,8 +31,8 @@ class FleetError(RuntimeError):
 @dataclass(frozen=True, slots=True)
 class FinishedUnroll:
     actor_id: int
-    contribution: Handle
-    """What the learner's ``add`` takes."""
+    contribution: Handle | None
+    """What the learner's ``add`` takes; ``None`` if the weights were lost on the way, with the machine that held them."""
 
 
 @dataclass(slots=True)

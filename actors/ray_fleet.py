@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import ray
 import torch
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
 
 from actors.actor import ActorIdentity
 from actors.fleet import FinishedUnroll, FleetError, FleetState, Handle, Restarts, build_actor, first_identity
@@ -77,6 +77,8 @@ class _Member:
     process: Any
     pending: deque[_Pending] = field(default_factory=deque)
     waiting_since: float = 0.0
+    stands: bool = False
+    """Whether it has answered; one that was started again may wait for a place for long."""
 
 
 class RayFleet:
@@ -121,7 +123,7 @@ class RayFleet:
         return finished
 
     def _collect(self, member: _Member) -> FinishedUnroll | None:
-        """The oldest unroll of a member, or ``None`` if the member had to be replaced."""
+        """The oldest unroll of a member, without a contribution if it could not start; ``None`` if the member had to be replaced."""
         pending = member.pending[0]
         try:
             envelope: Any = ray.get(pending.envelope)
@@ -131,15 +133,21 @@ class RayFleet:
         except RayActorError as failure:
             self._replace(member, f"its process died ({_first_line(failure)})")
             return None
+        except RayError as failure:
+            if not is_lost_object(failure):
+                raise
+            envelope = None
         member.pending.popleft()
+        member.stands = True
         member.waiting_since = time.monotonic()
-        return FinishedUnroll(member.identity.actor_id, GradientReference(envelope, pending.gradient))
+        contribution = None if envelope is None else GradientReference(envelope, pending.gradient)
+        return FinishedUnroll(member.identity.actor_id, contribution)
 
     def _replace(self, member: _Member, cause: str) -> None:
         """Starts a member again and submits what it owed, with the same weights."""
         member.identity = self._restarts.record(member.identity, cause)
         ray.kill(member.process)
-        owed, member.pending = member.pending, deque()
+        owed, member.pending, member.stands = member.pending, deque(), False
         member.process = self._start(member.identity, None).process
         for pending in owed:
             self.submit(member.identity.actor_id, pending.weights)
@@ -170,6 +178,8 @@ class RayFleet:
         limit = self._config.fleet.start_timeout_s
         try:
             ray.get([member.process.ready.remote() for member in self._members], timeout=limit)
+            for member in self._members:
+                member.stands = True
         except RayActorError as failure:
             raise FleetError(f"an actor could not start: {_cause(failure)}") from None
         except GetTimeoutError:
@@ -179,14 +189,18 @@ class RayFleet:
             ) from None
 
     def get_state(self) -> FleetState:
+        calls = {
+            member.identity.actor_id: member.process.get_state.remote() for member in self._members if member.stands
+        }
+        deadline = time.monotonic() + self._config.fleet.unroll_timeout_s
         states: dict[int, dict[str, Any]] = {}
-        for member in self._members:
+        for actor_id, call in calls.items():
             try:
-                state: Any = ray.get(member.process.get_state.remote())
-            except RayActorError:  # the next wait() replaces it
+                state: Any = ray.get(call, timeout=max(0.0, deadline - time.monotonic()))
+            except (RayActorError, GetTimeoutError):  # dead or stuck: the next wait() replaces it
                 continue
             if state is not None:
-                states[member.identity.actor_id] = state
+                states[actor_id] = state
         return FleetState({member.identity.actor_id: member.identity.incarnation for member in self._members}, states)
 
     def resource_usage(self) -> dict[str, float]:
@@ -220,6 +234,13 @@ def require_resources(config: TrainConfig, num_actors: int) -> None:
                 f"(waited {config.fleet.placement_timeout_s:g} s): lower fleet.num_actors or actors.num_cpus, or add nodes"
             )
         time.sleep(0.2)
+
+
+def is_lost_object(failure: RayError) -> bool:
+    """Whether a call failed because what it was given was in the memory of a machine that is gone."""
+    return isinstance(failure, ObjectLostError) or (
+        isinstance(failure, RayTaskError) and isinstance(failure.cause, ObjectLostError)
+    )
 
 
 def object_store_bytes() -> float:

@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol, runtime_checkable
 
-from actors.fleet import FinishedUnroll, Handle
+from actors.fleet import Handle
 from learner.learner import LearnerPlan, Receipt
 
 
@@ -12,12 +12,16 @@ class LearnerClient(Protocol):
     weights: Handle
     """The newest weights that are known here."""
 
-    def send(self, unroll: FinishedUnroll) -> None:
+    def send(self, contribution: Handle) -> None:
         """Passes on one contribution; does not wait for it to be added."""
         ...
 
     def receipts(self, *, at_most_pending: int) -> list[Receipt]:
         """What has been added, in the order sent; waits until no more than ``at_most_pending`` are still on their way."""
+        ...
+
+    def renew_weights(self) -> None:
+        """Makes ``weights`` ones that exist, after those that were known got lost."""
         ...
 
     def get_state(self) -> dict[str, Any]: ...
@@ -35,8 +39,8 @@ class LocalLearner:
         self._receipts: list[Receipt] = []
         self.weights: Handle = self._learner.snapshot()
 
-    def send(self, unroll: FinishedUnroll) -> None:
-        receipt = self._learner.add(unroll.contribution)
+    def send(self, contribution: Handle) -> None:
+        receipt = self._learner.add(contribution)
         if receipt.update is not None:
             self.weights = self._learner.snapshot()
         self._receipts.append(receipt)
@@ -45,6 +49,9 @@ class LocalLearner:
         del at_most_pending
         receipts, self._receipts = self._receipts, []
         return receipts
+
+    def renew_weights(self) -> None:
+        self.weights = self._learner.snapshot()
 
     def get_state(self) -> dict[str, Any]:
         return self._learner.get_state()

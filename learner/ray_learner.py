@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.fleet import FinishedUnroll, FleetError, Handle
-from actors.ray_fleet import PROCESS_ENVIRONMENT, GradientReference, prepare_process
+from actors.fleet import FleetError, Handle
+from actors.ray_fleet import PROCESS_ENVIRONMENT, GradientReference, is_lost_object, prepare_process
 from actors.wire import Envelope, PackedSnapshot
 from learner.learner import Counters, LearnerPlan, Receipt
 
@@ -64,12 +65,15 @@ class RayLearner:
 
     def _start(self, state: dict[str, Any], lost: Counters | None) -> None:
         options = self._plan.config
+        # Without a GPU to go to it stays beside the driver: Ray would put it on any node, and each may leave before the run ends.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         self._process: Any = (
             ray.remote(LearnerProcess)
             .options(
                 num_cpus=options.num_cpus,
                 num_gpus=options.num_gpus,
                 max_restarts=0,
+                scheduling_strategy="DEFAULT" if options.num_gpus else here,
                 runtime_env={"env_vars": {**PROCESS_ENVIRONMENT, "OMP_NUM_THREADS": str(options.threads)}},
             )
             .remote(self._plan, state, lost)
@@ -77,9 +81,8 @@ class RayLearner:
         self.weights: Handle = self._process.weights.remote()
         ray.wait([self.weights], num_returns=1, fetch_local=False)
 
-    def send(self, unroll: FinishedUnroll) -> None:
-        reference: GradientReference = unroll.contribution
-        receipt, weights = self._process.add.options(num_returns=2).remote(reference.envelope, reference.gradient)
+    def send(self, contribution: GradientReference) -> None:
+        receipt, weights = self._process.add.options(num_returns=2).remote(contribution.envelope, contribution.gradient)
         self._pending.append((receipt, weights))
 
     def receipts(self, *, at_most_pending: int) -> list[Receipt]:
@@ -96,8 +99,8 @@ class RayLearner:
             except RayActorError:
                 self._replace()
                 break
-            except RayTaskError as failure:
-                if isinstance(failure.cause, ObjectLostError):  # its node died before it was added
+            except RayError as failure:
+                if is_lost_object(failure):  # its node died before it was added
                     continue
                 raise
             self._last = receipt.counters
@@ -114,6 +117,15 @@ class RayLearner:
         self._pending.clear()
         self._announce(f"learner restarted from the newest checkpoint; {lost} contributions on their way were lost")
         self._start(self._newest_state(), self._last)
+
+    def renew_weights(self) -> None:
+        weights = self._process.weights.remote()
+        try:
+            ray.get(weights)
+        except RayActorError:
+            self._replace()
+        else:
+            self.weights = weights
 
     def get_state(self) -> dict[str, Any]:
         while True:

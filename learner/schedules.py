@@ -37,7 +37,7 @@ def asynchronous(fleet: Fleet, learner: LearnerClient, in_flight: int) -> Iterat
         # keep up stops the actors here instead of piling up gradients.
         receipts = learner.receipts(at_most_pending=fleet.num_actors)
         for unroll in finished:
-            learner.send(unroll)
+            _send(learner, unroll)
             fleet.submit(unroll.actor_id, learner.weights)
         yield Progress(receipts, quiescent=False)
 
@@ -46,7 +46,7 @@ def synchronous(fleet: Fleet, learner: LearnerClient, in_flight: int = 1) -> Ite
     del in_flight
     while True:
         _submit_round(fleet, learner)
-        _send_round(learner, _finish_round(fleet))
+        _send_round(learner, _finish_round(fleet, learner))
         yield Progress(learner.receipts(at_most_pending=0), quiescent=True)
 
 
@@ -54,7 +54,7 @@ def lockstep(fleet: Fleet, learner: LearnerClient, in_flight: int = 1) -> Iterat
     del in_flight
     _submit_round(fleet, learner)
     while True:
-        finished = _finish_round(fleet)
+        finished = _finish_round(fleet, learner)
         _submit_round(fleet, learner)
         _send_round(learner, finished)
         yield Progress(learner.receipts(at_most_pending=0), quiescent=False)
@@ -72,13 +72,25 @@ def _submit_round(fleet: Fleet, learner: LearnerClient) -> None:
         fleet.submit(actor_id, learner.weights)
 
 
-def _finish_round(fleet: Fleet) -> list[FinishedUnroll]:
+def _finish_round(fleet: Fleet, learner: LearnerClient) -> list[FinishedUnroll]:
     finished: dict[int, FinishedUnroll] = {}
     while len(finished) < fleet.num_actors:
-        finished |= {unroll.actor_id: unroll for unroll in fleet.wait(POLL_S)}
+        for unroll in fleet.wait(POLL_S):
+            if unroll.contribution is None:
+                learner.renew_weights()
+                fleet.submit(unroll.actor_id, learner.weights)
+            else:
+                finished[unroll.actor_id] = unroll
     return [finished[actor_id] for actor_id in sorted(finished)]
+
+
+def _send(learner: LearnerClient, unroll: FinishedUnroll) -> None:
+    if unroll.contribution is None:
+        learner.renew_weights()
+    else:
+        learner.send(unroll.contribution)
 
 
 def _send_round(learner: LearnerClient, finished: list[FinishedUnroll]) -> None:
     for unroll in finished:
-        learner.send(unroll)
+        learner.send(unroll.contribution)

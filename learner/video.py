@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -54,7 +55,8 @@ def write_video(frames: Iterable[Image.Image], path: Path, frames_per_second: fl
     import imageio_ffmpeg
 
     width, height = (size - size % 2 for size in first.size)  # what the usual codec can do
-    writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=frames_per_second, macro_block_size=2)
+    rate: Any = frames_per_second  # it takes any number, and says that it wants a whole one
+    writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=rate, macro_block_size=2)
     writer.send(None)
     try:
         for frame in chain([first], following):

@@ -9,13 +9,15 @@ from counting_env import CountingEnv
 
 import actors.actor
 import actors.fleet
-from actors.fleet import FleetError
+from actors.fleet import FleetError, LocalFleet
 from conf.load import load_train
 from conf.schema import TrainConfig
 from learner import checkpoint as checkpoints
 from learner.checkpoint import CheckpointError
+from learner.clients import LocalLearner
 from learner.sinks import Sinks, open_sinks
 from learner.training import RunHooks, train
+from rtrl_core import GradientContribution, WeightsSnapshot
 
 TOY = [
     "experiment=tmaze",
@@ -123,6 +125,30 @@ def test_an_environment_that_dies_costs_its_unroll_and_is_counted(tmp_path: Path
     assert row["agent_steps"] == 12 * (row["contributions_accepted"] or 0)
     assert len(built) == 3
     assert built[1]._randoms[0].bit_generator.state != built[2]._randoms[0].bit_generator.state
+
+
+@pytest.mark.parametrize("mode", ["async", "sync", "lockstep"])
+def test_an_unroll_whose_weights_were_lost_is_asked_for_again_with_others(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked, renewed = [], []
+    real_unroll, real_renew = LocalFleet._unroll, LocalLearner.renew_weights
+
+    def unroll(fleet: LocalFleet, actor_id: int, weights: WeightsSnapshot) -> GradientContribution | None:
+        asked.append(actor_id)
+        return None if len(asked) in (2, 7, 8) else real_unroll(fleet, actor_id, weights)
+
+    def renew(learner: LocalLearner) -> None:
+        renewed.append(len(asked))
+        real_renew(learner)
+
+    monkeypatch.setattr(LocalFleet, "_unroll", unroll)
+    monkeypatch.setattr(LocalLearner, "renew_weights", renew)
+    row = run(toy(f"learner.mode={mode}", "total_steps=240"), tmp_path)
+    assert renewed == [2, 7, 8]
+    assert row["agent_steps"] == 12 * (row["contributions_accepted"] or 0) >= 240
+    assert row["actor_restarts"] == row["contributions_dropped"] == 0
+    assert abs(asked.count(0) - asked.count(1)) <= 3
 
 
 def test_too_many_restarts_end_the_run_with_the_first_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,0 +1,132 @@
+"""Nodes of a Ray cluster that vanish in the middle of a run: those of actors, and that of the learner with all weights it held."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
+
+# Every part of a run has a node of its own; one GPU that is not there stands for the learner's, whose arithmetic stays on the CPU.
+NODES = """
+import json, sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={
+    "num_cpus": 0, "num_gpus": 0, "object_store_memory": 80_000_000, "include_dashboard": False,
+    "_system_config": {
+        "health_check_initial_delay_ms": 0, "health_check_period_ms": 500,
+        "health_check_failure_threshold": 3, "health_check_timeout_ms": 1000,
+    },
+})
+def add(**resources):
+    return cluster.add_node(object_store_memory=80_000_000, **resources)
+nodes = {"actors": add(num_cpus=2, num_gpus=0), "learner": add(num_cpus=0, num_gpus=1)}
+print(json.dumps(cluster.address), flush=True)
+for line in sys.stdin:
+    name, resources = json.loads(line)
+    cluster.remove_node(nodes[name], allow_graceful=False)
+    nodes[name] = add(**resources)
+    print("true", flush=True)
+cluster.shutdown()
+"""
+
+TRAIN = [
+    *("experiment=tmaze", "env.corridor=10", "total_steps=100_000_000", "fleet.num_actors=2", "actors.num_cpus=1"),
+    *("actors.num_envs=8", "actors.unroll=5", "network.num_units=16", "learner.num_gpus=1"),
+    *(
+        "logging.interval_s=0.5",
+        "logging.checkpoint_interval_s=1",
+        "logging.terminal=plain",
+        "logging.tensorboard=false",
+    ),
+]
+
+
+class Nodes:
+    """A cluster in a process of its own, because Ray's settings are a process's."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        command = [sys.executable, "-c", NODES]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        self.address: str = self._answer()
+
+    def replace(self, name: str, **resources: int) -> None:
+        """Kills a node; another one with the same resources joins."""
+        assert self.process.stdin is not None
+        print(json.dumps([name, resources]), file=self.process.stdin, flush=True)
+        self._answer()
+
+    def _answer(self) -> Any:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith(('"', "true")):
+                return json.loads(line)
+        raise AssertionError("the cluster ended")
+
+
+@pytest.fixture
+def environment() -> Iterator[dict[str, str]]:
+    folder = tempfile.mkdtemp(prefix="r2ac")  # short: Ray's sockets lie in it
+    ours = {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0"}
+    yield {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | ours
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def nodes(environment: dict[str, str]) -> Iterator[Nodes]:
+    nodes = Nodes(environment)
+    with nodes.process as process:
+        yield nodes
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def test_a_run_survives_the_loss_of_any_node_but_its_own(nodes: Nodes, environment: dict[str, str], tmp_path: Path):
+    summary = tmp_path / "run" / "summary.json"
+
+    def row() -> dict[str, float]:
+        return json.loads(summary.read_text()) if summary.exists() else {}
+
+    log = tmp_path / "log.txt"
+    command = [sys.executable, "-m", "learner.train_main", *TRAIN]
+    command += [f"fleet.address={nodes.address}", f"run_dir={tmp_path / 'run'}"]
+    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output, env=environment) as process:
+
+        def wait_until(what: str, condition: Callable[[], bool]) -> None:
+            deadline = time.monotonic() + 90
+            while not condition():
+                assert process.poll() is None, f"ended while waiting for {what}: {log.read_text()[-3000:]}"
+                assert time.monotonic() < deadline, f"no {what}: {log.read_text()[-3000:]}"
+                time.sleep(0.1)
+
+        try:
+            wait_until("progress", lambda: row().get("agent_steps", 0) > 2000)
+            nodes.replace("learner", num_cpus=0, num_gpus=1)
+            wait_until("the learner's restart", lambda: row().get("learner_restarts", 0) >= 1)
+            version = row()["policy_version"]
+            wait_until("updates of the new learner", lambda: row()["policy_version"] > version + 20)
+            nodes.replace("actors", num_cpus=2, num_gpus=0)
+            wait_until("the actors' restarts", lambda: row().get("actor_restarts", 0) >= 2)
+            version = row()["policy_version"]
+            wait_until("updates from the new actors", lambda: row()["policy_version"] > version + 20)
+        finally:
+            process.terminate()
+            process.wait(60)
+    assert process.returncode == 0, log.read_text()[-3000:]
+    assert row()["learner_restarts"] == 1
+    assert row()["contributions_refused"] == 0
