@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+README = Path(__file__).parents[2] / "README.md"
 TOY_ATARI = [
     *("fleet=local", "fleet.num_actors=1", "actors.num_envs=2", "actors.unroll=4", "learner.batch_segments=2"),
     *("network.num_units=8", "network.features=16", "logging.terminal=plain", "logging.interval_steps=32"),
@@ -33,6 +35,12 @@ def test_train_leaves_what_other_programs_rely_on(breakout: Path):
     summary = json.loads((breakout / "summary.json").read_text())
     assert summary["agent_steps"] >= 128
     assert summary["frames"] == 4 * summary["agent_steps"]
+    promised = re.search(r"in each row of `metrics.jsonl` `([^`]+)`", README.read_text())
+    assert promised is not None
+    names = promised[1].replace("\n", " ").split(", ")
+    assert len(names) == 15
+    assert set(names) | {"git_revision", "config_hash"} <= summary.keys()
+    assert all(set(names) <= json.loads(line).keys() for line in (breakout / "metrics.jsonl").read_text().splitlines())
     assert summary["git_revision"]
     assert summary["config_hash"]
     assert {path.name for path in breakout.iterdir()} >= {
