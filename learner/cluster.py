@@ -24,7 +24,7 @@ def ray_cluster(config: TrainConfig, num_actors: int) -> Iterator[None]:
     """Ray for the length of a run: the cluster at ``fleet.address``, or one of our own on this machine, loopback only.
 
     Raises:
-        FleetError: if the cluster does not answer, or this machine's shared memory is too small.
+        FleetError: if the cluster does not answer, or this machine cannot start one: too little shared memory, a port in use.
     """
     # Nothing is sent anywhere unless asked for; and a token file left by another Ray of this user must not lock us out.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -51,9 +51,8 @@ def _join(address: str) -> None:
             socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FleetError(
-            f"no Ray cluster answers at fleet.address={address}: {reason}; start one, or leave fleet.address out"
+            f"no Ray cluster answers at fleet.address={address}: {_reason(error)}; start one, or leave fleet.address out"
         ) from None
 
 
@@ -64,12 +63,36 @@ def _start(config: TrainConfig, num_actors: int) -> None:
             f"Ray's object store needs {store >> 20} MiB of shared memory, but {SHARED_MEMORY} has {free >> 20} MiB free: "
             f"start the container with a larger shm_size, or set fleet.object_store_bytes (or use fleet=local)"
         )
-    ray.init(
-        address="local",
-        include_dashboard=config.fleet.dashboard,
-        object_store_memory=store,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _metrics_export_port=config.fleet.metrics_port,
-        _node_ip_address="127.0.0.1",
-    )
+    if config.fleet.metrics_port is not None:
+        _require_free("fleet.metrics_port", config.fleet.metrics_port)
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=config.fleet.dashboard,
+            object_store_memory=store,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _metrics_export_port=config.fleet.metrics_port,
+            _node_ip_address="127.0.0.1",
+        )
+    except Exception as error:  # it has no type for this
+        raise FleetError(
+            f"Ray could not be started on this machine ({_reason(error)}): see rtrl-doctor, or use fleet=local"
+        ) from None
+
+
+def _require_free(option: str, port: int) -> None:
+    """Raises ``FleetError`` if another program listens on the port: Ray itself would try for half a minute and say less."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was in use a moment ago is free
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise FleetError(
+                f"{option}={port} cannot be used on this machine ({error.strerror}): choose another"
+            ) from None
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -147,3 +148,17 @@ def test_an_unreachable_cluster_is_one_line(tmp_path: Path):
         output, _ = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "error: no Ray cluster answers at fleet.address=127.0.0.1:1" in output
+
+
+def test_a_port_in_use_is_one_line_and_at_once(tmp_path: Path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        started = time.monotonic()
+        with training(tmp_path, f"fleet.metrics_port={port}") as process:
+            output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert f"error: fleet.metrics_port={port} cannot be used on this machine" in output
+    assert "Traceback" not in output
+    assert time.monotonic() - started < 30
