@@ -21,7 +21,7 @@ DOCS = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
 
 def main(arguments: list[str]) -> int:
-    seconds = 20.0
+    seconds = 14.0
     chosen: list[str] = []
     for word in arguments:
         if word.startswith("seconds="):

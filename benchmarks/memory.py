@@ -15,7 +15,7 @@ from learner.training import available_cores, describe_environment, initial_weig
 
 
 def run(seconds: float) -> list[Result]:
-    """Six times as long as the other measurements: two minutes by default, ten with ``seconds=100``."""
+    """Six times as long as the other measurements: a minute and a half by default, ten with ``seconds=100``."""
     duration = 6 * seconds
     actors = available_cores()
     config = load_train(["experiment=atari_breakout", "logging=quiet", f"fleet.num_actors={actors}"])
