@@ -39,7 +39,7 @@ def run(seconds: float) -> list[Result]:
                     break
     third = len(sizes) // 3
     growth = statistics.median(sizes[2 * third :]) / statistics.median(sizes[third : 2 * third]) - 1
-    setting = f"Breakout, nature stem, N=256, T=20, {actors} actors of B=16, {duration / 60:.0f} minutes"
+    setting = f"Breakout, nature stem, N=256, T=20, {actors} actors of B=16, {duration:.0f} s"
     return [
         informs("memory/actor_rss_mb", statistics.median(sizes[2 * third :]) / 1e6, "MB", setting),
         at_most(

@@ -90,13 +90,17 @@ def advance_step(
 
 
 def contract(adjoint: Float[Tensor, "B N"], sensitivity: Sensitivity) -> ParameterGradients:
-    """``sum_b lam_b S_b``: what the past contributes to the gradient, one read of the state."""
+    """``sum_b lam_b S_b``: what the past contributes to the gradient, one read of the state.
+
+    From the last stream to the first, against the order of ``advance``: each begins with what the other has left in the cache.
+    """
     weights = adjoint[:, None, :, None]
-    sums = torch.mul(sensitivity.matrices[:STREAMS_PER_SUM], weights[:STREAMS_PER_SUM])
-    for start in range(STREAMS_PER_SUM, adjoint.shape[0], STREAMS_PER_SUM):
-        block = slice(start, start + STREAMS_PER_SUM)
-        rest = weights[block].shape[0]
-        sums[:rest].addcmul_(sensitivity.matrices[block], weights[block])
+    start = max(0, adjoint.shape[0] - STREAMS_PER_SUM)
+    sums = torch.mul(sensitivity.matrices[start:], weights[start:])
+    while start > 0:
+        block = slice(max(0, start - STREAMS_PER_SUM), start)
+        start = block.start
+        sums[: block.stop - start].addcmul_(sensitivity.matrices[block], weights[block])
     return ParameterGradients(sums.sum(0), torch.einsum("bn,bpn->pn", adjoint, sensitivity.vectors))
 
 
