@@ -7,6 +7,7 @@ actors.unroll=50     one option
 
 import difflib
 import hashlib
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING as NO_DEFAULT
@@ -41,6 +42,8 @@ _lock = threading.Lock()
 def load_train(overrides: Sequence[str]) -> TrainConfig:
     """A training configuration from command-line words.
 
+    A run of an environment that the experiment did not name is named after it: ``env=atari/pong`` trains in ``runs/atari_pong``.
+
     Raises:
         ConfigError: for anything that cannot work; one line.
     """
@@ -59,7 +62,15 @@ def load_train(overrides: Sequence[str]) -> TrainConfig:
         finally:
             GlobalHydra.instance().clear()
     assert isinstance(config, TrainConfig)
+    given = {override.partition("=")[0]: override.partition("=")[2] for override in overrides}
+    if "env" in given and "name" not in given:
+        config.name = _run_name(given.get("experiment"), config)
     return _checked(config)
+
+
+def _run_name(experiment: str | None, config: TrainConfig) -> str:
+    env = config.env.suite if config.env.name == config.env.suite else f"{config.env.suite}_{config.env.name}"
+    return re.sub(r"[^\w.-]+", "_", env if experiment is None else f"{experiment}_{env}")
 
 
 def load_evaluate(overrides: Sequence[str]) -> EvaluateConfig:

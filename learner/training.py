@@ -10,10 +10,13 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import reduce
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from actors.build import build_seeded_network
 from actors.fleet import Fleet, FleetState, LocalFleet
@@ -242,19 +245,45 @@ def resume_point(config: TrainConfig, run_dir: Path, layout: ParameterLayout) ->
                 f"resume=never, but {run_dir} already has checkpoints: choose another run_dir, or resume=auto"
             )
         return None
-    if config.resume == "auto":
-        return load_matching(present[-1], layout) if present else None
-    return load_matching(checkpoints.find(Path(config.resume)), layout)
+    if config.resume != "auto":
+        return load_matching(checkpoints.find(Path(config.resume)), layout)
+    if not present:
+        return None
+    saved = checkpoints.load(present[-1])
+    require_same_run(run_dir, saved, config)
+    require_same_network(present[-1], saved, layout)
+    return saved
+
+
+def require_same_run(run_dir: Path, saved: Checkpoint, config: TrainConfig) -> None:
+    """Sizes and lengths of a run may change on its way; what it is about may not.
+
+    Raises:
+        CheckpointError: if the run that is in the folder has another environment, learning rule or seed.
+    """
+    options = yaml.safe_load(saved.config_yaml)  # also of another version of this program
+    for option in ("env.suite", "env.name", "rule.name", "seed"):
+        theirs = reduce(lambda section, key: section[key], option.split("."), options)
+        ours = attrgetter(option)(config)
+        if theirs != ours:
+            raise CheckpointError(
+                f"{run_dir} holds a run with {option}={theirs}, but this one has {ours}: choose another name or run_dir, "
+                f"or say resume={run_dir} with a new run_dir to start from its weights"
+            )
 
 
 def load_matching(path: Path, layout: ParameterLayout) -> Checkpoint:
     loaded = checkpoints.load(path)
-    if loaded.layout.fingerprint != layout.fingerprint:
+    require_same_network(path, loaded, layout)
+    return loaded
+
+
+def require_same_network(path: Path, saved: Checkpoint, layout: ParameterLayout) -> None:
+    if saved.layout.fingerprint != layout.fingerprint:
         raise CheckpointError(
-            f"checkpoint {path} is of another network ({loaded.layout.size:,} parameters, this configuration has {layout.size:,}): "
+            f"checkpoint {path} is of another network ({saved.layout.size:,} parameters, this configuration has {layout.size:,}): "
             f"use the configuration it was trained with, or another run_dir"
         )
-    return loaded
 
 
 def learner_plan(config: TrainConfig, layout: ParameterLayout, num_actors: int) -> LearnerPlan:

@@ -134,3 +134,19 @@ def test_an_evaluation_is_checked_too():
         load_evaluate(["checkpoint=/tmp/x", "episode=3"])
     with pytest.raises(ConfigError, match="checkpoint"):
         load_evaluate([])
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ([], "atari_breakout"),
+        (["env=atari/pong"], "atari_pong"),
+        (["env=gym/CartPole-v1", "network=mlp"], "gym_CartPole-v1"),
+        (["env=tmaze"], "tmaze"),
+        (["experiment=tmaze", "env.corridor=7"], "tmaze"),
+        (["experiment=atari_qbert_rtrl", "env=atari/pong"], "atari_qbert_rtrl_atari_pong"),
+        (["env=atari/pong", "name=mine"], "mine"),
+    ],
+)
+def test_a_run_is_named_after_what_it_trains(words: list[str], name: str):
+    assert load_train(words).name == name

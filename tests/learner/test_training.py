@@ -177,6 +177,22 @@ def test_resume_says_what_is_wrong(tmp_path: Path):
         run(toy("network.num_units=9"), tmp_path / "a")
 
 
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("rule=tbptt", "holds a run with rule.name=segment, but this one has tbptt"),
+        ("seed=2", "holds a run with seed=1, but this one has 2"),
+        ("env=copy_task", "holds a run with env.suite=tmaze, but this one has copy_task"),
+    ],
+)
+def test_another_run_does_not_go_on_in_a_used_folder(tmp_path: Path, word: str, message: str):
+    run(toy("total_steps=96"), tmp_path / "a")
+    words = [other for other in TOY if word != "env=copy_task" or not other.startswith("env.")]
+    with pytest.raises(CheckpointError, match=message):
+        run(load_train([*words, word, "total_steps=192"]), tmp_path / "a")
+    run(toy("total_steps=192", "actors.unroll=6", "learner.learning_rate=0.001"), tmp_path / "a")
+
+
 def test_a_run_can_start_from_another_runs_checkpoint(tmp_path: Path):
     run(toy("total_steps=96"), tmp_path / "a")
     run(toy("total_steps=192", f"resume={tmp_path}/a"), tmp_path / "b")
