@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ray
+from ray._private import ray_constants
 
 from actors.fleet import FleetError
 from conf.schema import TrainConfig
@@ -66,19 +67,40 @@ def _start(config: TrainConfig, num_actors: int) -> None:
     if config.fleet.metrics_port is not None:
         _require_free("fleet.metrics_port", config.fleet.metrics_port)
     try:
-        ray.init(
-            address="local",
-            include_dashboard=config.fleet.dashboard,
-            object_store_memory=store,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _metrics_export_port=config.fleet.metrics_port,
-            _node_ip_address="127.0.0.1",
-        )
+        with _loopback_only():
+            ray.init(
+                address="local",
+                include_dashboard=config.fleet.dashboard,
+                object_store_memory=store,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _metrics_export_port=config.fleet.metrics_port,
+            )
     except Exception as error:  # it has no type for this
         raise FleetError(
             f"Ray could not be started on this machine ({_reason(error)}): see rtrl-doctor, or use fleet=local"
         ) from None
+
+
+@contextmanager
+def _loopback_only() -> Iterator[None]:
+    """A Ray that is started inside listens on 127.0.0.1 alone.
+
+    Told that address, it takes the machine's outward one all the same; only where it cannot be part of a cluster it does not. The
+    processes that it starts learn that from the environment, this one had read it before.
+    """
+    before, variable = ray_constants.ENABLE_RAY_CLUSTER, ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    value = os.environ.get(variable)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ[variable] = "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        if value is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = value
 
 
 def _require_free(option: str, port: int) -> None:

@@ -103,6 +103,23 @@ def test_a_run_survives_the_death_of_an_actor_and_of_the_learner_and_its_counter
 
 
 @pytest.mark.slow
+def test_a_local_ray_listens_on_the_loopback_interface_only(tmp_path: Path):
+    with training(tmp_path, "total_steps=100_000_000") as process:
+        wait_until(process, "progress", lambda: summary(tmp_path).get("agent_steps", 0) > 1000)
+        tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        listening = {
+            connection.laddr.ip
+            for member in tree
+            for connection in member.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        }
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert listening
+    assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+@pytest.mark.slow
 def test_interrupt_saves_and_exits_cleanly(tmp_path: Path):
     with training(tmp_path, "total_steps=100_000_000") as process:
         wait_until(process, "progress", lambda: summary(tmp_path).get("agent_steps", 0) > 1000)
