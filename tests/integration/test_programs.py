@@ -37,7 +37,7 @@ def test_train_leaves_what_other_programs_rely_on(breakout: Path):
     assert summary["frames"] == 4 * summary["agent_steps"]
     promised = re.search(r"in each row of `metrics.jsonl` `([^`]+)`", README.read_text())
     assert promised is not None
-    names = promised[1].replace("\n", " ").split(", ")
+    names = re.split(r",\s+", promised[1])
     assert len(names) == 15
     assert set(names) | {"git_revision", "config_hash"} <= summary.keys()
     assert all(set(names) <= json.loads(line).keys() for line in (breakout / "metrics.jsonl").read_text().splitlines())
