@@ -43,8 +43,9 @@ class StopSignals:
 class Attempt(RunHooks):
     """One attempt at a run: stops on signals, writes checkpoints only while the run folder is its own, copies them to storage."""
 
-    def __init__(self, folder: RunFolder, announce: Callable[[str], None]) -> None:
+    def __init__(self, folder: RunFolder, config: TrainConfig, announce: Callable[[str], None]) -> None:
         self._folder = folder
+        self._config = config
         self._announce = announce
         self._signals = StopSignals()
 
@@ -52,6 +53,8 @@ class Attempt(RunHooks):
         return self._signals.requested
 
     def started(self) -> None:
+        # Not before: a run that is refused must leave the configuration of the one that is there.
+        (self._folder.path / "config.yaml").write_text(to_yaml(self._config))
         self._signals.listen()
 
     def before_checkpoint(self) -> None:
@@ -78,9 +81,8 @@ def run(config: TrainConfig) -> int:
     texts = {"git_revision": git_revision(), "config_hash": config_hash(config)}
     with RunFolder.open(config.run_dir or f"runs/{config.name}") as folder:
         folder.path.mkdir(parents=True, exist_ok=True)
-        (folder.path / "config.yaml").write_text(to_yaml(config))
         with open_sinks(config, folder.path, texts) as sinks:
-            train(config, folder.path, sinks, Attempt(folder, sinks.event))
+            train(config, folder.path, sinks, Attempt(folder, config, sinks.event))
     return 0
 
 

@@ -53,6 +53,15 @@ def test_train_leaves_what_other_programs_rely_on(breakout: Path):
 
 
 @pytest.mark.slow
+def test_a_run_that_is_refused_changes_nothing_of_the_one_that_is_there(breakout: Path):
+    kept = {path.name: path.read_bytes() for path in breakout.iterdir() if path.is_file()}
+    result = program("learner.train_main", *TOY_ATARI, "rule=tbptt", f"run_dir={breakout}")
+    assert result.returncode == 2
+    assert "holds a run with rule.name=segment, but this one has tbptt" in result.stderr
+    assert {path.name: path.read_bytes() for path in breakout.iterdir() if path.is_file()} == kept
+
+
+@pytest.mark.slow
 def test_evaluate_plays_greedily_and_sampled_and_writes_json(breakout: Path, tmp_path: Path):
     output = tmp_path / "scores.json"
     result = program("learner.evaluate_main", f"checkpoint={breakout}", "episodes=2", "num_envs=2", f"output={output}")
