@@ -72,8 +72,8 @@ class Fleet(Protocol):
         """Waits for the unrolls that are running."""
         ...
 
-    def resource_usage(self) -> dict[str, float]:
-        """Metrics of the machinery itself, by name."""
+    def resource_usage(self) -> dict[str, float | None]:
+        """Metrics of the machinery itself, by name; ``None`` for one that cannot be had now."""
         ...
 
     def close(self) -> None: ...
@@ -164,7 +164,7 @@ class LocalFleet:
             actors={actor_id: state for actor_id, state in states.items() if state is not None},
         )
 
-    def resource_usage(self) -> dict[str, float]:
+    def resource_usage(self) -> dict[str, float | None]:
         return {"object_store_bytes": 0.0, "actors_alive": float(self.num_actors)}
 
     def close(self) -> None:

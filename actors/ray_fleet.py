@@ -11,13 +11,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import grpc
 import numpy as np
 import ray
 import torch
-from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError
 
 from actors.actor import ActorIdentity
 from actors.fleet import FinishedUnroll, FleetError, FleetState, Handle, Restarts, build_actor, first_identity
+from actors.ray_failures import cause_of_death, cause_of_failed_start, is_lost_object
 from actors.wire import Envelope, PackedSnapshot, split
 from conf.schema import TrainConfig
 from envs.base import EnvironmentFailure
@@ -29,6 +31,8 @@ PROCESS_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(10**9),
     "MALLOC_ARENA_MAX": "2",
 }
+STATISTICS_S = 2.0
+"""How long Ray may take to answer for its object stores."""
 
 
 def prepare_process(threads: int) -> None:
@@ -130,10 +134,10 @@ class RayFleet:
         except EnvironmentFailure as failure:
             self._replace(member, str(failure).strip().splitlines()[-1])
             return None
-        except RayActorError as failure:
-            self._replace(member, f"its process died ({_first_line(failure)})")
-            return None
         except RayError as failure:
+            if (cause := cause_of_death(failure)) is not None:
+                self._replace(member, cause)
+                return None
             if not is_lost_object(failure):
                 raise
             envelope = None
@@ -180,13 +184,12 @@ class RayFleet:
             ray.get([member.process.ready.remote() for member in self._members], timeout=limit)
             for member in self._members:
                 member.stands = True
-        except RayActorError as failure:
-            raise FleetError(f"an actor could not start: {_cause(failure)}") from None
         except GetTimeoutError:
             raise FleetError(
-                f"{self.num_actors} actors were not up after {limit:g} s (fleet.start_timeout_s): "
-                f"the cluster has {_describe(ray.cluster_resources())}, free are {_describe(ray.available_resources())}"
+                f"{self.num_actors} actors were not up after {limit:g} s (fleet.start_timeout_s): {free_resources()}"
             ) from None
+        except RayError as failure:
+            raise FleetError(f"an actor could not start: {cause_of_failed_start(failure)}") from None
 
     def get_state(self) -> FleetState:
         calls = {
@@ -197,13 +200,17 @@ class RayFleet:
         for actor_id, call in calls.items():
             try:
                 state: Any = ray.get(call, timeout=max(0.0, deadline - time.monotonic()))
-            except (RayActorError, GetTimeoutError):  # dead or stuck: the next wait() replaces it
+            except GetTimeoutError:  # stuck: the next wait() replaces it
                 continue
+            except RayError as failure:
+                if cause_of_death(failure) is None and not is_lost_object(failure):
+                    raise
+                continue  # dead: likewise
             if state is not None:
                 states[actor_id] = state
         return FleetState({member.identity.actor_id: member.identity.incarnation for member in self._members}, states)
 
-    def resource_usage(self) -> dict[str, float]:
+    def resource_usage(self) -> dict[str, float | None]:
         return {"object_store_bytes": object_store_bytes(), "actors_alive": float(len(self._members))}
 
     def close(self) -> None:
@@ -236,30 +243,26 @@ def require_resources(config: TrainConfig, num_actors: int) -> None:
         time.sleep(0.2)
 
 
-def is_lost_object(failure: RayError) -> bool:
-    """Whether a call failed because what it was given was in the memory of a machine that is gone."""
-    return isinstance(failure, ObjectLostError) or (
-        isinstance(failure, RayTaskError) and isinstance(failure.cause, ObjectLostError)
-    )
+def object_store_bytes() -> float | None:
+    """Bytes in the object stores of all nodes, from Ray's own statistics: there is no public call for them.
+
+    ``None`` if there is no answer; a run must not end, or wait for long, because it could not be measured.
+    """
+    from ray._private.internal_api import get_memory_info_reply
+
+    here = ray.get_runtime_context().get_node_id()
+    try:
+        # Any node would answer for all; this one is there as long as we are, others may be on their way out.
+        node = next(node for node in ray.nodes() if node["NodeID"] == here)
+        reply: Any = get_memory_info_reply(None, node["NodeManagerAddress"], node["NodeManagerPort"], STATISTICS_S)
+    except (grpc.RpcError, RayError):
+        return None
+    return float(reply.store_stats.object_store_bytes_used)
 
 
-def object_store_bytes() -> float:
-    """Bytes in the object stores of all nodes, from Ray's own statistics: there is no public call for them."""
-    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
-
-    state = get_state_from_address(ray.get_runtime_context().gcs_address)
-    return float(get_memory_info_reply(state).store_stats.object_store_bytes_used)
+def free_resources() -> str:
+    return f"the cluster has {_describe(ray.cluster_resources())}, free are {_describe(ray.available_resources())}"
 
 
 def _describe(resources: Mapping[str, float]) -> str:
     return f"{resources.get('CPU', 0):g} CPU and {resources.get('GPU', 0):g} GPU"
-
-
-def _cause(failure: RayError) -> str:
-    """The last line of the traceback inside: the exception that was raised in the other process."""
-    lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
-    return lines[-1] if lines else type(failure).__name__
-
-
-def _first_line(failure: RayError) -> str:
-    return next((line.strip() for line in str(failure).splitlines() if line.strip()), type(failure).__name__)

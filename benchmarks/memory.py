@@ -18,7 +18,9 @@ def run(seconds: float) -> list[Result]:
     """Six times as long as the other measurements: a minute and a half by default, ten with ``seconds=100``."""
     duration = 6 * seconds
     actors = available_cores()
-    config = load_train(["experiment=atari_breakout", "logging=quiet", f"fleet.num_actors={actors}"])
+    config = load_train(
+        ["experiment=atari_breakout", "logging=quiet", f"fleet.num_actors={actors}", "fleet.max_restarts=0"]
+    )
     spec = describe_environment(config)
     layout, vector = initial_weights(config, spec)
     plan = learner_plan(config, layout, actors)
@@ -29,12 +31,14 @@ def run(seconds: float) -> list[Result]:
         fleet = RayFleet(config, actors, FleetState(), print)
         with (
             closing(fleet),
-            closing(RayLearner(plan, state, newest_state=lambda: state, max_restarts=0, announce=print)) as learner,
+            closing(
+                RayLearner(plan, state, newest_state=lambda: state, limits=config.fleet, announce=print)
+            ) as learner,
         ):
             started = time.perf_counter()
             for progress in asynchronous(fleet, learner, in_flight=1):
                 sizes += [receipt.statistics.rss_bytes for receipt in progress.receipts]
-                stores.append(object_store_bytes())
+                stores.append(object_store_bytes() or 0.0)
                 if time.perf_counter() - started > duration:
                     break
     third = len(sizes) // 3

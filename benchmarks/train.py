@@ -103,7 +103,7 @@ def _config(task: Task, rule: str, actors: int) -> TrainConfig:
         [
             *task.words,
             *(f"rule={rule}", "logging=quiet", f"actors.num_envs={task.streams}"),
-            *(f"learner.batch_segments={actors * task.streams}", f"fleet.num_actors={actors}"),
+            *(f"learner.batch_segments={actors * task.streams}", f"fleet.num_actors={actors}", "fleet.max_restarts=0"),
         ]
     )
 
@@ -117,7 +117,7 @@ def _training_speed(config: TrainConfig, actors: int, seconds: float) -> tuple[f
     fleet = RayFleet(config, actors, FleetState(), print)
     with (
         closing(fleet),
-        closing(RayLearner(plan, state, newest_state=lambda: state, max_restarts=0, announce=print)) as learner,
+        closing(RayLearner(plan, state, newest_state=lambda: state, limits=config.fleet, announce=print)) as learner,
     ):
         started, elapsed, steps_before, steps, received = 0.0, 1.0, 0, 0, 0
         for progress in asynchronous(fleet, learner, in_flight=1):

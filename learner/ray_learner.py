@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.fleet import FleetError, Handle
-from actors.ray_fleet import PROCESS_ENVIRONMENT, GradientReference, is_lost_object, prepare_process
+from actors.ray_failures import cause_of_death, cause_of_failed_start, is_lost_object
+from actors.ray_fleet import PROCESS_ENVIRONMENT, GradientReference, free_resources, prepare_process
 from actors.wire import Envelope, PackedSnapshot
+from conf.schema import FleetConfig
 from learner.learner import Counters, LearnerPlan, Receipt
 
 
@@ -43,6 +45,10 @@ class RayLearner:
     Args:
         state: ``Learner.get_state`` to start from.
         newest_state: reads the newest checkpoint's, for a learner that has to be started again.
+        limits: how long it may take to start, and how often.
+
+    Raises:
+        FleetError: if it finds no place or fails at its start, now or when it has to be started again, and after too many restarts.
     """
 
     def __init__(
@@ -51,13 +57,13 @@ class RayLearner:
         state: dict[str, Any],
         *,
         newest_state: Callable[[], dict[str, Any]],
-        max_restarts: int,
+        limits: FleetConfig,
         announce: Callable[[str], None],
     ) -> None:
         self.restarts = 0
         self._plan = plan
         self._newest_state = newest_state
-        self._max_restarts = max_restarts
+        self._limits = limits
         self._announce = announce
         self._last = Counters(**state["counters"])
         self._pending: deque[tuple[Handle, Handle]] = deque()
@@ -79,7 +85,15 @@ class RayLearner:
             .remote(self._plan, state, lost)
         )
         self.weights: Handle = self._process.weights.remote()
-        ray.wait([self.weights], num_returns=1, fetch_local=False)
+        limit = self._limits.start_timeout_s
+        try:  # here, because actors with weights that never come would be blamed for it
+            ray.get(self.weights, timeout=limit)
+        except GetTimeoutError:
+            raise FleetError(
+                f"the learner was not up after {limit:g} s (fleet.start_timeout_s): {free_resources()}"
+            ) from None
+        except RayError as failure:
+            raise FleetError(f"the learner could not start: {cause_of_failed_start(failure)}") from None
 
     def send(self, contribution: GradientReference) -> None:
         receipt, weights = self._process.add.options(num_returns=2).remote(contribution.envelope, contribution.gradient)
@@ -96,11 +110,11 @@ class RayLearner:
             self._pending.popleft()
             try:
                 receipt: Receipt = ray.get(reference)
-            except RayActorError:
-                self._replace()
-                break
             except RayError as failure:
-                if is_lost_object(failure):  # its node died before it was added
+                if (cause := cause_of_death(failure)) is not None:
+                    self._replace(cause)
+                    break
+                if is_lost_object(failure):  # the node of its actor died before it was added
                     continue
                 raise
             self._last = receipt.counters
@@ -109,21 +123,25 @@ class RayLearner:
             receipts.append(receipt)
         return receipts
 
-    def _replace(self) -> None:
+    def _replace(self, cause: str) -> None:
         self.restarts += 1
-        if self.restarts > self._max_restarts:
-            raise FleetError(f"gave up after {self._max_restarts} restarts of the learner (fleet.max_restarts)")
+        if self.restarts > self._limits.max_restarts:
+            raise FleetError(
+                f"gave up after {self._limits.max_restarts} restarts of the learner (fleet.max_restarts); the last one was because: {cause}"
+            )
         lost = len(self._pending) + 1
         self._pending.clear()
-        self._announce(f"learner restarted from the newest checkpoint; {lost} contributions on their way were lost")
+        self._announce(
+            f"learner restarted from the newest checkpoint ({cause}); {lost} contributions on their way were lost"
+        )
         self._start(self._newest_state(), self._last)
 
     def renew_weights(self) -> None:
         weights = self._process.weights.remote()
         try:
             ray.get(weights)
-        except RayActorError:
-            self._replace()
+        except RayError as failure:
+            self._replace(_cause_of_silence(failure))
         else:
             self.weights = weights
 
@@ -131,8 +149,17 @@ class RayLearner:
         while True:
             try:
                 return ray.get(self._process.get_state.remote())
-            except RayActorError:
-                self._replace()
+            except RayError as failure:
+                self._replace(_cause_of_silence(failure))
 
     def close(self) -> None:
         ray.kill(self._process)
+
+
+def _cause_of_silence(failure: RayError) -> str:
+    """Why an answer of the learner will never come; raises the failure if that is a bug."""
+    if (cause := cause_of_death(failure)) is not None:
+        return cause
+    if is_lost_object(failure):
+        return "its machine is gone, with its answer"
+    raise failure

@@ -190,7 +190,7 @@ def open_machinery(
         plan,
         state,
         newest_state=lambda: load_matching(checkpoints.find(run_dir), layout).learner,
-        max_restarts=config.fleet.max_restarts,
+        limits=config.fleet,
         announce=announce,
     )
     stack.callback(learner.close)

@@ -43,7 +43,7 @@ TRAIN = [
     *("experiment=tmaze", "env.corridor=10", "total_steps=100_000_000", "fleet.num_actors=2", "actors.num_cpus=1"),
     *("actors.num_envs=8", "actors.unroll=5", "network.num_units=16", "learner.num_gpus=1"),
     *(
-        "logging.interval_s=0.5",
+        "logging.interval_s=0.05",  # so that a row, with its questions to Ray, falls into every moment of a node's end
         "logging.checkpoint_interval_s=1",
         "logging.terminal=plain",
         "logging.tensorboard=false",

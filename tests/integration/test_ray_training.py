@@ -142,6 +142,18 @@ def test_more_actors_than_the_cluster_can_ever_place_are_reported_in_seconds(tmp
 
 
 @pytest.mark.slow
+def test_a_process_that_ray_ends_for_want_of_memory_is_named_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0")  # every machine's memory counts as full
+    with training(tmp_path, "fleet.max_restarts=1") as process:
+        output, _ = process.communicate(timeout=90)
+    assert process.returncode == 2, output[-3000:]
+    assert "Ray ended its process because the memory of its machine was nearly used up" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
 def test_a_bug_in_an_actor_stops_the_run_with_its_traceback(tmp_path: Path):
     # A continuous policy head cannot act in a discrete maze: not an environment's failure, so it must not be retried.
     broken = tmp_path / "site"

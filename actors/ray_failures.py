@@ -1,0 +1,39 @@
+"""What a failed call on Ray means for a run: the process behind it is gone, what it was given is gone, or there is a bug."""
+
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    RuntimeEnvSetupError,
+    WorkerCrashedError,
+)
+
+
+def cause_of_death(failure: RayError) -> str | None:
+    """Why the process that was called is gone, in a few words; ``None`` if it is not, or if a bug ended it."""
+    if isinstance(failure, OutOfMemoryError):  # its text is pages of statistics
+        return "Ray ended its process because the memory of its machine was nearly used up"
+    if isinstance(failure, RayActorError | NodeDiedError | WorkerCrashedError | RuntimeEnvSetupError):
+        return f"its process died ({_lines(failure)[0]})"
+    return None
+
+
+def cause_of_failed_start(failure: RayError) -> str:
+    """One line: the exception that was raised in the process, or what ended it."""
+    if isinstance(failure, OutOfMemoryError):
+        return str(cause_of_death(failure))
+    return _lines(failure)[-1]
+
+
+def is_lost_object(failure: RayError) -> bool:
+    """Whether a call failed because what it was given was in the memory of a machine that is gone."""
+    return isinstance(failure, ObjectLostError) or (
+        isinstance(failure, RayTaskError) and isinstance(failure.cause, ObjectLostError)
+    )
+
+
+def _lines(failure: RayError) -> list[str]:
+    return [line.strip() for line in str(failure).splitlines() if line.strip()] or [type(failure).__name__]
