@@ -49,6 +49,21 @@ def summary(run_dir: Path) -> dict[str, float]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
+def both_step(row: dict[str, float]) -> bool:
+    return all(row.get(f"actor_steps_per_second/{actor_id}", 0) > 0 for actor_id in (0, 1))
+
+
+def newest_checkpoint(run_dir: Path) -> str:
+    return max(path.name for path in (run_dir / "checkpoints").iterdir())
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def wait_until(process: subprocess.Popen[str], what: str, condition: Callable[[], bool], timeout_s: float = 90) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -75,7 +90,7 @@ def test_a_run_survives_the_death_of_an_actor_and_of_the_learner_and_its_counter
         workers(process, "ActorProcess")[0].kill()
         wait_until(process, "the actor's restart", lambda: summary(tmp_path).get("actor_restarts") == 1)
         at_restart = summary(tmp_path)["agent_steps"]
-        wait_until(process, "progress of both actors", lambda: "actor_steps_per_second/1" in summary(tmp_path))
+        wait_until(process, "progress of both actors", lambda: both_step(summary(tmp_path)))
         workers(process, "LearnerProcess")[0].kill()
         wait_until(process, "the learner's restart", lambda: summary(tmp_path).get("learner_restarts") == 1)
         version = summary(tmp_path)["policy_version"]
@@ -100,6 +115,23 @@ def test_a_run_survives_the_death_of_an_actor_and_of_the_learner_and_its_counter
     assert "going on at" in output
     assert summary(tmp_path)["agent_steps"] >= final["agent_steps"] + 2000
     assert summary(tmp_path)["actor_restarts"] == 1
+
+
+@pytest.mark.slow
+def test_an_actor_that_hangs_is_replaced_and_holds_up_neither_checkpoints_nor_the_others(tmp_path: Path):
+    with training(tmp_path, "total_steps=100_000_000", "fleet.unroll_timeout_s=4") as process:
+        wait_until(process, "progress", lambda: summary(tmp_path).get("agent_steps", 0) > 2000)
+        stopped = workers(process, "ActorProcess")[0]
+        stopped.suspend()  # alive, and silent: with a checkpoint every second, one waits for it too
+        wait_until(process, "the actor's restart", lambda: summary(tmp_path).get("actor_restarts") == 1)
+        saved = newest_checkpoint(tmp_path)
+        wait_until(process, "progress of both actors", lambda: both_step(summary(tmp_path)))
+        wait_until(process, "a new checkpoint", lambda: newest_checkpoint(tmp_path) > saved)
+        wait_until(process, "the end of the process that hung", lambda: not alive(stopped))
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output[-3000:]
+    assert "no unroll for 4 s (fleet.unroll_timeout_s)" in output
 
 
 @pytest.mark.slow
