@@ -1,4 +1,4 @@
-"""DeepMind Lab workers against bare engines, and what slow resets cost.
+"""DeepMind Lab workers against bare engines, one of either per core as actors are, and what slow resets cost.
 
 Where the module is not installed, the tests' stand-in takes its place, with steps as long as the real engine's (0.8 ms of work on
 ``rooms_watermaze`` with software rendering). Slow resets are always the stand-in's, so that they take exactly three seconds.
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from actors.ray_fleet import PROCESS_ENVIRONMENT
 from benchmarks.measurement import Result, at_least, informs
 from conf.env_schema import DMLabConfig
 from envs.base import VectorEnv
@@ -53,6 +54,19 @@ for seconds in sys.stdin:
     print(steps / (time.perf_counter() - started), flush=True)
 """
 
+WORKER = """
+import sys
+from contextlib import closing
+from benchmarks.dmlab import STREAMS, steps_per_second
+from conf.env_schema import DMLabConfig
+from envs.registry import make_env
+
+with closing(make_env(DMLabConfig(name=sys.argv[1], spare_engines=2), STREAMS, 1)) as env:
+    env.reset()
+    for seconds in sys.stdin:
+        print(steps_per_second(env, float(seconds)), flush=True)
+"""
+
 
 def run(seconds: float) -> list[Result]:
     return [*_against_bare_engines(seconds), *_slow_resets(seconds)]
@@ -62,26 +76,29 @@ def _against_bare_engines(seconds: float) -> list[Result]:
     real = importlib.util.find_spec("deepmind_lab") is not None
     cores = len(os.sched_getaffinity(0))
     what = "the real engine" if real else f"stand-in, {STEP_S * 1000:g} ms of work per step"
-    setting = f"{LEVEL}, {STREAMS} streams, {cores} cores; {what}"
-    speeds: dict[str, list[float]] = {"bare": [], "ours": []}
-    # More streams than bare engines: a batch waits for its slowest, so each core needs several to be kept busy.
+    speeds: dict[str, list[float]] = {"bare": [], "workers": [], "one": []}
     with (
         _engines(real, step_s=STEP_S, steps=[NEVER, NEVER]),
-        _bare_engines(cores) as bare,
-        closing(make_env(DMLabConfig(name=LEVEL, spare_engines=2), STREAMS, 1)) as env,
+        _processes(BARE, cores) as bare,
+        _processes(WORKER, cores) as workers,
+        _processes(WORKER, 1) as one,
     ):
-        env.reset()
-        _steps_per_second(env, seconds / 10)
+        turns = {"bare": bare, "workers": workers, "one": one}
+        for processes in turns.values():
+            _speed_of(processes, seconds / 20)
         for _ in range(ROUNDS):
-            for process in bare:
-                assert process.stdin is not None
-                print(seconds / (2 * ROUNDS), file=process.stdin, flush=True)
-            speeds["bare"].append(sum(float(_line(process)) for process in bare))
-            speeds["ours"].append(_steps_per_second(env, seconds / (2 * ROUNDS)))
-    ratio = statistics.median(ours / bare for ours, bare in zip(speeds["ours"], speeds["bare"], strict=True))
+            for name, processes in turns.items():
+                speeds[name].append(_speed_of(processes, seconds / (2 * ROUNDS)))
+
+    def ratio(name: str) -> float:
+        return statistics.median(ours / bare for ours, bare in zip(speeds[name], speeds["bare"], strict=True))
+
+    setting = f"{LEVEL}, {cores} environments of {STREAMS} streams, {cores} cores; {what}"
+    alone = f"{LEVEL}, one environment of {STREAMS} streams, {cores} cores; {what}"
     return [
-        at_least("env/dmlab_vs_bare_engine_per_core", ratio, 0.85, "x the speed", setting),
-        informs("env/dmlab_steps_per_second", statistics.median(speeds["ours"]), "steps/s", setting),
+        at_least("env/dmlab_vs_bare_engine_per_core", ratio("workers"), 0.85, "x the speed", setting),
+        informs("env/dmlab_steps_per_second", statistics.median(speeds["workers"]), "steps/s", setting),
+        informs("env/dmlab_one_environment", ratio("one"), "x the speed", alone),
     ]
 
 
@@ -112,11 +129,11 @@ def _speed_with_resets(reset_s: float, num_spares: int, seconds: float) -> float
         # The first episodes all began at once; measuring starts when their ends have spread.
         for _ in range(SLOW_STEPS[1]):
             env.step(np.full(SLOW_STREAMS, 8))
-        return _steps_per_second(env, seconds)
+        return steps_per_second(env, seconds)
 
 
-def _steps_per_second(env: VectorEnv, seconds: float) -> float:
-    """Of steps that were transitions."""
+def steps_per_second(env: VectorEnv, seconds: float) -> float:
+    """Steps that were transitions."""
     actions = np.zeros(env.num_envs, np.int64)
     started, steps = time.perf_counter(), 0
     while time.perf_counter() - started < seconds:
@@ -143,12 +160,17 @@ def _engines(real: bool, **behaviour: object) -> Iterator[None]:
 
 
 @contextmanager
-def _bare_engines(count: int) -> Iterator[list[subprocess.Popen[str]]]:
-    """Processes that step an engine as fast as they can for as many seconds as a line on their standard input says."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
-    command = [sys.executable, "-c", BARE, LEVEL]
+def _processes(program: str, count: int) -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes that step as fast as they can for as many seconds as a line on their standard input says."""
+    paths = {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
     processes = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        subprocess.Popen(
+            [sys.executable, "-c", program, LEVEL],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | PROCESS_ENVIRONMENT | paths,
+        )
         for _ in range(count)
     ]
     try:
@@ -156,6 +178,14 @@ def _bare_engines(count: int) -> Iterator[list[subprocess.Popen[str]]]:
     finally:
         for process in processes:
             process.communicate()
+
+
+def _speed_of(processes: list[subprocess.Popen[str]], seconds: float) -> float:
+    """Of all together, at the same time."""
+    for process in processes:
+        assert process.stdin is not None
+        print(seconds, file=process.stdin, flush=True)
+    return sum(float(_line(process)) for process in processes)
 
 
 def _line(process: subprocess.Popen[str]) -> str:

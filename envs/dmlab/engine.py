@@ -1,16 +1,18 @@
 """One DeepMind Lab in a process of its own: the far side of ``envs.dmlab.process``. Nothing here is imported by anybody else.
 
-    argument         file descriptors of a socket and of the shared memory
+    argument         file descriptors of a socket and of the shared memory, a folder for files, the supervisor's process
     standard input   ``EngineOptions`` as JSON
     socket           one byte per request (RESET, STEP) and one per answer (DONE, REFUSED); what they are about is in the memory
 
-The engine may end its process, hang while it holds the interpreter's lock, or throw; the supervisor sees to all three. An alarm
-of the operating system ends a call that takes far too long even if the supervisor is gone.
+The engine may end its process, hang while it holds the interpreter's lock, or throw; the supervisor sees to all three. If that is
+gone itself, the operating system ends the process, whatever it is doing.
 """
 
+import ctypes
 import dataclasses
 import json
 import mmap
+import os
 import signal
 import socket
 import sys
@@ -28,6 +30,8 @@ RUNNING, TERMINATED, TRUNCATED = 0, 1, 2
 
 PICTURE, INSTRUCTION, FRAMES_LEFT = "RGB_INTERLEAVED", "INSTR", "FRAMES_REMAINING_AT_60"
 THROW_AWAY_SEED = 0
+PARENT_DEATH_SIGNAL = 1
+"""``PR_SET_PDEATHSIG`` of Linux's ``prctl``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +49,6 @@ class EngineOptions:
     instruction_length: int
     """0: the level's instruction is not read."""
     cache: CacheOptions | None
-    step_alarm_s: float
-    reset_alarm_s: float
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -76,17 +78,22 @@ class EngineOptions:
         )
 
 
+def number(memory: np.ndarray, name: str) -> "memoryview[Any]":
+    """One number of the shared memory, as a sequence of one: much quicker to read and to write than through numpy."""
+    field: Any = memory[name].reshape(1)
+    return memoryview(field)
+
+
 class Engine:
     """Raises whatever ``deepmind_lab`` raises for a level or a setting that it does not have."""
 
     def __init__(self, options: EngineOptions, memory: np.ndarray, folder: str) -> None:
         self._options = options
         # Looked up once: what is looked up at every step is looked up in cold caches, because other engines ran in between.
-        self._seed, self._chosen, self._words = memory["seed"], memory["action"], memory["words"]
-        self._status, self._reward, self._frame = memory["status"], memory["reward"], memory["frame"]
-        self._counts = memory["cache_hits"], memory["cache_misses"]
+        self._seed, self._status, self._reward = (number(memory, name) for name in ("seed", "status", "reward"))
+        self._action, self._words, self._frame = memory["action"], memory["words"], memory["frame"]
+        self._hits, self._misses = number(memory, "cache_hits"), number(memory, "cache_misses")
         self._cache = None if options.cache is None else LevelCache(options.cache)
-        self._action = np.zeros(7, np.intc)
         self._frames_left = float("inf")
         self._instructions: dict[str, np.ndarray] = {}
         try:
@@ -116,27 +123,26 @@ class Engine:
         )
 
     def reset(self) -> None:
-        self._lab.reset(seed=int(self._seed))
-        self._reward[...] = 0.0
-        self._status[...] = RUNNING
+        self._lab.reset(seed=self._seed[0])
+        self._reward[0] = 0.0
+        self._status[0] = RUNNING
         self._observe()
 
     def step(self) -> None:
-        self._action[:] = self._chosen
-        self._reward[...] = self._lab.step(self._action, num_steps=self._options.frame_skip)
+        self._reward[0] = self._lab.step(self._action, num_steps=self._options.frame_skip)
         if self._lab.is_running():
-            self._status[...] = RUNNING
+            self._status[0] = RUNNING
             self._observe()
         else:
             out_of_time = self._frames_left <= self._options.frame_skip
-            self._status[...] = TRUNCATED if out_of_time else TERMINATED
+            self._status[0] = TRUNCATED if out_of_time else TERMINATED
             self._count()
 
     def _observe(self) -> None:
         observations = self._lab.observations()
         self._frame[...] = observations[PICTURE]
         if self._tells_frames_left:
-            self._frames_left = float(np.ravel(observations[FRAMES_LEFT])[0])
+            self._frames_left = float(observations[FRAMES_LEFT].item())
         if self._options.instruction_length:
             text = observations[INSTRUCTION]
             if text not in self._instructions:
@@ -146,17 +152,16 @@ class Engine:
 
     def _count(self) -> None:
         if self._cache is not None:
-            self._counts[0][...], self._counts[1][...] = self._cache.hits, self._cache.misses
+            self._hits[0], self._misses[0] = self._cache.hits, self._cache.misses
 
 
 def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
     options, folder = EngineOptions.from_json(sys.stdin.read()), sys.argv[3]
     memory = np.ndarray((), options.memory_type, mmap.mmap(int(sys.argv[2]), options.memory_type.itemsize))
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would break the engine's map compiler
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which then closes us
-    signal.setitimer(signal.ITIMER_REAL, options.reset_alarm_s)
+    end_with(int(sys.argv[4]))
     try:
         engine = Engine(options, memory, folder)
     except Exception as error:
@@ -164,13 +169,16 @@ def main() -> None:
         connection.send(REFUSED)
         raise
     engine.throw_away()
-    calls = {RESET: (engine.reset, options.reset_alarm_s), STEP: (engine.step, options.step_alarm_s)}
-    while True:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        request = connection.recv(1)
-        if not request:  # the supervisor has closed its end, or is no more
-            return
-        call, limit_s = calls[request]
-        signal.setitimer(signal.ITIMER_REAL, limit_s)
-        call()
+    calls = {RESET: engine.reset, STEP: engine.step}
+    while request := connection.recv(1):  # nothing comes once the supervisor has closed its end
+        calls[request]()
         connection.send(DONE)
+
+
+def end_with(process: int) -> None:
+    """Has this process killed when its parent ends, even inside a call that never returns. Linux only, as the engine is."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != process:  # it was quicker
+        sys.exit()

@@ -17,6 +17,7 @@ from envs.base import Discrete, EnvSpec, Timestep, VectorEnv
 from envs.dmlab.actions import action_meanings, action_table
 from envs.dmlab.engine import RUNNING, TERMINATED, TRUNCATED
 from envs.dmlab.instructions import MAX_WORDS
+from envs.dmlab.process import EngineProcess
 from envs.dmlab.supervisor import Supervisor
 
 
@@ -60,31 +61,34 @@ class DMLabEnv(VectorEnv):
 
     def reset(self) -> Timestep:
         self._supervisor.start()
+        self._new_arrays()
         for stream in range(self.num_envs):
-            self._show(stream)
+            self._begin_episode(stream)
         no = np.zeros(self.num_envs, bool)
-        return self._timestep(np.zeros(self.num_envs, np.float32), no, no, ~no, no, self._begin())
+        return self._timestep(np.zeros(self.num_envs, np.float32), no, no, ~no, no, self._level.copy())
 
     def step(self, actions: np.ndarray) -> Timestep:
         supervisor = self._supervisor
         waiting = np.array([engine is None for engine in supervisor.playing])
-        supervisor.step(self._actions[actions])
-        before, level = self._shown, self._begin()
         reward = np.zeros(self.num_envs, np.float32)
         status = np.full(self.num_envs, RUNNING)
-        for stream, engine in enumerate(supervisor.playing):
-            if engine is not None:
-                reward[stream] = engine.reward
-                status[stream] = engine.status
-                if status[stream] == RUNNING:
-                    self._show(stream)
+        before, level = self._new_arrays(), self._level.copy()
+        still = np.ones(self.num_envs, bool)
+        for stream, engine in supervisor.step(self._actions[actions]):
+            reward[stream], status[stream] = engine.reward, engine.status
+            if engine.status == RUNNING:
+                self._show(stream, engine)
+                still[stream] = False
+        if still.any():
+            self._shown[still], self._words[still] = before[0][still], before[1][still]
         for stream in np.flatnonzero(status != RUNNING):
             supervisor.finish(int(stream))
         is_first = waiting.copy()
         for stream in supervisor.fill():
-            self._show(stream)
+            self._begin_episode(stream)
             is_first[stream] = True
-        lost = np.isin(np.arange(self.num_envs), list(supervisor.lost))
+        lost = np.zeros(self.num_envs, bool)
+        lost[list(supervisor.lost)] = True
         reward[lost] = 0.0
         is_first |= lost
         truncated = (status == TRUNCATED) | lost
@@ -95,20 +99,25 @@ class DMLabEnv(VectorEnv):
             is_first,
             ~(waiting | lost),
             level,
-            before if (truncated & is_first).any() else None,
+            before[0] if (truncated & is_first).any() else None,
         )
 
-    def _begin(self) -> np.ndarray:
-        """New arrays for what is shown next, so that those given away are never written to again; the levels played until now."""
-        self._shown, self._words = self._shown.copy(), self._words.copy()
-        return self._level.copy()
+    def _new_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """For what is shown next, to be filled: those given away are never written to again. Returns what was shown until now."""
+        before = self._shown, self._words
+        self._shown, self._words = np.empty_like(self._shown), np.empty_like(self._words)
+        return before
 
-    def _show(self, stream: int) -> None:
+    def _begin_episode(self, stream: int) -> None:
         engine = self._supervisor.playing[stream]
         assert engine is not None
-        self._shown[stream] = engine.frame
-        self._words[stream] = engine.words
+        self._show(stream, engine)
         self._level[stream] = engine.level
+
+    def _show(self, stream: int, engine: EngineProcess) -> None:
+        self._shown[stream] = engine.frame
+        if self.spec.instruction_length:
+            self._words[stream] = engine.words
 
     def _timestep(
         self,

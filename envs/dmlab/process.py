@@ -1,15 +1,16 @@
 """Our side of one engine: starts its process, asks it for one thing at a time, and ends it.
 
 A process is a new interpreter (never a fork: the engine does not survive one, and neither do torch's threads) that imports only
-what an engine needs, not the program that started it. It ends by itself when our end of the socket goes away.
+what an engine needs, not the program that started it. It ends when our end of the socket goes away, and at once when the thread
+that started it does: an environment belongs to the thread that resets it.
 """
 
 import contextlib
 import mmap
 import os
-import select
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -18,10 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from envs.dmlab.engine import DONE, REFUSED, RESET, STEP, EngineOptions
-
-ALARM_FACTOR, ALARM_GRACE_S = 1.5, 5.0
-"""How much later than the supervisor's deadline an engine's own alarm goes off."""
+from envs.dmlab.engine import DONE, REFUSED, RESET, STEP, EngineOptions, number
 
 
 class EngineDied(RuntimeError):
@@ -49,14 +47,14 @@ class EngineProcess:
         self._folder = Path(tempfile.mkdtemp(prefix="engine-", dir=folder))
         memory_fd = _anonymous_memory(options.memory_type.itemsize, self._folder)
         self._socket, theirs = socket.socketpair()
-        self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN)
+        # By the system and not by Python, whose time-outs cost a call more at every answer.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _time_value(step_limit_s))
         with theirs, (self._folder / "engine.log").open("wb") as log:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
                     *("-c", "from envs.dmlab.engine import main; main()"),
-                    *(str(theirs.fileno()), str(memory_fd), str(self._folder)),
+                    *(str(theirs.fileno()), str(memory_fd), str(self._folder), str(os.getpid())),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -71,12 +69,11 @@ class EngineProcess:
             )
         memory = np.ndarray((), options.memory_type, mmap.mmap(memory_fd, options.memory_type.itemsize))
         os.close(memory_fd)
-        self.memory = memory
         self.frame: np.ndarray = memory["frame"]
         self.words: np.ndarray = memory["words"]
-        self.status: np.ndarray = memory["status"]
-        self.reward: np.ndarray = memory["reward"]
+        self._memory = memory
         self._action: np.ndarray = memory["action"]
+        self._status, self._reward = number(memory, "status"), number(memory, "reward")
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
             stdin.write(options.to_json().encode())
@@ -88,9 +85,17 @@ class EngineProcess:
     def busy(self) -> bool:
         return self.deadline is not None
 
+    @property
+    def status(self) -> int:
+        return self._status[0]
+
+    @property
+    def reward(self) -> float:
+        return self._reward[0]
+
     def reset(self, seed: int) -> None:
         """Asks for a new episode; ``frame`` is its first picture once it is no longer ``busy``."""
-        self.memory["seed"] = seed
+        self._memory["seed"] = seed
         self._ask(RESET)
 
     def step(self, action: np.ndarray) -> None:
@@ -106,12 +111,8 @@ class EngineProcess:
         except OSError:  # it has ended: receive will say so
             return
 
-    def answers_within(self, timeout_s: float) -> bool:
-        """Waits for an answer, or for the end of the process."""
-        return bool(self._poll.poll(max(0.0, timeout_s * 1000)))
-
-    def receive(self) -> None:
-        """Takes the answer that is waiting.
+    def receive(self) -> bool:
+        """Waits for the answer, or for the end of the process, as long as a step may take. Returns whether there is one.
 
         Raises:
             EngineRefused: if the engine cannot be opened.
@@ -119,20 +120,23 @@ class EngineProcess:
         """
         try:
             answer = self._socket.recv(1)
+        except BlockingIOError:
+            return False
         except OSError:
             answer = b""
         if answer == REFUSED:
-            raise EngineRefused(self.memory["message"].item().decode(errors="replace"))
+            raise EngineRefused(self._memory["message"].item().decode(errors="replace"))
         if answer != DONE:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(1)
             raise EngineDied(f"an engine ended with status {self._process.poll()}: {self._last_words()}")
         self.deadline = None
+        return True
 
     @property
     def cache_counts(self) -> tuple[int, int]:
         """Hits and misses of its level cache so far."""
-        return int(self.memory["cache_hits"]), int(self.memory["cache_misses"])
+        return int(self._memory["cache_hits"]), int(self._memory["cache_misses"])
 
     @property
     def pid(self) -> int:
@@ -156,8 +160,9 @@ class EngineProcess:
         return "it left no message"
 
 
-def engine_alarm(limit_s: float) -> float:
-    return ALARM_FACTOR * limit_s + ALARM_GRACE_S
+def _time_value(seconds: float) -> bytes:
+    """C's ``struct timeval``; all zeros would mean no limit."""
+    return struct.pack("ll", *divmod(max(1, round(seconds * 1e6)), 10**6))
 
 
 def _import_path() -> list[str]:

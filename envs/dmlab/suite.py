@@ -12,7 +12,6 @@ from envs.dmlab.engine import EngineOptions
 from envs.dmlab.environment import DMLabEnv
 from envs.dmlab.instructions import MAX_WORDS
 from envs.dmlab.levels import BY_NAME, DMLAB30, NEED_DATASET, engine_level
-from envs.dmlab.process import engine_alarm
 from envs.dmlab.schedule import NUM_SEEDS, SCHEDULES, LevelSeeds
 from envs.dmlab.supervisor import Supervisor
 
@@ -105,8 +104,6 @@ def engine_options(config: DMLabConfig, names: Sequence[str]) -> list[EngineOpti
             frame_skip=config.frame_skip,
             instruction_length=MAX_WORDS if config.instruction else 0,
             cache=cache,
-            step_alarm_s=engine_alarm(config.step_timeout_s),
-            reset_alarm_s=engine_alarm(config.reset_timeout_s),
         )
         for path in paths
     ]

@@ -17,7 +17,7 @@ import select
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,8 +82,12 @@ class Supervisor:
         self._wait_for_the_first()
         self._take_the_first()
 
-    def step(self, actions: np.ndarray) -> None:
-        """One step of every stream that plays; ``actions`` int32 ``[B, 7]``."""
+    def step(self, actions: np.ndarray) -> Iterator[tuple[int, EngineProcess]]:
+        """One step of every stream that plays; ``actions`` int32 ``[B, 7]``.
+
+        Yields the streams whose engine has taken its step, while others are still at theirs; streams that lose theirs are in
+        ``lost`` afterwards. To be read to its end.
+        """
         self.lost = set()
         for stream, engine in enumerate(self.playing):
             if engine is not None:
@@ -92,7 +96,10 @@ class Supervisor:
         for stream, engine in enumerate(self.playing):
             while engine is not None and engine.busy and self.playing[stream] is engine:
                 self._await(engine)
-        self._look(0.0)
+            if engine is not None and self.playing[stream] is engine:
+                yield stream, engine
+        if any(engine.busy for engine in self._prepared):
+            self._look(0.0)
         self._lengths += 1
 
     def finish(self, stream: int) -> None:
@@ -200,11 +207,8 @@ class Supervisor:
             )
 
     def _await(self, engine: EngineProcess) -> None:
-        """Takes the answer of one engine; by its deadline, sees to those that are late."""
-        assert engine.deadline is not None
-        if engine.answers_within(engine.deadline - time.monotonic()):
-            self._take_answer(engine)
-        else:
+        """Takes the answer of an engine that is at a step; if it is late, sees to all that are."""
+        if not self._take_answer(engine):
             self._look(0.0)
 
     def _look(self, timeout_s: float) -> None:
@@ -218,9 +222,11 @@ class Supervisor:
             self.deadlines_missed += 1
             self._replace(engine, "an engine gave no answer in time (env.step_timeout_s, env.reset_timeout_s)")
 
-    def _take_answer(self, engine: EngineProcess) -> None:
+    def _take_answer(self, engine: EngineProcess) -> bool:
+        """Whether there is one, be it that it has died."""
         try:
-            engine.receive()
+            if not engine.receive():
+                return False
         except EngineRefused as refusal:
             if not self._any_opened:
                 level = self._levels[engine.level].level
@@ -232,6 +238,7 @@ class Supervisor:
             if engine not in self.playing:
                 self._any_opened = True
                 self._failures = 0
+        return True
 
     def _replace(self, engine: EngineProcess, reason: str) -> None:
         """Ends an engine; a new one prepares another episode, because this one may have been what ended it."""

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -147,6 +149,44 @@ def test_an_engine_killed_between_steps_is_noticed_wherever_it_is(open_env: Call
             break
     assert lost.tolist() == [0, 1, 0]
     assert env.statistics()["engine_restarts"] == 2
+
+
+OWNER = """
+import sys
+import numpy as np
+from conf.env_schema import DMLabConfig
+from envs.registry import make_env
+
+env = make_env(DMLabConfig(spare_engines=0), 2, 1)
+env.reset()
+open(sys.argv[1], "w").close()  # one engine will hang in its next step, with the interpreter's lock
+print(*(engine.pid for engine in env._supervisor.playing), flush=True)
+env.step(np.zeros(2, int))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the engine exists for Linux only")
+def test_engines_end_with_a_process_that_is_killed_even_in_the_middle_of_a_call(tmp_path: Path):
+    faults = tmp_path / "faults"
+    faults.mkdir()
+    path = [str(Path(__file__).parents[1] / "standins"), *sys.path]
+    environment = os.environ | {
+        "FAKE_LAB": json.dumps({"faults": str(faults), "steps": [100, 120]}),
+        "PYTHONPATH": os.pathsep.join(path),
+        "TMPDIR": str(tmp_path),
+    }
+    command = [sys.executable, "-c", OWNER, str(faults / "hang-step")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as owner:
+        assert owner.stdout is not None
+        engines = [psutil.Process(int(pid)) for pid in owner.stdout.readline().split()]
+        assert len(engines) == 2
+        deadline = time.monotonic() + 30
+        while (faults / "hang-step").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        owner.kill()
+    _, alive = psutil.wait_procs(engines, timeout=10)
+    assert alive == []
 
 
 def test_an_engine_that_never_starts_ends_the_environment_with_its_own_words(open_env: Callable[..., DMLabEnv]):
