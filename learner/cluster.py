@@ -32,6 +32,8 @@ def ray_cluster(config: TrainConfig, num_actors: int) -> Iterator[None]:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_metrics_report_interval_ms", "2000")
+    # Ray's own 15 would leave our actors a few per cent of a core beside any other program of this machine.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     if ray.is_initialized():  # a test's cluster, or a notebook's
         yield
         return
