@@ -79,6 +79,8 @@ class DMLabEnv(VectorEnv):
             if engine.status == RUNNING:
                 self._show(stream, engine)
                 still[stream] = False
+        for stream in supervisor.lost:  # perhaps after it had answered
+            status[stream], still[stream] = RUNNING, True
         if still.any():
             self._shown[still], self._words[still] = before[0][still], before[1][still]
         for stream in np.flatnonzero(status != RUNNING):

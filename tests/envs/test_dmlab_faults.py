@@ -151,6 +151,34 @@ def test_an_engine_killed_between_steps_is_noticed_wherever_it_is(open_env: Call
     assert env.statistics()["engine_restarts"] == 2
 
 
+def test_an_engine_that_dies_after_the_last_answer_of_its_episode_loses_that_answer(
+    open_env: Callable[..., DMLabEnv], monkeypatch: pytest.MonkeyPatch
+):
+    env = open_env(DMLabConfig(spare_engines=1), steps=[3, 3])
+    env.reset()
+    supervisor, step = env._supervisor, env._supervisor.step
+    for _ in range(2):
+        env.step(np.zeros(STREAMS, int))
+
+    def step_and_kill(actions: np.ndarray) -> Iterator[Any]:
+        for stream, engine in step(actions):
+            yield stream, engine
+            if stream == 0:
+                os.kill(engine.pid, signal.SIGKILL)
+                deadline = time.monotonic() + 10
+                while not supervisor.lost and time.monotonic() < deadline:
+                    supervisor._look(0.1)
+
+    monkeypatch.setattr(supervisor, "step", step_and_kill)
+    now = env.step(np.zeros(STREAMS, int))
+    assert now.valid.tolist() == [False, True, True]
+    assert now.truncated[0]
+    assert not now.terminated[0]
+    assert now.reward[0] == 0
+    assert (now.terminated | now.truncated).all()
+    assert env.statistics()["engine_restarts"] == 1
+
+
 OWNER = """
 import sys
 import numpy as np
