@@ -13,7 +13,6 @@ import difflib
 import importlib
 import importlib.util
 import sys
-import types
 from typing import Any
 
 import numpy as np
@@ -199,11 +198,9 @@ def _library() -> Any:
     """``procgen.env`` without ``procgen/__init__.py``, whose only further effect is to register the games with the old gym."""
     if "procgen.env" not in sys.modules:
         found = importlib.util.find_spec("procgen")
-        if found is None or found.submodule_search_locations is None:
+        if found is None:
             raise MissingDependency(f"env=procgen needs procgen-mirror: {_how_to_install()}")
-        package = types.ModuleType("procgen")
-        package.__path__ = list(found.submodule_search_locations)
-        sys.modules["procgen"] = package
+        sys.modules["procgen"] = importlib.util.module_from_spec(found)
     try:
         return importlib.import_module("procgen.env")
     except ImportError as error:

@@ -214,13 +214,13 @@ def test_a_system_without_the_libraries_of_a_desktop_is_told_what_is_missing(mon
         make_env(ProcgenConfig(), 1, 1)
 
 
-def test_nothing_of_the_old_gym_is_imported():
+def test_nothing_of_the_old_gym_is_imported_and_the_package_can_still_be_asked_for():
     program = (
-        "import sys\n"
+        "import importlib.util, sys\n"
         "from conf.env_schema import ProcgenConfig\n"
         "from envs.registry import make_env\n"
         "make_env(ProcgenConfig(), 1, 1).reset()\n"
-        "print('gym' in sys.modules)\n"
+        "print('gym' in sys.modules, importlib.util.find_spec('procgen') is None)\n"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert result.stdout.strip().endswith("False")
+    assert result.stdout.strip().endswith("False False")
