@@ -11,12 +11,15 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
+DEATHS = (OutOfMemoryError, RayActorError, NodeDiedError, WorkerCrashedError, RuntimeEnvSetupError)
+"""What a call raises if the process behind it is gone, or could not start."""
+
 
 def cause_of_death(failure: RayError) -> str | None:
     """Why the process that was called is gone, in a few words; ``None`` if it is not, or if a bug ended it."""
     if isinstance(failure, OutOfMemoryError):  # its text is pages of statistics
         return "Ray ended its process because the memory of its machine was nearly used up"
-    if isinstance(failure, RayActorError | NodeDiedError | WorkerCrashedError | RuntimeEnvSetupError):
+    if isinstance(failure, DEATHS):
         return f"its process died ({_lines(failure)[0]})"
     return None
 

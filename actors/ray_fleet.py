@@ -19,7 +19,7 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from actors.actor import ActorIdentity
 from actors.fleet import FinishedUnroll, FleetError, FleetState, Handle, Restarts, build_actor, first_identity
-from actors.ray_failures import cause_of_death, cause_of_failed_start, is_lost_object
+from actors.ray_failures import DEATHS, cause_of_death, cause_of_failed_start, is_lost_object
 from actors.wire import Envelope, PackedSnapshot, split
 from conf.schema import TrainConfig
 from envs.base import EnvironmentFailure
@@ -179,17 +179,10 @@ class RayFleet:
 
     def _await_start(self) -> None:
         """Waits until every actor stands, so that a mistake in the configuration is reported at once and as itself."""
-        limit = self._config.fleet.start_timeout_s
-        try:
-            ray.get([member.process.ready.remote() for member in self._members], timeout=limit)
-            for member in self._members:
-                member.stands = True
-        except GetTimeoutError:
-            raise FleetError(
-                f"{self.num_actors} actors were not up after {limit:g} s (fleet.start_timeout_s): {free_resources()}"
-            ) from None
-        except RayError as failure:
-            raise FleetError(f"an actor could not start: {cause_of_failed_start(failure)}") from None
+        ready = [member.process.ready.remote() for member in self._members]
+        await_start(ready, self._config.fleet.start_timeout_s, "an actor", f"{self.num_actors} actors were")
+        for member in self._members:
+            member.stands = True
 
     def get_state(self) -> FleetState:
         calls = {
@@ -243,6 +236,23 @@ def require_resources(config: TrainConfig, num_actors: int) -> None:
         time.sleep(0.2)
 
 
+def await_start(answers: list[Handle], limit_s: float, one: str, all_were: str) -> None:
+    """Waits for the first answers of new processes; the texts name them in the error.
+
+    Raises:
+        FleetError: if they find no place in time, or one ends before it answers.
+    """
+    try:
+        ray.get(answers, timeout=limit_s)
+    except GetTimeoutError:
+        raise FleetError(
+            f"{all_were} not up after {limit_s:g} s (fleet.start_timeout_s): the cluster has "
+            f"{_describe(ray.cluster_resources())}, free are {_describe(ray.available_resources())}"
+        ) from None
+    except DEATHS as failure:
+        raise FleetError(f"{one} could not start: {cause_of_failed_start(failure)}") from None
+
+
 def object_store_bytes() -> float | None:
     """Bytes in the object stores of all nodes, from Ray's own statistics: there is no public call for them.
 
@@ -253,15 +263,11 @@ def object_store_bytes() -> float | None:
     here = ray.get_runtime_context().get_node_id()
     try:
         # Any node would answer for all; this one is there as long as we are, others may be on their way out.
-        node = next(node for node in ray.nodes() if node["NodeID"] == here)
+        node = {node["NodeID"]: node for node in ray.nodes()}[here]
         reply: Any = get_memory_info_reply(None, node["NodeManagerAddress"], node["NodeManagerPort"], STATISTICS_S)
-    except (grpc.RpcError, RayError):
+    except (grpc.RpcError, RayError, KeyError):
         return None
     return float(reply.store_stats.object_store_bytes_used)
-
-
-def free_resources() -> str:
-    return f"the cluster has {_describe(ray.cluster_resources())}, free are {_describe(ray.available_resources())}"
 
 
 def _describe(resources: Mapping[str, float]) -> str:

@@ -1,6 +1,6 @@
 """``python -m benchmarks [core|train|env|memory|all|docs] [seconds=S]``: measures, prints tables, writes ``results/latest.json``.
 
-``docs`` measures nothing and writes docs/benchmarks.md from the last results.
+``docs`` measures nothing and writes the tables of docs/benchmarks.md and the README from the last results.
 """
 
 import importlib
@@ -18,6 +18,7 @@ from benchmarks.report import write_docs
 GROUPS = ("core", "train", "env", "memory")
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+README = Path(__file__).parents[1] / "README.md"
 
 
 def main(arguments: list[str]) -> int:
@@ -29,7 +30,7 @@ def main(arguments: list[str]) -> int:
         elif word in (*GROUPS, "all"):
             chosen += GROUPS if word == "all" else [word]
         elif word == "docs":
-            write_docs(RESULTS, DOCS)
+            write_docs(RESULTS, DOCS, README)
             return 0
         else:
             print(f"error: unknown benchmark {word!r}: expected {', '.join(GROUPS)}, all or seconds=S", file=sys.stderr)

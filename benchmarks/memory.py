@@ -38,7 +38,8 @@ def run(seconds: float) -> list[Result]:
             started = time.perf_counter()
             for progress in asynchronous(fleet, learner, in_flight=1):
                 sizes += [receipt.statistics.rss_bytes for receipt in progress.receipts]
-                stores.append(object_store_bytes() or 0.0)
+                if (used := object_store_bytes()) is not None:
+                    stores.append(used)
                 if time.perf_counter() - started > duration:
                     break
     third = len(sizes) // 3

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.fleet import FleetError, Handle
-from actors.ray_failures import cause_of_death, cause_of_failed_start, is_lost_object
-from actors.ray_fleet import PROCESS_ENVIRONMENT, GradientReference, free_resources, prepare_process
+from actors.ray_failures import cause_of_death, is_lost_object
+from actors.ray_fleet import PROCESS_ENVIRONMENT, GradientReference, await_start, prepare_process
 from actors.wire import Envelope, PackedSnapshot
 from conf.schema import FleetConfig
 from learner.learner import Counters, LearnerPlan, Receipt
@@ -85,15 +85,8 @@ class RayLearner:
             .remote(self._plan, state, lost)
         )
         self.weights: Handle = self._process.weights.remote()
-        limit = self._limits.start_timeout_s
-        try:  # here, because actors with weights that never come would be blamed for it
-            ray.get(self.weights, timeout=limit)
-        except GetTimeoutError:
-            raise FleetError(
-                f"the learner was not up after {limit:g} s (fleet.start_timeout_s): {free_resources()}"
-            ) from None
-        except RayError as failure:
-            raise FleetError(f"the learner could not start: {cause_of_failed_start(failure)}") from None
+        # Here, because actors with weights that never come would be blamed for it.
+        await_start([self.weights], self._limits.start_timeout_s, "the learner", "the learner was")
 
     def send(self, contribution: GradientReference) -> None:
         receipt, weights = self._process.add.options(num_returns=2).remote(contribution.envelope, contribution.gradient)

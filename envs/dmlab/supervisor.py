@@ -119,10 +119,10 @@ class Supervisor:
         """Gives streams without an engine one that is ready. Returns those that got one; at least one stream plays afterwards."""
         if None not in self.playing:
             return []
+        self._look(0.0)  # an engine that died while it was not needed must not be given away
         if self._wait_for_reset:
             self._wait_for_the_first()
             return self._take_the_first()
-        self._look(0.0)
         if not any(self.playing):
             self._wait_until(lambda: any(self._ready_for(stream) for stream in self._empty()))
         filled = []

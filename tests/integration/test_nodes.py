@@ -34,7 +34,8 @@ print(json.dumps(cluster.address), flush=True)
 for line in sys.stdin:
     name, resources = json.loads(line)
     cluster.remove_node(nodes[name], allow_graceful=False)
-    nodes[name] = add(**resources)
+    if resources is not None:
+        nodes[name] = add(**resources)
     print("true", flush=True)
 cluster.shutdown()
 """
@@ -63,6 +64,13 @@ class Nodes:
 
     def replace(self, name: str, **resources: int) -> None:
         """Kills a node; another one with the same resources joins."""
+        self._tell(name, resources)
+
+    def remove(self, name: str) -> None:
+        """Kills a node; none takes its place."""
+        self._tell(name, None)
+
+    def _tell(self, name: str, resources: dict[str, int] | None) -> None:
         assert self.process.stdin is not None
         print(json.dumps([name, resources]), file=self.process.stdin, flush=True)
         self._answer()
@@ -130,3 +138,28 @@ def test_a_run_survives_the_loss_of_any_node_but_its_own(nodes: Nodes, environme
     assert process.returncode == 0, log.read_text()[-3000:]
     assert row()["learner_restarts"] == 1
     assert row()["contributions_refused"] == 0
+
+
+def test_a_learner_that_finds_no_place_again_ends_the_run_in_one_line_and_leaves_its_checkpoint(
+    nodes: Nodes, environment: dict[str, str], tmp_path: Path
+):
+    checkpoints = tmp_path / "run" / "checkpoints"
+    command = [sys.executable, "-m", "learner.train_main", *TRAIN, "fleet.start_timeout_s=20"]
+    command += [f"fleet.address={nodes.address}", f"run_dir={tmp_path / 'run'}"]
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            deadline = time.monotonic() + 90
+            while not checkpoints.exists() or len(list(checkpoints.iterdir())) < 2:
+                assert process.poll() is None, process.communicate()[1][-3000:]
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            nodes.remove("learner")
+            _, errors = process.communicate(timeout=90)
+        finally:
+            process.kill()
+    assert process.returncode == 2, errors[-3000:]
+    assert "error: the learner was not up after 20 s (fleet.start_timeout_s): the cluster has 2 CPU and 0 GPU" in errors
+    assert "Traceback" not in errors
+    assert list(checkpoints.glob("*/manifest.json"))
