@@ -227,12 +227,13 @@ class Actor:
             return
         rows = self._tensor(cut)
         step = self._step_input(self._now)
+        instruction = self._now.final_instruction
         goes_on = StepInput(
             self._tensor(final)[rows],
             step.last_reward[rows],
             step.last_action[rows],
             torch.zeros_like(step.is_first[rows]),
-            None if step.instruction is None else step.instruction[rows],
+            None if instruction is None else self._tensor(instruction)[rows],
         )
         self._unroll.next_values[t, rows] = self._value(goes_on, cell[rows])
 

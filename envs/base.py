@@ -98,6 +98,9 @@ class Timestep(NamedTuple):
     """bool ``[B]``: ``terminated`` only for the learner (an Atari life); the game, its return and its length go on."""
     level: np.ndarray | None = None
     """int64 ``[B]``: index into ``spec.levels`` of the episode that the *transition* belonged to."""
+    final_instruction: np.ndarray | None = None
+    """int64 ``[B, instruction_length]``: the instruction that belongs to ``final_observation``, whose rows mean something in the same
+    streams. ``instruction`` is already the next episode's there."""
 
 
 class VectorEnv(ABC):

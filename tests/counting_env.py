@@ -20,6 +20,7 @@ class CountingEnv(VectorEnv):
         habit: ``same_step`` shows the next episode at once; ``next_step`` shows the final observation and spends a step on the reset.
         first_stream: number of the first stream, so that two environments of B are one of 2B.
         fail_at: step at which it dies, once.
+        instructed: gives an instruction of one word, the number of the episode, counted from 1.
     """
 
     def __init__(
@@ -30,9 +31,18 @@ class CountingEnv(VectorEnv):
         first_stream: int = 0,
         fail_at: int | None = None,
         lengths: tuple[int, int] = (1, 6),
+        instructed: bool = False,
     ) -> None:
         self.num_envs = num_envs
-        self.spec = EnvSpec("counting/counting", (3,), "float32", "vector", Discrete(3), action_repeat=2)
+        self.spec = EnvSpec(
+            "counting/counting",
+            (3,),
+            "float32",
+            "vector",
+            Discrete(3),
+            action_repeat=2,
+            instruction_length=1 if instructed else 0,
+        )
         self.habit = habit
         self.ledger: list[tuple[int, int, int, bool, bool]] = []
         """``(stream, episode, step, terminated, truncated)`` of every transition."""
@@ -58,13 +68,18 @@ class CountingEnv(VectorEnv):
     def _observe(self) -> np.ndarray:
         return np.stack([self._streams, self._episode, self._step], axis=1).astype(np.float32)
 
+    def _instruct(self) -> np.ndarray | None:
+        return self._episode[:, None] + 1 if self.spec.instruction_length else None
+
     def reset(self) -> Timestep:
         assert not self._started, "reset is called once"
         self._started = True
         for index in range(self.num_envs):
             self._begin(index)
         no = np.zeros(self.num_envs, bool)
-        return Timestep(self._observe(), np.zeros(self.num_envs, np.float32), no, no, ~no, no)
+        return Timestep(
+            self._observe(), np.zeros(self.num_envs, np.float32), no, no, ~no, no, instruction=self._instruct()
+        )
 
     def step(self, actions: np.ndarray) -> Timestep:
         assert self._started, "step before reset"
@@ -76,7 +91,7 @@ class CountingEnv(VectorEnv):
             raise EnvironmentFailure("the counting environment was told to fail")
         reward = np.zeros(self.num_envs, np.float32)
         terminated, truncated, is_first, valid = (np.zeros(self.num_envs, bool) for _ in range(4))
-        final = np.zeros((self.num_envs, 3), np.float32)
+        final, final_instruction = np.zeros((self.num_envs, 3), np.float32), self._instruct()
         for i in range(self.num_envs):
             if self._over[i]:  # next_step: this step only resets, whatever the action
                 self._begin(i)
@@ -98,7 +113,17 @@ class CountingEnv(VectorEnv):
             elif last:
                 self._over[i] = True
         has_final = self.habit == "same_step" and truncated.any()
-        return Timestep(self._observe(), reward, terminated, truncated, is_first, valid, final if has_final else None)
+        return Timestep(
+            self._observe(),
+            reward,
+            terminated,
+            truncated,
+            is_first,
+            valid,
+            final if has_final else None,
+            instruction=self._instruct(),
+            final_instruction=final_instruction if has_final else None,
+        )
 
     def get_state(self) -> dict[str, Any] | None:
         return None

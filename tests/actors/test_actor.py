@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from counting_env import EPISODE, CountingEnv
+from torch.nn import functional
 
 from actors.actor import Actor, ActorIdentity
 from conf.schema import ActorsConfig, LossConfig, NetworkConfig
@@ -52,7 +53,7 @@ def read_values_off_observations(actor: Actor) -> None:
     """Rigs a feed-forward network so that V(observation) is ``1000 episode + step``: values then tell which observation they are of."""
     actor.network.encoder.forward = lambda observation: observation.float()  # pyright: ignore[reportAttributeAccessIssue]
     with torch.no_grad():
-        actor.network.value_head.weight.copy_(torch.tensor([[0.0, EPISODE, 1.0]]))
+        actor.network.value_head.weight[:, :3].copy_(torch.tensor([[0.0, EPISODE, 1.0]]))
         actor.network.value_head.bias.zero_()
 
 
@@ -84,6 +85,31 @@ def test_no_transition_is_lost_doubled_or_credited_to_another_episode(habit: Hab
             seen.append((stream, episode, step, terminated, truncated))
     assert sorted(seen) == sorted(env.ledger)
     assert {True, False} == {terminated for *_, terminated, _ in seen} == {truncated for *_, truncated in seen}
+
+
+@pytest.mark.parametrize("habit", ["same_step", "next_step"])
+def test_a_cut_off_episode_is_valued_with_its_own_instruction(habit: Habit):
+    env = CountingEnv(num_envs=5, seed=3, habit=habit, instructed=True)
+    network = NetworkConfig(
+        encoder="mlp", mlp_sizes=[], features=3, core="feedforward", last_reward=False, freeze_encoder=True
+    )
+    actor = make_actor(env, unroll=5, network=network)
+    reader = actor.network.instruction_encoder
+    assert reader is not None
+    reader.forward = lambda words: functional.pad(words.float(), (0, reader.output_size - 1))  # pyright: ignore[reportAttributeAccessIssue]
+    read_values_off_observations(actor)
+    with torch.no_grad():  # the episode's number is read off the instruction, the step off the observation
+        actor.network.value_head.weight.zero_()
+        actor.network.value_head.weight[0, 2], actor.network.value_head.weight[0, 3] = 1.0, EPISODE
+    cut = 0
+    for _ in range(20):
+        actor.unroll(present_weights(actor))
+        rows = actor._unroll
+        for t, b in (rows.truncated & rows.valid).nonzero().tolist():
+            _, episode, step = (int(number) for number in rows.inputs[t, b, :3])
+            assert rows.next_values[t, b] == EPISODE * (episode + 1) + step + 1
+            cut += 1
+    assert cut > 10
 
 
 @pytest.mark.parametrize("habit", ["same_step", "next_step"])
