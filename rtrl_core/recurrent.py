@@ -29,6 +29,18 @@ class CoreState(NamedTuple):
     sensitivity: Sensitivity | None
     """``None`` under a rule that carries none."""
 
+    def finite_streams(self) -> Bool[Tensor, " B"]:
+        """Streams whose state and sensitivity hold finite numbers only; see ``Sensitivity.stream_norms`` for the cost."""
+        finite = self.cell.isfinite().all(1)
+        return finite if self.sensitivity is None else finite & self.sensitivity.finite_streams()
+
+    def reset(self, streams: Bool[Tensor, " B"]) -> "CoreState":
+        """The state in which the named streams begin anew, whatever they held. The sensitivity is reset in place, the cell is not:
+        it is the last row of an unroll's outputs."""
+        if self.sensitivity is not None:
+            self.sensitivity.reset_(streams)
+        return self._replace(cell=self.cell.masked_fill(streams.unsqueeze(1), 0))
+
 
 class DiagonalCore(nn.Module):
     """A diagonal cell with its parameters and a learning rule.

@@ -1,5 +1,6 @@
 """The RTRL sensitivity: how the present state of each stream depends on every parameter of the core."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -36,20 +37,39 @@ class Sensitivity(NamedTuple):
             torch.zeros(batch_size, *vectors.shape, dtype=dtype, device=device),
         )
 
-    def reset_(self, is_first: Bool[Tensor, " B"]) -> None:
-        """Zeroes the streams that start a new episode, in place. The rules fold this into the recurrence; a user need not call it."""
-        keep = ~is_first
-        self.matrices.mul_(keep[:, None, None, None])
-        self.vectors.mul_(keep[:, None, None])
+    def reset_(self, streams: Bool[Tensor, " B"]) -> None:
+        """Zeroes the named streams in place, whatever they held, NaN and infinity too; the others are neither read nor written.
+
+        The rules do the same where ``is_first`` says so: this is for a stream that has to begin anew inside an episode.
+        """
+        index = streams.nonzero().squeeze(1)
+        for part in self:
+            part.index_fill_(0, index, 0)
 
     @property
     def size_bytes(self) -> int:
         return sum(part.numel() * part.element_size() for part in self)
 
-    def norm(self) -> Tensor:
-        """Root mean square over streams of the Frobenius norm of a stream's sensitivity (a scalar tensor)."""
-        squares = [torch.linalg.vector_norm(part, dtype=torch.float32).square() for part in self]
-        return (torch.stack(squares).sum() / self.matrices.shape[0]).sqrt()
+    def stream_norms(self) -> Float[Tensor, " B"]:
+        """Frobenius norm of each stream's sensitivity, in float64; finite if and only if every entry of the stream is.
+
+        One read of the state at the speed of memory. Where the squares overflow (1e19 in float32) the stream is read again, scaled.
+        """
+        norms = _frobenius(self)
+        for stream in (~norms.isfinite()).nonzero().squeeze(1).tolist():
+            parts = [part[stream : stream + 1] for part in self]
+            largest = torch.stack([part.abs().max() for part in parts]).max()
+            scaled = _frobenius([part / largest for part in parts])
+            norms[stream] = (scaled[0] * largest).clamp(max=torch.finfo(torch.float64).max)
+        return norms
+
+    def finite_streams(self) -> Bool[Tensor, " B"]:
+        """Streams that hold finite numbers only: ``stream_norms().isfinite()``, for whoever does not want the norms."""
+        return self.stream_norms().isfinite()
+
+    def norm(self) -> Float[Tensor, ""]:
+        """Root mean square over streams of ``stream_norms``."""
+        return self.stream_norms().square().mean().sqrt()
 
     def empty_like(self) -> "Sensitivity":
         """An uninitialised sensitivity of the same shapes, to be passed as ``out``."""
@@ -64,3 +84,9 @@ class Sensitivity(NamedTuple):
     @classmethod
     def from_state_dict(cls, tensors: dict[str, Tensor]) -> "Sensitivity":
         return cls(**{name: tensors[name] for name in cls._fields})
+
+
+def _frobenius(parts: Iterable[Tensor]) -> Float[Tensor, " B"]:
+    """Norm over all axes but the first, and over the parts together."""
+    norms = [torch.linalg.vector_norm(part.flatten(1), dim=1).double() for part in parts]
+    return torch.linalg.vector_norm(torch.stack(norms), dim=0)
