@@ -96,7 +96,12 @@ def test_a_cut_off_episode_is_valued_with_its_own_instruction(habit: Habit):
     actor = make_actor(env, unroll=5, network=network)
     reader = actor.network.instruction_encoder
     assert reader is not None
-    reader.forward = lambda words: functional.pad(words.float(), (0, reader.output_size - 1))  # pyright: ignore[reportAttributeAccessIssue]
+
+    def as_numbers(words: torch.Tensor) -> torch.Tensor:
+        nothing = 0 * reader.embedding.weight.sum()  # so that there is something to differentiate
+        return functional.pad(words.float(), (0, reader.output_size - 1)) + nothing
+
+    reader.forward = as_numbers
     read_values_off_observations(actor)
     with torch.no_grad():  # the episode's number is read off the instruction, the step off the observation
         actor.network.value_head.weight.zero_()
