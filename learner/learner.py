@@ -4,7 +4,9 @@ It knows no network and no environment, only flat vectors and where the parts li
 ``ray_learner.py`` puts it on Ray.
 """
 
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -171,12 +173,8 @@ class Learner:
         return [slot.name for slot in self._layout.slots if not bool(torch.isfinite(slot.view(gradient)).all())]
 
     def _update(self) -> Update:
-        # The vector's padding is zero and the slots of a part lie side by side: one norm per part, and from them the global one.
-        squares = {
-            part: sum(float(torch.linalg.vector_norm(slot.view(self._sum))) ** 2 for slot in slots)
-            for part, slots in self._parts.items()
-        }
-        norm = sum(squares.values()) ** 0.5
+        norm = _norm([self._sum])  # of the whole vector, whatever is in it: padding is zero
+        part_norms = {part: _norm([slot.view(self._sum) for slot in slots]) for part, slots in self._parts.items()}
         self._rule.apply(self._sum, norm, self.counters.agent_steps)
         self._sum.zero_()
         self._segments = 0
@@ -185,7 +183,7 @@ class Learner:
         return Update(
             learning_rate=self._rule.learning_rate(self.counters.agent_steps),
             gradient_norm=norm,
-            part_norms={part: square**0.5 for part, square in squares.items()},
+            part_norms=part_norms,
         )
 
     def snapshot(self) -> WeightsSnapshot:
@@ -225,6 +223,12 @@ class Learner:
         self._oldest_version = self.counters.version
         self._sum.zero_()
         self._segments = 0
+
+
+def _norm(tensors: Sequence[Tensor]) -> float:
+    """Their common Euclidean norm; finite if they are, where the squares of large numbers are not."""
+    norm = math.hypot(*(float(torch.linalg.vector_norm(tensor)) for tensor in tensors))
+    return norm if math.isfinite(norm) else math.hypot(*(float(tensor.double().norm()) for tensor in tensors))
 
 
 @dataclass(frozen=True, slots=True)

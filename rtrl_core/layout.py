@@ -18,9 +18,10 @@ ALIGNMENT = 16
 PARTS: dict[str, tuple[str, ...]] = {
     "stem": ("encoder.", "instruction_encoder."),
     "core": ("core.",),
-    "heads": ("policy_head.", "value_head."),
+    "heads": ("",),
 }
-"""Groups of parameters, by the prefix of their names, whose gradient norms are watched separately."""
+"""Groups of parameters whose gradient norms are watched separately, by the prefix of their names. The first that fits counts, and
+the last fits every name: no parameter is in none of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,11 @@ class ParameterLayout:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def parts(self) -> dict[str, list[ParameterSlot]]:
-        """The slots of each of ``PARTS``."""
-        return {
-            part: [slot for slot in self.slots if slot.name.startswith(prefixes)] for part, prefixes in PARTS.items()
-        }
+        """The slots of each of ``PARTS``; each slot is in exactly one."""
+        parts: dict[str, list[ParameterSlot]] = {part: [] for part in PARTS}
+        for slot in self.slots:
+            parts[next(part for part, prefixes in PARTS.items() if slot.name.startswith(prefixes))].append(slot)
+        return parts
 
 
 class FlatParameters:

@@ -80,6 +80,35 @@ def test_the_gradient_is_clipped_by_its_global_norm_and_reported_before():
     torch.testing.assert_close(clipped.snapshot().vector, small.snapshot().vector)
 
 
+def test_a_parameter_of_any_name_counts_in_the_norm_and_is_clipped():
+    layout = ParameterLayout.of(nn.ModuleDict({"encoder": nn.Linear(3, 4), "auxiliary_head": nn.Linear(4, 2)}))
+    slots = {slot.name: slot for slot in layout.slots}
+    plan = LearnerPlan(LearnerConfig(clip_norm=1.0, optimizer="adam", adam_epsilon=1e6), layout, 4, 1000)
+    moved = {}
+    for value in (100.0, 0.1):
+        learner = plan.begin(torch.zeros(layout.size))
+        gradient = torch.zeros(layout.size)
+        slots["auxiliary_head.weight"].view(gradient).fill_(value)
+        header = ContributionHeader(0, 0, 0, 0, 10, 40, 4)
+        receipt = learner.add(GradientContribution(header, layout.fingerprint, gradient, no_statistics()))
+        assert receipt.update is not None
+        assert receipt.update.gradient_norm == pytest.approx(8**0.5 * value)
+        assert receipt.update.part_norms == pytest.approx({"stem": 0, "core": 0, "heads": 8**0.5 * value})
+        moved[value] = slots["auxiliary_head.weight"].view(learner.snapshot().vector).norm()
+    # With an epsilon this large Adam's step is proportional to the gradient, so it shows what clipping left of it.
+    assert moved[100.0] / moved[0.1] == pytest.approx(1 / (8**0.5 * 0.1), rel=1e-3)
+
+
+def test_a_finite_gradient_has_a_finite_norm():
+    learner = make_learner(clip_norm=1.0, learning_rate=0.1)
+    receipt = learner.add(contribution(1e30))
+    assert receipt.update is not None
+    number = sum(slot.size for slot in LAYOUT.slots)
+    assert receipt.update.gradient_norm == pytest.approx(1e30 * number**0.5)
+    assert learner.snapshot().vector.isfinite().all()
+    assert learner.snapshot().vector.any()
+
+
 def test_the_learning_rate_falls_linearly_in_agent_steps():
     learner = make_learner(total_steps=40, learning_rate=0.4, final_learning_rate=0.2)
     rates = []

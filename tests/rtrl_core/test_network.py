@@ -112,6 +112,17 @@ def test_the_layout_covers_every_parameter_once_and_names_its_parts():
     assert {slot.name for slots in layout.parts().values() for slot in slots} == {
         name for name, _ in network.named_parameters()
     }
+    network.add_module("auxiliary_head", torch.nn.Linear(3, 2))
+    network.register_parameter("temperature", torch.nn.Parameter(torch.ones(1)))
+    parts = ParameterLayout.of(network).parts()
+    names = [slot.name for slots in parts.values() for slot in slots]
+    assert sorted(names) == sorted(name for name, _ in network.named_parameters())  # each once
+    assert {slot.name.split(".")[0] for slot in parts["heads"]} == {
+        "policy_head",
+        "value_head",
+        "auxiliary_head",
+        "temperature",
+    }
     assert layout.fingerprint == ParameterLayout.of(make_network()).fingerprint
     assert layout.fingerprint != ParameterLayout.of(make_network(num_units=17)).fingerprint
 
