@@ -20,6 +20,10 @@ class LearnerClient(Protocol):
         """What has been added, in the order sent; waits until no more than ``at_most_pending`` are still on their way."""
         ...
 
+    def finish_round(self) -> list[Receipt]:
+        """Waits until all that was sent is judged, and updates with what was accepted of it; the last receipt has the update."""
+        ...
+
     def renew_weights(self) -> None:
         """Makes ``weights`` ones that exist, after those that were known got lost."""
         ...
@@ -49,6 +53,13 @@ class LocalLearner:
         del at_most_pending
         receipts, self._receipts = self._receipts, []
         return receipts
+
+    def finish_round(self) -> list[Receipt]:
+        receipts = self.receipts(at_most_pending=0)
+        end = self._learner.finish_round()
+        if end.update is not None:
+            self.weights = self._learner.snapshot()
+        return end.noted_in(receipts)
 
     def renew_weights(self) -> None:
         self.weights = self._learner.snapshot()

@@ -77,11 +77,29 @@ class Receipt:
     """Time the learner spent on it."""
 
 
+@dataclass(frozen=True, slots=True)
+class RoundEnd:
+    """The learner's answer to the end of a round."""
+
+    update: Update | None
+    """If anything of the round was accepted."""
+    counters: Counters
+    busy_s: float
+
+    def noted_in(self, receipts: list[Receipt]) -> list[Receipt]:
+        """The round's receipts, the last of which tells of the update too."""
+        if not receipts:
+            return []
+        last = receipts[-1]
+        noted = replace(last, update=self.update, counters=self.counters, busy_s=last.busy_s + self.busy_s)
+        return [*receipts[:-1], noted]
+
+
 class Learner:
     """
     Args:
         vector: initial weights; moved to ``config.device`` and owned by the learner.
-        batch_segments: segments per update.
+        batch_segments: segments per update; ``None`` if ``finish_round`` says when a batch is complete.
         total_steps: length of the learning-rate schedule, in agent steps.
 
     Raises:
@@ -94,7 +112,7 @@ class Learner:
         layout: ParameterLayout,
         vector: Float[Tensor, " parameters"],
         *,
-        batch_segments: int,
+        batch_segments: int | None,
         total_steps: int,
     ) -> None:
         self._config = config
@@ -133,12 +151,20 @@ class Learner:
             self._segments += header.num_segments
             counters.agent_steps += header.num_steps
             counters.frames += header.num_frames
-            if self._segments >= self._batch_segments:
+            if self._batch_segments is not None and self._segments >= self._batch_segments:
                 update = self._update()
         busy = time.perf_counter() - started
-        return Receipt(
-            header, contribution.statistics, verdict, reason, lag, update, Counters(**asdict(counters)), busy
-        )
+        return Receipt(header, contribution.statistics, verdict, reason, lag, update, replace(counters), busy)
+
+    def finish_round(self) -> "RoundEnd":
+        """Updates with what was added since the last update, if that is anything.
+
+        A round is over when all that was sent has been judged, not when a number is reached: one that is refused, dropped or lost
+        on its way then makes its own batch smaller, and leaves every later one of a single version.
+        """
+        started = time.perf_counter()
+        update = self._update() if self._segments else None
+        return RoundEnd(update, replace(self.counters), time.perf_counter() - started)
 
     def _judge(self, contribution: GradientContribution, lag: int) -> tuple[Verdict, str, float]:
         """Verdict, reason and weight. Whatever has weight 0 changes neither weights nor step counters."""
@@ -206,8 +232,9 @@ class Learner:
 
     def set_state(self, state: dict[str, Any]) -> None:
         self._vector.copy_(state["weights"])
-        self._sum.copy_(state["sum"])
-        self._segments = state["segments"]
+        if self._batch_segments is not None:  # a round begins with nothing
+            self._sum.copy_(state["sum"])
+            self._segments = state["segments"]
         self._rule.set_state(state["optimizer"])
         self.counters = Counters(**state["counters"])
         self._seen = {int(actor_id): (mark[0], mark[1]) for actor_id, mark in state["seen"].items()}
@@ -237,7 +264,7 @@ class LearnerPlan:
 
     config: LearnerConfig
     layout: ParameterLayout
-    batch_segments: int
+    batch_segments: int | None
     total_steps: int
 
     def begin(self, vector: Float[Tensor, " parameters"]) -> Learner:

@@ -14,7 +14,7 @@ from actors.ray_failures import cause_of_death, is_lost_object
 from actors.ray_fleet import PROCESS_ENVIRONMENT, GradientReference, await_start, prepare_process
 from actors.wire import Envelope, PackedSnapshot
 from conf.schema import FleetConfig
-from learner.learner import Counters, LearnerPlan, Receipt
+from learner.learner import Counters, LearnerPlan, Receipt, RoundEnd
 
 
 class LearnerProcess:
@@ -34,6 +34,11 @@ class LearnerProcess:
         once per version, and the driver passes on their reference."""
         receipt = self._learner.add(envelope.enclose(gradient))
         return receipt, None if receipt.update is None else self.weights()
+
+    def finish_round(self) -> tuple[RoundEnd, PackedSnapshot | None]:
+        """See ``add`` for the weights."""
+        end = self._learner.finish_round()
+        return end, None if end.update is None else self.weights()
 
     def get_state(self) -> dict[str, Any]:
         return self._learner.get_state()
@@ -105,7 +110,7 @@ class RayLearner:
                 receipt: Receipt = ray.get(reference)
             except RayError as failure:
                 if (cause := cause_of_death(failure)) is not None:
-                    self._replace(cause)
+                    self._replace(cause, lost=len(self._pending) + 1)
                     break
                 if is_lost_object(failure):  # the node of its actor died before it was added
                     continue
@@ -116,13 +121,25 @@ class RayLearner:
             receipts.append(receipt)
         return receipts
 
-    def _replace(self, cause: str) -> None:
+    def finish_round(self) -> list[Receipt]:
+        receipts = self.receipts(at_most_pending=0)
+        answer, weights = self._process.finish_round.options(num_returns=2).remote()
+        try:
+            end: RoundEnd = ray.get(answer)
+        except RayError as failure:
+            self._replace(_cause_of_silence(failure), lost=len(self._pending))
+            return receipts
+        self._last = end.counters
+        if end.update is not None:
+            self.weights = weights
+        return end.noted_in(receipts)
+
+    def _replace(self, cause: str, lost: int) -> None:
         self.restarts += 1
         if self.restarts > self._limits.max_restarts:
             raise FleetError(
                 f"gave up after {self._limits.max_restarts} restarts of the learner (fleet.max_restarts); the last one was because: {cause}"
             )
-        lost = len(self._pending) + 1
         self._pending.clear()
         self._announce(
             f"learner restarted from the newest checkpoint ({cause}); {lost} contributions on their way were lost"
@@ -134,7 +151,7 @@ class RayLearner:
         try:
             ray.get(weights)
         except RayError as failure:
-            self._replace(_cause_of_silence(failure))
+            self._replace(_cause_of_silence(failure), lost=len(self._pending))
         else:
             self.weights = weights
 
@@ -143,7 +160,7 @@ class RayLearner:
             try:
                 return ray.get(self._process.get_state.remote())
             except RayError as failure:
-                self._replace(_cause_of_silence(failure))
+                self._replace(_cause_of_silence(failure), lost=len(self._pending))
 
     def close(self) -> None:
         ray.kill(self._process)

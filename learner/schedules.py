@@ -1,7 +1,8 @@
 """When unrolls are submitted and contributions added: three schedules, each a generator of receipts that never ends.
 
     async      each actor starts its next unroll as soon as it can, with the newest weights known; contributions are added as they come
-    sync       all actors take one unroll with the same weights; their contributions are one batch, added in the actors' order
+    sync       all actors take one unroll with the same weights; their contributions are one batch, added in the actors' order,
+               whatever becomes of one of them
     lockstep   like sync, but the next round is under way while this one is added: the lag is always one
 
 ``sync`` and ``lockstep`` give the same run for the same seed, bit for bit.
@@ -47,7 +48,7 @@ def synchronous(fleet: Fleet, learner: LearnerClient, in_flight: int = 1) -> Ite
     while True:
         _submit_round(fleet, learner)
         _send_round(learner, _finish_round(fleet, learner))
-        yield Progress(learner.receipts(at_most_pending=0), quiescent=True)
+        yield Progress(learner.finish_round(), quiescent=True)
 
 
 def lockstep(fleet: Fleet, learner: LearnerClient, in_flight: int = 1) -> Iterator[Progress]:
@@ -57,7 +58,7 @@ def lockstep(fleet: Fleet, learner: LearnerClient, in_flight: int = 1) -> Iterat
         finished = _finish_round(fleet, learner)
         _submit_round(fleet, learner)
         _send_round(learner, finished)
-        yield Progress(learner.receipts(at_most_pending=0), quiescent=False)
+        yield Progress(learner.finish_round(), quiescent=False)
 
 
 SCHEDULES: dict[str, Callable[[Fleet, LearnerClient, int], Iterator[Progress]]] = {

@@ -287,9 +287,8 @@ def require_same_network(path: Path, saved: Checkpoint, layout: ParameterLayout)
 
 
 def learner_plan(config: TrainConfig, layout: ParameterLayout, num_actors: int) -> LearnerPlan:
-    """In ``sync`` and ``lockstep`` a batch is a round of the whole fleet."""
-    rounds = config.learner.mode != "async"
-    batch = num_actors * config.actors.num_envs if rounds else config.learner.batch_segments
+    """In ``sync`` and ``lockstep`` a batch is a round of the whole fleet, and the schedule ends it."""
+    batch = config.learner.batch_segments if config.learner.mode == "async" else None
     return LearnerPlan(config.learner, layout, batch, config.total_steps)
 
 

@@ -15,6 +15,7 @@ from conf.schema import TrainConfig
 from learner import checkpoint as checkpoints
 from learner.checkpoint import CheckpointError
 from learner.clients import LocalLearner
+from learner.learner import Learner, Receipt, Update, Verdict
 from learner.sinks import Sinks, open_sinks
 from learner.training import RunHooks, train
 from rtrl_core import GradientContribution, WeightsSnapshot
@@ -226,3 +227,45 @@ def test_every_core_trains_under_every_rule(tmp_path: Path, core: str, rule: str
     row = run(toy(f"network.core={core}", f"rule={rule}", "total_steps=96"), tmp_path)
     assert row["updates"]
     assert (row["sensitivity_norm"] == 0) is (rule == "tbptt" or core == "feedforward")
+
+
+@pytest.mark.parametrize("fate", ["refused", "lost"])
+@pytest.mark.parametrize("mode", ["sync", "lockstep"])
+def test_a_contribution_that_is_not_added_leaves_every_update_of_a_single_version(
+    mode: str, fate: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Also the batches after it: what one round lacks is not taken from the next."""
+    sent: list[GradientContribution] = []
+    batches: list[set[int]] = []
+    real_send, real_update = LocalLearner.send, Learner._update
+
+    def send(learner: LocalLearner, contribution: GradientContribution) -> None:
+        sent.append(contribution)
+        if len(sent) % 7 == 3:
+            if fate == "lost":
+                return
+            contribution.gradient.fill_(float("nan"))
+        real_send(learner, contribution)
+
+    def add(learner: Learner, contribution: GradientContribution) -> Receipt:
+        receipt = real_add(learner, contribution)
+        if receipt.verdict is Verdict.ACCEPTED:
+            open_batch.add(contribution.header.policy_version)
+        return receipt
+
+    def update(learner: Learner) -> Update:
+        batches.append(set(open_batch))
+        open_batch.clear()
+        return real_update(learner)
+
+    open_batch: set[int] = set()
+    real_add = Learner.add
+    monkeypatch.setattr(LocalLearner, "send", send)
+    monkeypatch.setattr(Learner, "add", add)
+    monkeypatch.setattr(Learner, "_update", update)
+    row = run(toy(f"learner.mode={mode}", "total_steps=480"), tmp_path)
+    assert len(sent) > 40
+    lag = 0 if mode == "sync" else 1
+    assert batches == [{max(0, version - lag)} for version in range(len(batches))]
+    assert row["updates"] == len(batches) == len(sent) // 2
+    assert row["policy_lag_max"] == lag
