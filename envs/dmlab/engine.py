@@ -29,6 +29,8 @@ DONE, REFUSED = b"d", b"u"
 RUNNING, TERMINATED, TRUNCATED = 0, 1, 2
 
 PICTURE, INSTRUCTION, FRAMES_LEFT = "RGB_INTERLEAVED", "INSTR", "FRAMES_REMAINING_AT_60"
+HALF_A_FRAME = 0.5
+"""The engine rounds seconds before it makes frames of them: of 4 frames left it says 4.000000000000199."""
 THROW_AWAY_SEED = 0
 PARENT_DEATH_SIGNAL = 1
 """``PR_SET_PDEATHSIG`` of Linux's ``prctl``."""
@@ -84,6 +86,11 @@ def number(memory: np.ndarray, name: str) -> "memoryview[Any]":
     return memoryview(field)
 
 
+def out_of_time(frames_left: float, frame_skip: int) -> bool:
+    """Whether an episode that ended in a step ended because of its time limit; ``frames_left`` as the engine told before the step."""
+    return frames_left < frame_skip + HALF_A_FRAME
+
+
 class Engine:
     """Raises whatever ``deepmind_lab`` raises for a level or a setting that it does not have."""
 
@@ -100,7 +107,7 @@ class Engine:
             self._lab = self._open(folder, FRAMES_LEFT)
             self._tells_frames_left = True
         except ValueError:
-            # A few of the engine's oldest levels do not offer it: their ends all count as ends of the task.
+            # Levels of somebody's own may not offer it: their ends all count as ends of the task.
             self._lab = self._open(folder)
             self._tells_frames_left = False
 
@@ -134,8 +141,7 @@ class Engine:
             self._status[0] = RUNNING
             self._observe()
         else:
-            out_of_time = self._frames_left <= self._options.frame_skip
-            self._status[0] = TRUNCATED if out_of_time else TERMINATED
+            self._status[0] = TRUNCATED if out_of_time(self._frames_left, self._options.frame_skip) else TERMINATED
             self._count()
 
     def _observe(self) -> None:

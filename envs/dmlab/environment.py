@@ -5,8 +5,8 @@ the end still shows the old picture, and the rows until the next episode is read
 that dies takes its episode with it: that row is not valid and truncated, nothing of the episode is counted as finished, and what
 came before it is bootstrapped as at any cut.
 
-The engine has no observation after the end of an episode: the last one seen takes the place of the final one. Nor does it say why
-an episode ended: a time-out is an end when no more frames were left than a step takes. Its state cannot be saved.
+The engine has no observation after the end of an episode: the last one seen, and its instruction, take the place of the final one.
+Nor does it say why an episode ended: a time-out is an end when no more frames were left than a step takes. Its state cannot be saved.
 """
 
 from collections.abc import Mapping, Sequence
@@ -101,7 +101,7 @@ class DMLabEnv(VectorEnv):
             is_first,
             ~(waiting | lost),
             level,
-            before[0] if (truncated & is_first).any() else None,
+            before if (truncated & is_first).any() else None,
         )
 
     def _new_arrays(self) -> tuple[np.ndarray, np.ndarray]:
@@ -129,8 +129,10 @@ class DMLabEnv(VectorEnv):
         is_first: np.ndarray,
         valid: np.ndarray,
         level: np.ndarray,
-        final: np.ndarray | None = None,
+        final: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> Timestep:
+        """``final``: pictures and words that were shown before."""
+        instructed = self.spec.instruction_length > 0
         return Timestep(
             self._shown,
             reward,
@@ -138,9 +140,10 @@ class DMLabEnv(VectorEnv):
             truncated,
             is_first,
             valid,
-            final_observation=final,
-            instruction=self._words if self.spec.instruction_length else None,
+            final_observation=None if final is None else final[0],
+            instruction=self._words if instructed else None,
             level=level if self.spec.levels else None,
+            final_instruction=None if final is None or not instructed else final[1],
         )
 
     def statistics(self) -> Mapping[str, float]:

@@ -22,7 +22,13 @@ def standin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 
     behave()
     yield behave
-    sys.modules.pop("deepmind_lab", None)
+    forget_module()
+
+
+def forget_module() -> None:
+    """The next import of ``deepmind_lab`` finds what is on the path then."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "deepmind_lab"]:
+        del sys.modules[name]
 
 
 @pytest.fixture

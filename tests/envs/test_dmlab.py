@@ -1,6 +1,5 @@
 """DMLab environments: boundaries, seeds, levels and actions. Against the stand-in everywhere, and the real module where there is one."""
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dmlab_modules import both_modules
 from opened_dmlab import STREAMS, Opened
 
 from conf.env_schema import DMLab30Config, DMLabConfig
@@ -23,15 +23,6 @@ from envs.dmlab.levels import DMLAB30
 
 SHORT = "rooms_select_nonmatching_object"
 """A level whose episodes take 180 steps of the real engine."""
-REAL = pytest.param(
-    "real",
-    marks=[
-        pytest.mark.dmlab,
-        pytest.mark.slow,
-        pytest.mark.skipif(importlib.util.find_spec("deepmind_lab") is None, reason="no deepmind_lab module"),
-    ],
-)
-both_modules = pytest.mark.parametrize("module", ["stand-in", REAL], indirect=True)
 
 
 def play(env: DMLabEnv, steps: int, seed: int = 0) -> Iterator[Timestep]:
@@ -145,7 +136,7 @@ def test_time_outs_are_told_apart_from_ends(standin: Callable[..., None], opened
 
 
 def test_a_level_that_does_not_tell_its_frames_left_never_times_out(standin: Callable[..., None], opened: Opened):
-    env = opened(DMLabConfig(name="nav_maze_static_01"))
+    env = opened(DMLabConfig(name="tests/empty_room_test"))
     env.reset()
     timesteps = list(play(env, 100))
     assert any(now.terminated.any() for now in timesteps)
@@ -183,6 +174,22 @@ def test_instructions_are_read_at_every_step(standin: Callable[..., None], opene
     assert set(np.unique(instructions[..., :4])) <= known
     assert not instructions[..., 4:].any()
     assert len(np.unique(instructions[:, 0], axis=0)) > 1
+
+
+def test_an_episode_that_is_cut_off_keeps_its_own_instruction(standin: Callable[..., None], opened: Opened):
+    standin(steps=[4, 6])
+    env = opened(DMLabConfig(name="language_execute_random_task", instruction=True, wait_for_reset=True))
+    before, others = env.reset(), 0
+    for now in play(env, 120):
+        cut = now.truncated
+        if cut.any():
+            assert now.final_instruction is not None
+            assert now.instruction is not None
+            assert before.instruction is not None
+            assert (now.final_instruction[cut] == before.instruction[cut]).all()
+            others += int((now.final_instruction[cut] != now.instruction[cut]).any(axis=1).sum())
+        before = now
+    assert others > 10
 
 
 def test_dmlab30_spreads_its_levels_and_names_the_level_of_every_transition(

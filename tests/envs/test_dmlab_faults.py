@@ -34,14 +34,13 @@ def faults(tmp_path: Path) -> Callable[[str], None]:
 
 
 @pytest.fixture
-def open_env(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., DMLabEnv]]:
+def open_env(standin: Callable[..., None], tmp_path: Path) -> Iterator[Callable[..., DMLabEnv]]:
     """Opens an environment of the stand-in, which behaves as ``FAKE_LAB`` is told."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "standins"))
     envs: list[DMLabEnv] = []
 
     def build(config: DMLabConfig, streams: int = STREAMS, **behaviour: Any) -> DMLabEnv:
         folder = tmp_path / "faults"
-        monkeypatch.setenv("FAKE_LAB", json.dumps(behaviour | ({"faults": str(folder)} if folder.exists() else {})))
+        standin(**behaviour | ({"faults": str(folder)} if folder.exists() else {}))
         env = make_env(config, streams, 1)
         assert isinstance(env, DMLabEnv)
         envs.append(env)
@@ -50,7 +49,6 @@ def open_env(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callab
     yield build
     for env in envs:
         env.close()
-    sys.modules.pop("deepmind_lab", None)
 
 
 def labels(pictures: np.ndarray) -> np.ndarray:
