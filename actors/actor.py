@@ -264,6 +264,7 @@ class Actor:
             next_values=rows.next_values,
             terminated=rows.terminated,
             truncated=rows.truncated,
+            valid=rows.valid,
             discount=self._loss.discount,
             trace_decay=self._loss.trace_decay,
         )

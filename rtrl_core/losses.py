@@ -32,11 +32,21 @@ def actor_critic_losses(
     entropy_cost: float,
     baseline_cost: float,
 ) -> Losses:
-    """``policy + baseline_cost * value - entropy_cost * entropy`` (PAPER.md 2.1); steps that are no transitions count nothing."""
-    weight = valid.to(values.dtype)
-    policy = -(distribution.log_prob(parameters, actions) * returns.advantages * weight).sum()
-    value = 0.5 * ((returns.targets - values).square() * weight).sum()
-    entropy = (distribution.entropy(parameters) * weight).sum()
+    """``policy + baseline_cost * value - entropy_cost * entropy`` (PAPER.md 2.1).
+
+    Rows that are no transitions are left out by selection: whatever they hold, NaN too, reaches neither the loss nor a gradient.
+    """
+    nothing = values.new_zeros(())
+
+    def selected(rows: Tensor) -> Tensor:
+        return torch.where(valid.view(valid.shape + (1,) * (rows.dim() - valid.dim())), rows, nothing.to(rows.dtype))
+
+    # Before the functions and not after: a gradient of zero times a derivative of NaN is NaN.
+    parameters, values, actions = selected(parameters), selected(values), selected(actions)
+    log_policy, entropies = distribution.log_prob(parameters, actions), distribution.entropy(parameters)
+    policy = -(log_policy * selected(returns.advantages)).sum()
+    value = 0.5 * (selected(returns.targets) - values).square().sum()
+    entropy = selected(entropies).sum()
     return Losses(policy + baseline_cost * value - entropy_cost * entropy, policy, value, entropy)
 
 

@@ -26,6 +26,7 @@ def vtrace(
     next_values: Float[Tensor, "T B"],
     terminated: Bool[Tensor, "T B"],
     truncated: Bool[Tensor, "T B"],
+    valid: Bool[Tensor, "T B"],
     discount: float,
     rho_clip: float = 1.0,
     c_clip: float = 1.0,
@@ -34,7 +35,13 @@ def vtrace(
     """Targets and advantages of an unroll.
 
         delta_t = rho_t (r_t + gamma V'_{t+1} - V_t)
-        v_t     = V_t + delta_t + gamma c_t (v_{t+1} - V_{t+1})          the second term only inside an episode
+        v_t     = V_t + delta_t + gamma c_t (v_{t+1} - V_{t+1})          the last term only inside an episode
+        v_t     = V_t                                                    where row t is no transition
+
+    A row that is no transition (its action was ignored: a step spent on a reset, an engine that was lost) has neither reward
+    nor successor. It says nothing about ``V_t`` and cuts the trace: the step before, if its episode had not ended, bootstraps
+    from ``V_t``, as if the unroll ended there. What such a row holds beside ``V_t``, its own flags included, is never read.
+    Nothing crosses the end of an episode: where one holds NaN, the targets of its neighbours are finite.
 
     Args:
         log_ratios: ``log pi(a_t) - log mu(a_t)``; zero on-policy.
@@ -44,25 +51,26 @@ def vtrace(
             where the episode was truncated; ignored where it terminated.
         terminated: the transition ended the episode for good: nothing is added to its reward.
         truncated: the transition was the last of a cut-off episode: ``next_values`` is added, later steps are not.
+        valid: false where row ``t`` is no transition; its advantage is zero.
         discount: gamma.
         rho_clip, c_clip: the clips ``rho-bar >= c-bar``. ``trace_decay``: lambda.
     """
     rho = log_ratios.exp()
     clipped_rho = rho.clamp(max=rho_clip)
-    goes_on = ~terminated
-    inside = (goes_on & ~truncated).to(values.dtype)
-    bootstrap = discount * goes_on.to(values.dtype) * torch.where(terminated, 0.0, next_values)
-    delta = clipped_rho * (rewards + bootstrap - values)
-    carry = discount * trace_decay * inside * rho.clamp(max=c_clip)
+    nothing = torch.zeros_like(values)
+    goes_on = valid & ~terminated & ~truncated
+    one_step = rewards + torch.where(terminated, nothing, discount * next_values) - values
+    delta = torch.where(valid, clipped_rho * one_step, nothing)
+    carry = discount * trace_decay * rho.clamp(max=c_clip)
 
     corrections = torch.empty_like(values)
-    correction = torch.zeros_like(values[0])
+    correction = nothing[0]
     for t in range(values.shape[0] - 1, -1, -1):
-        correction = delta[t] + carry[t] * correction
+        correction = delta[t] + torch.where(goes_on[t], carry[t] * correction, nothing[0])
         corrections[t] = correction
     targets = values + corrections
 
     # Inside an episode the advantage looks ahead to v_{t+1}, not V_{t+1} (IMPALA, ablation E.3).
-    after = torch.cat([corrections[1:], torch.zeros_like(corrections[:1])])
-    advantages = clipped_rho * (rewards + bootstrap + discount * inside * after - values)
+    after = torch.cat([corrections[1:], nothing[:1]])
+    advantages = delta + torch.where(goes_on, clipped_rho * discount * after, nothing)
     return VTrace(targets, advantages)

@@ -190,6 +190,7 @@ def recompute_returns(actor: Actor):
         next_values=rows.next_values,
         terminated=rows.terminated,
         truncated=rows.truncated,
+        valid=rows.valid,
         discount=0.99,
     )
 

@@ -1,5 +1,7 @@
 """Encoders, policy network, losses, distributions and the flat layout."""
 
+import math
+
 import pytest
 import torch
 
@@ -160,6 +162,42 @@ def test_losses_are_sums_and_leave_out_what_is_no_transition():
         + 0.01 * (log_policy.exp() * log_policy).sum()
     )
     torch.testing.assert_close(everything, by_hand)
+
+
+@pytest.mark.parametrize("distribution", [Categorical(3), DiagonalGaussian(2)], ids=["discrete", "continuous"])
+def test_what_a_row_that_is_no_transition_holds_reaches_neither_loss_nor_gradient(distribution):
+    parameters, values = torch.randn(4, 2, distribution.num_parameters), torch.randn(4, 2)
+    returns = VTrace(torch.randn(4, 2), torch.randn(4, 2))
+    actions = distribution.sample(parameters)
+    valid = torch.tensor([[True, False], [True, True], [False, True], [True, True]])
+
+    def loss_and_gradients(poison: float) -> list[torch.Tensor]:
+        def poisoned(tensor: torch.Tensor) -> torch.Tensor:
+            tensor = tensor.clone()
+            if tensor.is_floating_point():
+                tensor[~valid] = poison
+            return tensor
+
+        leaves = [poisoned(parameters).requires_grad_(), poisoned(values).requires_grad_()]
+        losses = actor_critic_losses(
+            distribution=distribution,
+            parameters=leaves[0],
+            values=leaves[1],
+            actions=poisoned(actions),
+            returns=VTrace(*(poisoned(part) for part in returns)),
+            valid=valid,
+            entropy_cost=0.01,
+            baseline_cost=0.5,
+        )
+        losses.total.backward()
+        gradients = [leaf.grad for leaf in leaves if leaf.grad is not None]
+        assert not any(gradient[~valid].any() for gradient in gradients)
+        return [part.detach() for part in losses] + gradients
+
+    clean = loss_and_gradients(0.5)
+    for poison in (math.nan, math.inf, -math.inf):
+        for ours, expected in zip(loss_and_gradients(poison), clean, strict=True):
+            assert torch.equal(ours, expected)
 
 
 def test_rewards_are_clipped_as_asked():

@@ -1,5 +1,6 @@
 """V-trace against an oracle that looks like the formula of Espeholt et al. (2018), section 4.1."""
 
+import functools
 import math
 
 import pytest
@@ -9,9 +10,10 @@ from rtrl_core import vtrace
 
 
 def slow_vtrace(
-    log_ratios, rewards, values, next_values, terminated, truncated, discount, rho_clip, c_clip, trace_decay
+    log_ratios, rewards, values, next_values, terminated, truncated, valid, discount, rho_clip, c_clip, trace_decay
 ):
-    """``v_s = V_s + sum_t gamma^{t-s} (prod_{i<t} c_i) delta_t``, one stream at a time, stopping where the episode does."""
+    """``v_s = V_s + sum_t gamma^{t-s} (prod_{i<t} c_i) delta_t``, one stream at a time, stopping where the episode does and before a
+    row that is no transition."""
     steps, streams = rewards.shape
     targets, advantages = torch.zeros_like(rewards), torch.zeros_like(rewards)
 
@@ -23,6 +25,8 @@ def slow_vtrace(
     def target(s: int, b: int) -> float:
         total, weight = float(values[s, b]), 1.0
         for t in range(s, steps):
+            if not valid[t, b]:
+                break
             total += weight * delta(t, b)
             if terminated[t, b] or truncated[t, b]:
                 break
@@ -33,6 +37,8 @@ def slow_vtrace(
         for s in range(steps):
             targets[s, b] = target(s, b)
             rho = min(rho_clip, math.exp(log_ratios[s, b]))
+            if not valid[s, b]:
+                continue
             if terminated[s, b]:
                 after = 0.0
             elif truncated[s, b] or s == steps - 1:
@@ -49,13 +55,14 @@ def random_unroll(steps: int = 9, streams: int = 6):
     truncated = (torch.rand(steps, streams) < 0.2) & ~terminated
     following = torch.cat([values[1:], torch.randn(1, streams, dtype=torch.float64)])
     next_values = torch.where(truncated, torch.randn_like(values), following)
-    return torch.randn(steps, streams, dtype=torch.float64), values, next_values, terminated, truncated
+    valid = torch.rand(steps, streams) < 0.8
+    return torch.randn(steps, streams, dtype=torch.float64), values, next_values, terminated, truncated, valid
 
 
 @pytest.mark.parametrize(("rho_clip", "c_clip"), [(1.0, 1.0), (2.0, 1.5), (0.5, 0.3), (1e9, 1e9)])
 @pytest.mark.parametrize("trace_decay", [1.0, 0.9])
 def test_it_equals_the_formula_on_both_sides_of_the_clips(rho_clip, c_clip, trace_decay):
-    rewards, values, next_values, terminated, truncated = random_unroll()
+    rewards, values, next_values, terminated, truncated, valid = random_unroll()
     log_ratios = torch.randn_like(values)
     assert (log_ratios.exp() > rho_clip).any() or rho_clip > 1e8
     result = vtrace(
@@ -65,20 +72,21 @@ def test_it_equals_the_formula_on_both_sides_of_the_clips(rho_clip, c_clip, trac
         next_values=next_values,
         terminated=terminated,
         truncated=truncated,
+        valid=valid,
         discount=0.97,
         rho_clip=rho_clip,
         c_clip=c_clip,
         trace_decay=trace_decay,
     )
     targets, advantages = slow_vtrace(
-        log_ratios, rewards, values, next_values, terminated, truncated, 0.97, rho_clip, c_clip, trace_decay
+        log_ratios, rewards, values, next_values, terminated, truncated, valid, 0.97, rho_clip, c_clip, trace_decay
     )
     torch.testing.assert_close(result.targets, targets, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(result.advantages, advantages, rtol=1e-10, atol=1e-10)
 
 
 def test_on_policy_it_is_the_n_step_return():
-    rewards, values, next_values, _, _ = random_unroll()
+    rewards, values, next_values, *_ = random_unroll()
     no = torch.zeros_like(values, dtype=torch.bool)
     next_values = torch.cat([values[1:], next_values[-1:]])
     result = vtrace(
@@ -88,6 +96,7 @@ def test_on_policy_it_is_the_n_step_return():
         next_values=next_values,
         terminated=no,
         truncated=no,
+        valid=~no,
         discount=0.9,
     )
     expected = next_values[-1]
@@ -104,6 +113,7 @@ def one_step(terminated: bool, truncated: bool) -> float:
         next_values=torch.tensor([[10.0]]),
         terminated=torch.tensor([[terminated]]),
         truncated=torch.tensor([[truncated]]),
+        valid=torch.ones(1, 1, dtype=torch.bool),
         discount=0.5,
     )
     return float(result.targets)
@@ -122,6 +132,48 @@ def test_a_value_that_is_not_a_number_behind_a_termination_does_no_harm():
         next_values=torch.full((1, 1), math.nan),
         terminated=torch.ones(1, 1, dtype=torch.bool),
         truncated=torch.zeros(1, 1, dtype=torch.bool),
+        valid=torch.ones(1, 1, dtype=torch.bool),
         discount=0.9,
     )
     assert float(result.targets) == 1.0
+
+
+def column(*numbers: float) -> torch.Tensor:
+    return torch.tensor(numbers).unsqueeze(1)
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["action ignored", "engine lost"])
+def test_the_step_before_a_row_that_is_no_transition_bootstraps_from_its_value(lost: bool):
+    result = vtrace(
+        log_ratios=column(0.0, 0.0, 0.0),
+        rewards=column(1.0, 0.0, 5.0),
+        values=column(0.0, 10.0, 3.0),
+        next_values=column(
+            10.0, 10.0 if lost else 3.0, 4.0
+        ),  # a lost engine shows its last observation as the final one
+        terminated=column(0, 0, 0).bool(),
+        truncated=column(0, int(lost), 0).bool(),
+        valid=column(1, 0, 1).bool(),
+        discount=0.9,
+    )
+    torch.testing.assert_close(result.targets, column(1 + 0.9 * 10, 10.0, 5 + 0.9 * 4))
+    torch.testing.assert_close(result.advantages, column(1 + 0.9 * 10 - 0, 0.0, 5 + 0.9 * 4 - 3))
+
+
+@pytest.mark.parametrize("end", ["terminated", "truncated", "lost"])
+def test_what_is_not_a_number_in_one_episode_reaches_no_target_of_another(end: str):
+    """Rows 0 and 1 are an episode that ends, row 2 is the next one; either is poisoned in turn."""
+    for poisoned in ((2,), (0, 1)):
+        numbers = {name: column(1.0, 2.0, 3.0) for name in ("log_ratios", "rewards", "values", "next_values")}
+        clean = {name: tensor.clone() for name, tensor in numbers.items()}
+        for tensor in numbers.values():
+            tensor[list(poisoned)] = math.nan
+        flags = {
+            "terminated": column(0, int(end == "terminated"), 0).bool(),
+            "truncated": column(0, int(end != "terminated"), 0).bool(),
+            "valid": column(1, int(end != "lost"), 1).bool(),
+        }
+        healthy = [t for t in range(3) if t not in poisoned]
+        result, expected = (functools.partial(vtrace, discount=0.9, **flags)(**rows) for rows in (numbers, clean))
+        assert torch.equal(result.targets[healthy], expected.targets[healthy])
+        assert torch.equal(result.advantages[healthy], expected.advantages[healthy])
