@@ -12,9 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-import torch
-
 from actors.actor import Actor, ActorIdentity
+from actors.precision import prepare_process
 from conf.schema import TrainConfig
 from envs.base import EnvironmentFailure
 from envs.registry import make_env
@@ -122,7 +121,7 @@ class LocalFleet:
     def __init__(
         self, config: TrainConfig, num_actors: int, state: FleetState, announce: Callable[[str], None]
     ) -> None:
-        torch.set_flush_denormal(True)
+        prepare_process(config.actors.threads)
         self.num_actors = num_actors
         self._config = config
         self._restarts = Restarts(config.fleet.max_restarts, announce)

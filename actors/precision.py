@@ -1,8 +1,15 @@
-"""Devices: whether one is there, and which arithmetic it is good at."""
+"""Devices: whether one is there, which arithmetic it is good at, and how a process of ours uses its cores."""
 
 import torch
 
 from conf.knobs import ConfigError
+
+
+def prepare_process(threads: int) -> None:
+    """For a process that does nothing but arithmetic of ours: without a limit, torch takes every core of the machine."""
+    torch.set_num_threads(threads)
+    # Long decays end in numbers so small that a CPU computes them tens of times slower; they mean nothing here.
+    torch.set_flush_denormal(True)
 
 
 def require_device(option: str, name: str) -> torch.device:

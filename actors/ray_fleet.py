@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import grpc
 import numpy as np
 import ray
-import torch
 from ray.exceptions import GetTimeoutError, RayError
 
 from actors.actor import ActorIdentity
 from actors.fleet import FinishedUnroll, FleetError, FleetState, Handle, Restarts, build_actor, first_identity
+from actors.precision import prepare_process
 from actors.ray_failures import DEATHS, cause_of_death, cause_of_failed_start, is_lost_object
 from actors.wire import Envelope, PackedSnapshot, split
 from conf.schema import TrainConfig
@@ -33,13 +33,6 @@ PROCESS_ENVIRONMENT = {
 }
 STATISTICS_S = 2.0
 """How long Ray may take to answer for its object stores."""
-
-
-def prepare_process(threads: int) -> None:
-    """Settings of a process that does nothing but arithmetic of ours."""
-    torch.set_num_threads(threads)
-    # Long decays end in numbers so small that a CPU computes them tens of times slower; they mean nothing here.
-    torch.set_flush_denormal(True)
 
 
 class ActorProcess:

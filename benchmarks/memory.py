@@ -21,7 +21,7 @@ def run(seconds: float) -> list[Result]:
     config = load_train(
         ["experiment=atari_breakout", "logging=quiet", f"fleet.num_actors={actors}", "fleet.max_restarts=0"]
     )
-    spec = describe_environment(config)
+    spec = describe_environment(config, print)
     layout, vector = initial_weights(config, spec)
     plan = learner_plan(config, layout, actors)
     state = plan.first_state(vector)

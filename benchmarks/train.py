@@ -16,8 +16,8 @@ import torch
 
 from actors.build import build_network
 from actors.fleet import FleetState
-from actors.precision import carries_bfloat16_well
-from actors.ray_fleet import PROCESS_ENVIRONMENT, RayFleet, prepare_process
+from actors.precision import carries_bfloat16_well, prepare_process
+from actors.ray_fleet import PROCESS_ENVIRONMENT, RayFleet
 from actors.stem import RetainedStem, StemPass, StepInput
 from benchmarks.measurement import Result, at_least, informs
 from conf.load import load_train
@@ -110,7 +110,7 @@ def _config(task: Task, rule: str, actors: int) -> TrainConfig:
 
 def _training_speed(config: TrainConfig, actors: int, seconds: float) -> tuple[float, float]:
     """Steps per second of fleet, learner and schedule together, after a warm-up of two unrolls each; and bytes per step."""
-    spec = describe_environment(config)
+    spec = describe_environment(config, print)
     layout, vector = initial_weights(config, spec)
     plan = learner_plan(config, layout, actors)
     state = plan.first_state(vector)

@@ -199,4 +199,5 @@ class EvaluateConfig:
     )
     max_steps: int = knob(1_000_000, "steps of a game after which the evaluation gives up", minimum=1)
     output: str | None = knob(None, "JSON file; null prints only")
+    threads: int = knob(1, "torch threads", minimum=1)
     device: str = knob("cpu", "cpu, cuda or cuda:N")

@@ -12,7 +12,7 @@ of loss, gradient and counters.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -132,6 +132,10 @@ class VectorEnv(ABC):
     def statistics(self) -> Mapping[str, float]:
         """Counters since construction, by metric name (``engine_restarts``, ``cache_hits``, ...). Usually empty."""
         return {}
+
+    def notices(self) -> Sequence[str]:
+        """What a person should read once before a run on this machine, a line each: nothing that stops it. Usually empty."""
+        return ()
 
     def render(self, index: int) -> np.ndarray:
         """An RGB picture uint8 ``[height, width, 3]`` of stream ``index`` as a person would see it.

@@ -94,7 +94,12 @@ def save(run_dir: Path, checkpoint: Checkpoint, keep: int) -> Path:
             tensors: dict[str, torch.Tensor] = {}
             structures[name] = _separate(tree, name, tensors)
             path = temporary / f"{name}.safetensors"
+            path.touch()
+            mode = path.stat().st_mode
             save_file(tensors, path)
+            path.chmod(
+                mode
+            )  # it is the library's choice otherwise, which lets nobody else read what the manifest beside it names
             _sync(path)
             files[path.name] = _checksum(path)
         manifest = {

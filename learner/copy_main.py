@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import nn
 from torch.nn import functional
 
+from actors.precision import prepare_process
 from conf.knobs import knob
 from conf.load import describe, load_options
 from learner.user_mistakes import reported
@@ -94,8 +95,7 @@ def score(model: CopyLearner, length: int, batch: int = 1000) -> CopyScore:
 
 def run(config: CopyConfig, console: Console) -> CopyScore:
     torch.manual_seed(config.seed)
-    torch.set_flush_denormal(True)
-    torch.set_num_threads(1)  # one step of a small core is too little work to share
+    prepare_process(1)  # one step of a small core is too little work to share
     model = CopyLearner(config.num_units, config.rule)
     optimizer = torch.optim.Adam(model.parameters(), config.learning_rate)
     for sequence in range(config.sequences):

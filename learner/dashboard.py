@@ -117,7 +117,7 @@ ROWS: dict[str, tuple[Curves, ...]] = {
         Curves("Memory", ("rss_bytes", "peak_rss_bytes")),
         Curves("GPU", ("gpu_utilization",)),
         Curves("GPU memory", ("gpu_memory_bytes",)),
-        Curves("Level cache", ("cache_hits", "cache_misses")),
+        Curves("Level cache", ("cache_hits", "cache_misses", "cache_failures")),
     ),
     "Per actor": (
         Curves("Throughput by actor", ("actor_steps_per_second",)),

@@ -18,9 +18,10 @@ from omegaconf import MISSING
 from rich.console import Console
 
 from conf.env_schema import DMLab30Config, DMLabConfig
-from conf.knobs import knob
+from conf.knobs import ConfigError, knob
 from conf.load import describe, load_options
 from envs.base import UnknownEnvironment
+from envs.dmlab.cache import CacheCounts
 from envs.dmlab.engine import EngineOptions
 from envs.dmlab.levels import BUILD_MAPS
 from envs.dmlab.process import EngineDied, EngineProcess, EngineRefused
@@ -56,8 +57,7 @@ class Tally:
     """Episodes begun."""
     failed: list[str] = field(default_factory=list)
     """Level, seed and reason of those that could not be."""
-    hits: int = 0
-    misses: int = 0
+    cache: CacheCounts = field(default_factory=CacheCounts)
 
 
 def fill(
@@ -126,14 +126,12 @@ def _failure(engine: EngineProcess, options: EngineOptions) -> str | None:
 
 
 def _stop(engine: EngineProcess, tally: Tally) -> None:
-    hits, misses = engine.cache_counts
-    tally.hits += hits
-    tally.misses += misses
+    tally.cache = tally.cache.plus(engine.cache_counts)
     engine.stop()
 
 
 def run(config: DMLabCacheConfig, console: Console) -> int:
-    """Exit status: 1 if something could not be built."""
+    """Exit status: 1 if something could not be built, or not be kept."""
     env = DMLab30Config(
         levels=config.levels or list(BUILD_MAPS),
         split=config.split,
@@ -146,6 +144,10 @@ def run(config: DMLabCacheConfig, console: Console) -> int:
         reset_timeout_s=config.reset_timeout_s,
     )
     levels = engine_options(env, level_names(env))
+    cache = levels[0].cache
+    assert cache is not None
+    if (reason := cache.why_unwritable()) is not None:
+        raise ConfigError(f"level_cache={config.level_cache}: expected a folder that can be written, got: {reason}")
     seeds = range(config.start_level, config.start_level + config.num_levels)
     total = len(levels) * len(seeds)
     workers = min(total, config.workers or len(os.sched_getaffinity(0)))
@@ -168,12 +170,20 @@ def _report(tally: Tally, config: DMLabCacheConfig, env: DMLabConfig, console: C
     assert env.level_cache is not None
     used = sum(path.stat().st_size for path in Path(env.level_cache).expanduser().rglob("*.pk3"))
     console.print(
-        f"{tally.done} episodes: {tally.misses} maps built, {tally.hits} were there; {used / 1e6:.1f} MB in the cache"
+        f"{tally.done} episodes: {tally.cache.misses} maps built, {tally.cache.hits} were there; "
+        f"{used / 1e6:.1f} MB in the cache"
     )
     if used > NEARLY_FULL * config.level_cache_bytes:
         console.print("warning: the cache is full, and the oldest maps have gone again: raise level_cache_bytes")
     if tally.failed:
         console.print(f"error: {len(tally.failed)} episodes could not be begun, for instance {tally.failed[0]}")
+        return 1
+    if tally.cache.failures:
+        console.print(
+            f"error: {tally.cache.failures} of the maps built could not be kept: level_cache={config.level_cache}"
+            + (f" or level_cache_remote={config.level_cache_remote}" if config.level_cache_remote else "")
+            + " cannot be written any more, or its disk is full"
+        )
         return 1
     console.print(
         f"play them with env.level_cache={config.level_cache} env.start_level={config.start_level} "

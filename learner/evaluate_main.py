@@ -14,7 +14,7 @@ from rich.table import Table
 
 from actors.build import build_network
 from actors.evaluation import Score, evaluate
-from actors.precision import require_device
+from actors.precision import prepare_process, require_device
 from conf.env_schema import EnvConfig
 from conf.knobs import ConfigError
 from conf.load import describe, load_evaluate
@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(config: EvaluateConfig) -> int:
     output = writable(config.output)
+    prepare_process(config.threads)
     path = checkpoints.find(Path(config.checkpoint), prefer="best")
     checkpoint = checkpoints.load(path)
     trained = checkpoint.config

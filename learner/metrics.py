@@ -91,6 +91,7 @@ METRICS: dict[str, Metric] = {
     "env_deadlines_missed": _health("", "environment steps over their deadline", "0", counter=True),
     "cache_hits": _health("", "levels found in the level cache", counter=True),
     "cache_misses": _health("", "levels that had to be built", counter=True),
+    "cache_failures": _health("", "levels that were built and could not be kept in the level cache", "0", counter=True),
     "checkpoint_age_s": _health("s", "since the last checkpoint", "below twice logging.checkpoint_interval_s"),
     "object_store_bytes": _health("bytes", "in Ray's object store", "below 10 contributions per actor"),
     "rss_bytes": _health("bytes", "memory of the driver process", "constant"),

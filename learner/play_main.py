@@ -13,6 +13,7 @@ from rich.console import Console
 
 from actors.build import build_seeded_network
 from actors.evaluation import Move, play
+from actors.precision import prepare_process
 from conf.env_schema import EnvConfig
 from conf.knobs import ConfigError, knob
 from conf.load import describe, load_options, load_train
@@ -36,6 +37,7 @@ class PlayConfig:
     policy: str = knob("sampled", "how actions are chosen", choices=("greedy", "sampled", "random"))
     steps: int = knob(300, "steps to record", minimum=1)
     seed: int = knob(0, "environment seed", minimum=0)
+    threads: int = knob(1, "torch threads", minimum=1)
     output: str = knob("play.gif", "video file, .gif or .mp4; the contact sheet is written beside it")
     frames_per_second: float = knob(15.0, "of the video", minimum=1)
 
@@ -56,6 +58,7 @@ def run(arguments: Sequence[str]) -> int:
     config = load_options(PlayConfig, [word for word in arguments if word not in env_words])
     output = Path(config.output)
     require_writable(output)
+    prepare_process(config.threads)
     env_config, checkpoint = what_to_play(config, env_words)
     wanted = set(evenly_spaced(SHEET_FRAMES, config.steps))
     kept: list[Image.Image] = []

@@ -10,8 +10,9 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.fleet import FleetError, Handle
+from actors.precision import prepare_process
 from actors.ray_failures import cause_of_death, is_lost_object
-from actors.ray_fleet import PROCESS_ENVIRONMENT, GradientReference, await_start, prepare_process
+from actors.ray_fleet import PROCESS_ENVIRONMENT, GradientReference, await_start
 from actors.wire import Envelope, PackedSnapshot
 from conf.schema import FleetConfig
 from learner.learner import Counters, LearnerPlan, Receipt, RoundEnd

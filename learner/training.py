@@ -15,7 +15,6 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from actors.build import build_seeded_network
@@ -81,7 +80,7 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
         FleetError: if the cluster cannot place the run, or too much of it died.
         UnknownEnvironment, MissingDependency, ValueError: for a configuration that cannot work.
     """
-    spec = describe_environment(config)
+    spec = describe_environment(config, sinks.event)
     layout, vector = initial_weights(config, spec)
     saved = resume_point(config, run_dir, layout)
     num_actors = config.fleet.num_actors or available_cores()
@@ -174,7 +173,6 @@ def open_machinery(
 ) -> tuple[Fleet, LearnerClient]:
     """The fleet and the learner, in this process or on Ray; ``stack`` closes them."""
     if config.fleet.kind == "local":
-        torch.set_num_threads(config.actors.threads)
         fleet: Fleet = LocalFleet(config, num_actors, fleet_state, announce)
         stack.callback(fleet.close)
         return fleet, LocalLearner(plan, state)
@@ -197,10 +195,12 @@ def open_machinery(
     return fleet, learner
 
 
-def describe_environment(config: TrainConfig) -> EnvSpec:
+def describe_environment(config: TrainConfig, announce: Callable[[str], None]) -> EnvSpec:
     """Builds one stream to see what it is; mistakes in its name or options come to light before anything is started."""
     env = make_env(config.env, 1, config.seed)
     try:
+        for notice in env.notices():
+            announce(notice)
         return env.spec
     finally:
         env.close()

@@ -4,22 +4,22 @@
     write    engine -> folder -> remote tier
 
 A wrong pack ends the engine's process, so packs appear under their names only when they are whole, and every one is read and
-checked before it is handed out. Any number of processes may share a folder. A cache never stops a run: what it cannot do, for
-instance on a full disk, is a miss.
+checked before it is handed out. Any number of processes and users may share a folder. A cache never stops a run: what it cannot do,
+for instance on a full disk, is a miss, or a failure if the pack is lost for others.
 """
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import shutil
-import tempfile
 import time
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+from envs.dmlab.packs import deliver, file_name, is_whole, new_file
+from envs.dmlab.remote_tier import RemoteTier
 
 KEPT_SHARE = 0.9
 """Of the bound: what an eviction leaves, so that the next ones are not due at once."""
@@ -35,13 +35,30 @@ class CacheOptions:
     remote: str | None
     size_bytes: int
 
+    def why_unwritable(self) -> str | None:
+        """Why no pack can be put into the folder; ``None`` if one can."""
+        try:
+            with new_file(Path(self.folder)):
+                return None
+        except OSError as error:
+            return error.strerror or str(error)
+
+
+class CacheCounts(NamedTuple):
+    hits: int = 0
+    misses: int = 0
+    failures: int = 0
+    """Packs that were built and could not be kept, in the folder or behind it."""
+
+    def plus(self, other: "CacheCounts") -> "CacheCounts":
+        return CacheCounts(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
 
 class LevelCache:
     """``fetch`` and ``write`` as the engine calls them, from its constructor, its resets and in the middle of a step."""
 
     def __init__(self, options: CacheOptions) -> None:
-        self.hits = 0
-        self.misses = 0
+        self.counts = CacheCounts()
         self._folder = Path(options.folder)
         self._size_bytes = options.size_bytes
         self._remote = None if options.remote is None else RemoteTier(options.remote)
@@ -49,53 +66,65 @@ class LevelCache:
 
     def fetch(self, key: str, pk3_path: str) -> bool:
         """Puts the pack of ``key`` at ``pk3_path`` if there is a good one."""
-        found = self._fetch(file_name(key), Path(pk3_path))
-        self.hits += found
-        self.misses += not found
+        name, destination = file_name(key), Path(pk3_path)
+        found = self._fetch_here(name, destination) or self._fetch_remote(name, destination)
+        self.counts = self.counts.plus(CacheCounts(hits=found, misses=not found))
         return found
 
-    def _fetch(self, name: str, destination: Path) -> bool:
+    def _fetch_here(self, name: str, destination: Path) -> bool:
         kept = self._folder / name
         try:
-            if _copy_if_whole(kept, destination):
+            found = kept.exists() and deliver(kept, destination)
+        except OSError:  # unreadable, evicted meanwhile, or no space
+            return False
+        if found:
+            with contextlib.suppress(OSError):  # somebody else's may be read only, or be gone by now
                 os.utime(kept)  # most recently used
-                return True
-            if self._remote is None:
-                return False
-            with _temporary(self._folder) as temporary:
-                if not self._remote.fetch(name, temporary) or not _copy_if_whole(temporary, destination):
+        return found
+
+    def _fetch_remote(self, name: str, destination: Path) -> bool:
+        if self._remote is None:
+            return False
+        try:
+            with new_file(destination.parent) as temporary:
+                if not self._remote.fetch(name, temporary):
                     return False
-                self._keep(temporary, kept)
+                temporary.replace(destination)
         except OSError:
-            # Unreadable, evicted meanwhile, or no space: only a pack that has reached its destination whole is a hit.
-            if not is_whole(destination):
-                destination.unlink(missing_ok=True)
-                return False
+            return False
+        self._keep(name, destination)
         return True
 
     def write(self, key: str, pk3_path: str) -> None:
         """Keeps the pack that the engine has just built."""
         name, built = file_name(key), Path(pk3_path)
-        if not is_whole(built):
-            return
+        kept = is_whole(built)
+        if kept:
+            kept = self._keep(name, built)
+            if self._remote is not None:
+                kept = self._remote.write(name, built) and kept
+        self.counts = self.counts.plus(CacheCounts(failures=not kept))
+
+    def _keep(self, name: str, pack: Path) -> bool:
+        """Whether the folder has the pack now."""
         for attempt in range(2):
             try:
-                with _temporary(self._folder) as temporary:
-                    shutil.copyfile(built, temporary)
-                    self._keep(temporary, self._folder / name)
-                break
+                self._put(name, pack)
             except OSError:
                 # A full disk: half of the cache for the newest pack, once; if that does not help, the level is built again.
                 if attempt == 0:
                     self._evict(self._folder_size() // 2)
-        if self._remote is not None:
-            self._remote.write(name, built)
+            else:
+                return True
+        return False
 
-    def _keep(self, temporary: Path, kept: Path) -> None:
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        size = temporary.stat().st_size
-        temporary.replace(kept)
+    def _put(self, name: str, pack: Path) -> None:
+        with new_file(self._folder) as temporary:
+            shutil.copyfile(pack, temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            size = temporary.stat().st_size
+            temporary.replace(self._folder / name)
         self._written += size
         if self._written >= min(LOOK_EVERY_BYTES, self._size_bytes // 8):
             self._written = 0
@@ -110,7 +139,7 @@ class LevelCache:
         packs: list[tuple[float, int, str]] = []
         with contextlib.suppress(OSError), os.scandir(self._folder) as entries:
             for entry in entries:
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(OSError):
                     status = entry.stat()
                     if entry.name.endswith(".pk3"):
                         packs.append((status.st_mtime, status.st_size, entry.path))
@@ -120,74 +149,27 @@ class LevelCache:
 
     def _evict(self, limit_bytes: int) -> None:
         """Removes the least recently used packs until ``limit_bytes`` are left, unless another process is at it."""
-        with contextlib.suppress(OSError), (self._folder / "lock").open("w") as lock:
+        with contextlib.suppress(OSError), _opened(self._folder / "lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             packs = sorted(self._packs())
             total = sum(size for _, size, _ in packs)
             for _, size, path in packs:
                 if total <= limit_bytes:
                     break
-                with contextlib.suppress(FileNotFoundError):
+                try:
                     os.unlink(path)
+                except FileNotFoundError:  # another process was quicker
+                    pass
+                except OSError:  # not ours to remove
+                    continue
                 total -= size
 
 
-class RemoteTier:
-    """Packs behind any fsspec address. A store that does not answer is a miss, never the end of an engine."""
-
-    def __init__(self, address: str) -> None:
-        import fsspec
-
-        self._files, self._root = fsspec.core.url_to_fs(address)
-        self._files.makedirs(self._root, exist_ok=True)
-
-    def fetch(self, name: str, destination: Path) -> bool:
-        try:
-            self._files.get_file(f"{self._root}/{name}", str(destination))
-        except Exception:  # every store has errors of its own kind
-            return False
-        return is_whole(destination)
-
-    def write(self, name: str, source: Path) -> None:
-        """Under another name first: a store that is a file system shows half-written files."""
-        temporary = f"{self._root}/{name}.{os.getpid()}.{time.monotonic_ns()}.tmp"
-        with contextlib.suppress(Exception):
-            self._files.put_file(str(source), temporary)
-            self._files.mv(temporary, f"{self._root}/{name}")
-
-
-def file_name(key: str) -> str:
-    """Keys come from the engine and may hold any character."""
-    return hashlib.sha256(key.encode()).hexdigest() + ".pk3"
-
-
-def is_whole(pack: Path) -> bool:
-    """Whether every file inside the zip can be read and has its checksum."""
-    try:
-        with zipfile.ZipFile(pack) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
-        return False
-
-
-def _copy_if_whole(pack: Path, destination: Path) -> bool:
-    """A pack that is not whole is removed. The copy is checked, not the original: another process may replace that meanwhile."""
-    if not pack.exists():
-        return False
-    shutil.copyfile(pack, destination)
-    if is_whole(destination):
-        return True
-    destination.unlink()
-    pack.unlink(missing_ok=True)
-    return False
-
-
 @contextlib.contextmanager
-def _temporary(folder: Path) -> Iterator[Path]:
-    """A new file in ``folder``, removed unless it was renamed."""
-    handle, name = tempfile.mkstemp(suffix=".tmp", dir=folder)
-    os.close(handle)
+def _opened(lock: Path) -> Iterator[int]:
+    """For reading only, which is enough to lock it: it may be another user's."""
+    handle = os.open(lock, os.O_RDONLY | os.O_CREAT, 0o666)
     try:
-        yield Path(name)
+        yield handle
     finally:
-        Path(name).unlink(missing_ok=True)
+        os.close(handle)

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.dmlab.cache import CacheOptions, LevelCache
+from envs.dmlab.cache import CacheCounts, CacheOptions, LevelCache
 from envs.dmlab.instructions import word_hashes
 
 RESET, STEP = b"r", b"s"
@@ -70,8 +70,7 @@ class EngineOptions:
                 ("action", "i4", (7,)),
                 ("status", "i4"),
                 ("reward", "f8"),
-                ("cache_hits", "i8"),
-                ("cache_misses", "i8"),
+                ("cache", "i8", (len(CacheCounts._fields),)),
                 ("words", "i8", (self.instruction_length,)),
                 ("message", "S400"),
                 ("frame", "u1", (self.height, self.width, 3)),
@@ -99,7 +98,8 @@ class Engine:
         # Looked up once: what is looked up at every step is looked up in cold caches, because other engines ran in between.
         self._seed, self._status, self._reward = (number(memory, name) for name in ("seed", "status", "reward"))
         self._action, self._words, self._frame = memory["action"], memory["words"], memory["frame"]
-        self._hits, self._misses = number(memory, "cache_hits"), number(memory, "cache_misses")
+        counts: Any = memory["cache"]
+        self._counts = memoryview(counts)
         self._cache = None if options.cache is None else LevelCache(options.cache)
         self._frames_left = float("inf")
         self._instructions: dict[str, np.ndarray] = {}
@@ -158,7 +158,8 @@ class Engine:
 
     def _count(self) -> None:
         if self._cache is not None:
-            self._hits[0], self._misses[0] = self._cache.hits, self._cache.misses
+            for index, count in enumerate(self._cache.counts):
+                self._counts[index] = count
 
 
 def main() -> None:

@@ -147,13 +147,15 @@ class DMLabEnv(VectorEnv):
         )
 
     def statistics(self) -> Mapping[str, float]:
-        hits, misses = self._supervisor.cache_counts()
+        cache = self._supervisor.cache_counts()
         return {
             "engine_restarts": float(self._supervisor.restarts),
             "env_deadlines_missed": float(self._supervisor.deadlines_missed),
-            "cache_hits": float(hits),
-            "cache_misses": float(misses),
+            **{f"cache_{name}": float(count) for name, count in cache._asdict().items()},
         }
+
+    def notices(self) -> Sequence[str]:
+        return self._supervisor.notices()
 
     def render(self, index: int) -> np.ndarray:
         return self._shown[index].repeat(4, axis=0).repeat(4, axis=1)

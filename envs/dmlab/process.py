@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from envs.dmlab.cache import CacheCounts
 from envs.dmlab.engine import DONE, REFUSED, RESET, STEP, EngineOptions, number
 
 
@@ -134,9 +135,9 @@ class EngineProcess:
         return True
 
     @property
-    def cache_counts(self) -> tuple[int, int]:
-        """Hits and misses of its level cache so far."""
-        return int(self._memory["cache_hits"]), int(self._memory["cache_misses"])
+    def cache_counts(self) -> CacheCounts:
+        """Of its level cache so far."""
+        return CacheCounts(*self._memory["cache"].tolist())
 
     @property
     def pid(self) -> int:

@@ -12,6 +12,7 @@ from envs.dmlab.engine import EngineOptions
 from envs.dmlab.environment import DMLabEnv
 from envs.dmlab.instructions import MAX_WORDS
 from envs.dmlab.levels import BY_NAME, DMLAB30, NEED_DATASET, engine_level
+from envs.dmlab.remote_tier import RemoteTier
 from envs.dmlab.schedule import NUM_SEEDS, SCHEDULES, LevelSeeds
 from envs.dmlab.supervisor import Supervisor
 
@@ -134,4 +135,9 @@ def _cache_options(config: DMLabConfig) -> CacheOptions | None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"env.level_cache: cannot make the folder {folder}: {error.strerror}") from None
+    if config.level_cache_remote is not None:
+        try:
+            RemoteTier(config.level_cache_remote)
+        except (ValueError, ImportError) as error:
+            raise ConfigError(f"env.level_cache_remote={config.level_cache_remote}: {error}") from None
     return CacheOptions(str(folder), config.level_cache_remote, config.level_cache_bytes)

@@ -18,11 +18,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 
 from envs.base import EnvironmentFailure, UnknownEnvironment
+from envs.dmlab.cache import CacheCounts
 from envs.dmlab.engine import EngineOptions
 from envs.dmlab.process import EngineDied, EngineProcess, EngineRefused
 from envs.dmlab.schedule import Assignment, Schedule
@@ -65,7 +67,8 @@ class Supervisor:
         self._poll = select.poll()
         self._failures = 0
         self._any_opened = False
-        self._cache_counts = np.zeros(2, np.int64)
+        self._cache_counts = CacheCounts()
+        """Of the engines that are gone."""
         self._folder: _JobFolder | None = None
 
     def start(self) -> None:
@@ -133,10 +136,20 @@ class Supervisor:
                 filled.append(stream)
         return filled
 
-    def cache_counts(self) -> tuple[int, int]:
-        """Hits and misses of all engines there have been."""
-        hits, misses = self._cache_counts + sum((np.array(e.cache_counts) for e in self._by_handle.values()), start=0)
-        return int(hits), int(misses)
+    def cache_counts(self) -> CacheCounts:
+        """Of all engines there have been."""
+        return reduce(
+            CacheCounts.plus, (engine.cache_counts for engine in self._by_handle.values()), self._cache_counts
+        )
+
+    def notices(self) -> list[str]:
+        """What a person should know before engines play, because the levels' cache will not say it."""
+        caches = {options.cache for options in self._levels if options.cache is not None}
+        return [
+            f"maps are built but not kept: env.level_cache={cache.folder} cannot be written ({reason})"
+            for cache in caches
+            if (reason := cache.why_unwritable()) is not None
+        ]
 
     def close(self) -> None:
         for engine in list(self._by_handle.values()):
@@ -195,7 +208,7 @@ class Supervisor:
         return engine
 
     def _discard(self, engine: EngineProcess) -> None:
-        self._cache_counts += engine.cache_counts
+        self._cache_counts = self._cache_counts.plus(engine.cache_counts)
         self._poll.unregister(engine.fileno())
         del self._by_handle[engine.fileno()]
         engine.stop()

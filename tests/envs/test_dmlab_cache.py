@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from envs.dmlab import cache as cache_module
-from envs.dmlab.cache import CacheOptions, LevelCache, is_whole
+from envs.dmlab.cache import CacheCounts, CacheOptions, LevelCache
+from envs.dmlab.packs import is_whole
 
 MIB = 1 << 20
 
@@ -45,7 +47,7 @@ def test_what_one_engine_builds_another_finds(tmp_path: Path):
     assert second.fetch("map/of:level_0123", str(target))
     assert content(target) == "mine"
     assert not second.fetch("map/of:level_4567", str(target))
-    assert (first.hits, first.misses, second.hits, second.misses) == (0, 1, 1, 1)
+    assert (first.counts, second.counts) == (CacheCounts(misses=1), CacheCounts(hits=1, misses=1))
     assert not list(tmp_path.rglob("*.tmp"))
 
 
@@ -65,6 +67,66 @@ def test_a_damaged_pack_is_never_handed_out_and_is_replaced(tmp_path: Path, dama
     cache.write("key", str(built))
     assert cache.fetch("key", str(target))
     assert content(target) == "good"
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o007, 0o077])
+def test_whoever_the_umask_lets_can_read_a_pack(tmp_path: Path, umask: int):
+    """Another user's engines share the folder; a pack that they cannot read would be a miss without a word."""
+    store = tmp_path / "store"
+    before = os.umask(umask)
+    try:
+        first = open_cache(tmp_path / "first", remote=f"file://{store}")
+        first.write("key", str(pack(tmp_path / "built.pk3")))
+        second = open_cache(tmp_path / "second", remote=f"file://{store}")
+        assert second.fetch("key", str(tmp_path / "engine.pk3"))
+    finally:
+        os.umask(before)
+    found = packs_in(tmp_path / "first") + packs_in(tmp_path / "second") + packs_in(store)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in found] == [0o666 & ~umask] * 3
+
+
+def test_a_pack_that_is_somebody_elses_is_used_although_it_cannot_be_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cache = open_cache(tmp_path / "cache")
+    cache.write("key", str(pack(tmp_path / "built.pk3", "theirs")))
+
+    def denied(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", denied)
+    assert cache.fetch("key", str(tmp_path / "engine.pk3"))
+    assert content(tmp_path / "engine.pk3") == "theirs"
+
+
+@pytest.mark.parametrize("obstacle", ["unreadable", "damaged", "absent"])
+def test_what_lies_where_a_pack_should_go_is_never_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, obstacle: str
+):
+    """The engine asks for the next map with the one before still in its place."""
+    cache = open_cache(tmp_path / "cache")
+    cache.write("key", str(pack(tmp_path / "built.pk3", "wanted")))
+    (kept,) = packs_in(tmp_path / "cache")
+    target = pack(tmp_path / "engine.pk3", "the map before")
+    copy = cache_module.shutil.copyfile
+
+    def unreadable(source: Path, destination: Path) -> None:
+        if source == kept:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        copy(source, destination)
+
+    if obstacle == "unreadable":
+        monkeypatch.setattr(cache_module.shutil, "copyfile", unreadable)
+    elif obstacle == "damaged":
+        kept.write_bytes(kept.read_bytes()[:300])
+    else:
+        kept.unlink()
+    assert not cache.fetch("key", str(target))
+    assert content(target) == "the map before"
+    monkeypatch.undo()
+    cache.write("key", str(tmp_path / "built.pk3"))
+    assert cache.fetch("key", str(target))
+    assert content(target) == "wanted"
 
 
 def test_a_damaged_pack_is_not_kept(tmp_path: Path):
@@ -135,6 +197,7 @@ def test_a_disk_that_stays_full_costs_time_only(tmp_path: Path, monkeypatch: pyt
     cache = open_cache(tmp_path / "cache")
     cache.write("key", str(pack(tmp_path / "built.pk3")))
     assert not cache.fetch("key", str(tmp_path / "engine.pk3"))
+    assert cache.counts == CacheCounts(misses=1, failures=1)
     assert not list((tmp_path / "cache").rglob("*.p*"))
 
 
@@ -143,7 +206,7 @@ def test_a_folder_that_is_gone_costs_time_only(tmp_path: Path):
     (tmp_path / "cache").rmdir()
     assert not cache.fetch("key", str(tmp_path / "engine.pk3"))
     cache.write("key", str(pack(tmp_path / "built.pk3")))
-    assert cache.misses == 1
+    assert cache.counts == CacheCounts(misses=1, failures=1)
 
 
 WRITER = """

@@ -10,6 +10,7 @@ import pytest
 from conf.env_schema import DMLabConfig
 from envs.dmlab.levels import BUILD_MAPS
 from envs.registry import make_env
+from learner import train_main
 from learner.dmlab_cache_main import main
 
 STANDINS = Path(__file__).parents[1] / "standins"
@@ -73,12 +74,41 @@ def test_a_cache_that_is_too_small_is_told(tmp_path: Path, capsys: pytest.Captur
     assert "raise level_cache_bytes" in capsys.readouterr().out
 
 
+def test_a_run_says_once_that_its_cache_cannot_be_written_and_counts_what_is_not_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = ["env=dmlab", f"env.name={LEVEL}", "env.level_cache=/proc", "network=impala", "fleet=local"]
+    sizes = ["fleet.num_actors=2", "actors.num_envs=2", "actors.unroll=3", "network.num_units=8", "network.features=8"]
+    logs = ["logging.terminal=plain", "total_steps=24", f"run_dir={tmp_path}/run"]
+    assert train_main.main([*words, *sizes, *logs]) == 0
+    said = capsys.readouterr().out
+    assert said.count("maps are built but not kept: env.level_cache=/proc cannot be written (") == 1
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["cache_failures"] >= 4
+    assert last["cache_failures"] == last["cache_misses"]
+
+
+def test_maps_that_could_not_be_kept_are_told_and_the_status_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    store = tmp_path / "store"
+    store.touch()  # a file where the second tier should be: nothing can be written behind it
+    words = [f"level_cache={tmp_path / 'levels'}", f"level_cache_remote=file://{store}", f"levels=[{LEVEL}]"]
+    assert main([*words, "num_levels=2", "workers=1"]) == 1
+    assert "error: 3 of the maps built could not be kept: level_cache=" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["level_cache=LEVELS", "levels=[rooms_watermase]"], "unknown DMLab level 'rooms_watermase': did you mean"),
         (["level_cache=LEVELS", "num_levels=0"], "num_levels must be at least 1, got 0"),
         (["level_cache=LEVELS", "seeds=3"], "unknown option 'seeds'"),
+        (["level_cache=/proc", f"levels=[{LEVEL}]"], "level_cache=/proc: expected a folder that can be written, got: "),
+        (
+            ["level_cache=LEVELS", "level_cache_remote=s4://levels"],
+            "level_cache_remote=s4://levels: Protocol not known",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]):
