@@ -118,10 +118,7 @@ def evaluate(
         now = move.next_timestep
         total += now.reward * now.valid
         length += now.valid
-        over = (now.terminated | now.truncated) & now.valid
-        if now.life_lost is not None:
-            over &= ~now.life_lost
-        for stream in np.flatnonzero(over):
+        for stream in np.flatnonzero(now.game_over):
             level = -1 if now.level is None else int(now.level[stream])
             if len(finished[stream]) < quota:
                 finished[stream].append((float(total[stream]), int(length[stream]), level))

@@ -51,10 +51,7 @@ class EpisodeAccounts:
         self.length += valid
         if timestep.level is not None:
             self.level_steps += np.bincount(timestep.level[valid], minlength=self._num_levels)
-        over = (timestep.terminated | timestep.truncated) & valid
-        if timestep.life_lost is not None:
-            over &= ~timestep.life_lost
-        for stream in np.flatnonzero(over):
+        for stream in np.flatnonzero(timestep.game_over):
             level = None if timestep.level is None else int(timestep.level[stream])
             self.episodes.append(Episode(float(self.episode_return[stream]), int(self.length[stream]), level))
             self.episode_return[stream] = 0.0

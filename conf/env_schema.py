@@ -28,7 +28,12 @@ class AtariConfig(EnvConfig):
     image_size: int = knob(84, "height and width of the observation", minimum=8)
     sticky_actions: float = knob(0.0, "probability that the last action repeats (0.25 in ALE/*-v5)", minimum=0)
     episodic_life: bool = knob(True, "a lost life ends the learner's episode; returns are per game all the same")
-    fire_reset: bool = knob(True, "press FIRE after a reset where the game needs it")
+    fire_reset: bool = knob(True, "press FIRE where a game has it, when env.opening says so")
+    opening: str = knob(
+        "paper",
+        "paper: a no-op after a lost life, then FIRE and the third action, also when a game starts; ale: FIRE when a game starts",
+        choices=("paper", "ale"),
+    )
     noop_max: int = knob(30, "random no-ops at the start of a game", minimum=0)
     max_frames: int = knob(108_000, "frames after which a game is truncated", minimum=1)
     full_action_space: bool = knob(False, "all 18 actions instead of the game's own")
@@ -141,6 +146,9 @@ class CopyTaskConfig(EnvConfig):
     delay: int = knob(0, "steps between the last bit shown and the first one asked", minimum=0)
     reward_clip: str = knob("none", "what the loss sees of a reward", choices=("none", "abs_one", "asymmetric"))
 
+
+BEFORE: dict[str, dict[str, Any]] = {"atari": {"opening": "ale"}}
+"""What configurations that were stored before an option existed meant by not having it, where that is not its default."""
 
 ENV_CONFIGS: dict[str, type[EnvConfig]] = {
     "atari": AtariConfig,

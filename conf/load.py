@@ -24,7 +24,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.env_schema import ENV_CONFIGS
+from conf.env_schema import BEFORE, ENV_CONFIGS
 from conf.knobs import CHOICES, HELP, ConfigError, validate
 from conf.schema import EvaluateConfig, TrainConfig
 
@@ -118,7 +118,7 @@ def from_yaml(text: str) -> TrainConfig:
         if suite not in ENV_CONFIGS:
             raise ConfigError(_unknown("environment suite", suite, list(ENV_CONFIGS)))
         config = OmegaConf.to_object(
-            OmegaConf.merge(OmegaConf.structured(TrainConfig(env=ENV_CONFIGS[suite]())), values)
+            OmegaConf.merge(OmegaConf.structured(TrainConfig(env=ENV_CONFIGS[suite](**BEFORE.get(suite, {})))), values)
         )
     except (OmegaConfBaseException, yaml.YAMLError, KeyError, TypeError) as error:
         raise ConfigError(f"not a training configuration: {_one_line(error)}") from None

@@ -1,8 +1,8 @@
-"""Atari 2600: every ALE game, through ale-py's own C++ vector environment, preprocessed as in the paper (PAPER.md 4.3).
+"""Atari 2600: every ALE game, through ale-py's own C++ vector environment, preprocessed as in the paper.
 
-The library restarts the whole game at a lost life when told ``episodic_life=True``; with ``life_loss_info=True`` it reports the
-loss and plays on. The latter is what "a life is the learner's episode" means, so it is what ``episodic_life`` selects here:
-returns and lengths stay those of whole games. The state of a batch cannot be saved: after a resume, games start anew.
+The library restarts the whole game at a lost life when told ``episodic_life=True``. "A life is the learner's episode" means that the
+game goes on, so lost lives are seen here, by the counter of lives: returns and lengths stay those of whole games. The state of a batch
+cannot be saved: after a resume, games start anew.
 """
 
 import difflib
@@ -10,6 +10,7 @@ import difflib
 import numpy as np
 
 from conf.env_schema import AtariConfig, EnvConfig
+from envs.atari_opening import Openings, presses
 from envs.base import Discrete, EnvSpec, MissingDependency, Timestep, UnknownEnvironment, VectorEnv, spawn_seeds
 
 FOR_TWO = frozenset({"combat", "joust", "maze_craze", "warlords"})
@@ -48,9 +49,8 @@ class AtariEnv(VectorEnv):
             frameskip=config.frame_skip,
             maxpool=True,
             noop_max=config.noop_max,
-            life_loss_info=config.episodic_life,
             reward_clipping=False,
-            use_fire_reset=config.fire_reset,
+            use_fire_reset=config.fire_reset and config.opening == "ale",
         )
         self.num_envs = num_envs
         self.spec = EnvSpec(
@@ -63,33 +63,55 @@ class AtariEnv(VectorEnv):
             action_meanings=tuple(action.name.lower() for action in self._envs.ale.get_action_set()),
         )
         self._seeds = np.array(spawn_seeds(seed, num_envs))
+        self._episodic_life = config.episodic_life
+        self._openings = Openings(
+            num_envs, presses(self.spec.action_meanings, config.fire_reset) if config.opening == "paper" else ()
+        )
         self._lives = np.zeros(num_envs, np.int32)
+        # Whether the opening that is under way begins an episode; without episodic lives it may lie in the middle of one.
+        self._begins = np.ones(num_envs, bool)
+        self._unpaid = np.zeros(num_envs, np.float32)
         self._last_frame = np.zeros(0, np.uint8)
 
     def reset(self) -> Timestep:
         observation, info = self._envs.reset(seed=self._seeds)
         self._lives = info["lives"]
-        self._last_frame = observation
         no = np.zeros(self.num_envs, bool)
+        observation = self._last_frame = self._openings.restack(observation, ~no)
         return Timestep(observation, np.zeros(self.num_envs, np.float32), no, no, ~no, no, life_lost=no)
 
     def step(self, actions: np.ndarray) -> Timestep:
-        observation, reward, terminated, truncated, info = self._envs.step(actions)
-        lives = info["lives"]
-        # After a game the counter shows the next game's lives: it falls only where the game goes on.
-        life_lost = terminated & ~truncated & (lives < self._lives)
-        self._lives = lives
-        self._last_frame = observation
+        pressed = self._openings.under_way
+        observation, reward, terminated, truncated, info = self._envs.step(self._openings.press(actions))
+        truncated = truncated & ~terminated
+        over = terminated | truncated
+        # After a game the counter shows the next game's lives. A game that goes on for some frames without any begins no new life.
+        lost = ~over & (info["lives"] < self._lives) & (info["lives"] > 0)
+        self._lives = info["lives"]
+        self._openings.begin(games=over, lives=lost)
+
+        valid = ~pressed | over  # a game that ends while it is opened counts all the same, or its score would be lost
+        life_lost = lost & valid & self._episodic_life
+        self._begins = np.where(over | lost, over | self._episodic_life, self._begins)
+        is_first = over | life_lost | (pressed & self._begins)
+        final = self._openings.restack_last(info["final_obs"]) if truncated.any() else None
+        observation = self._last_frame = self._openings.restack(observation, is_first)
         return Timestep(
             observation,
-            reward.astype(np.float32),
-            terminated,
-            truncated & ~terminated,
-            terminated | truncated,
-            np.ones(self.num_envs, bool),
-            final_observation=info["final_obs"] if truncated.any() else None,
+            self._paid(reward, valid),
+            terminated | life_lost,
+            truncated,
+            is_first,
+            valid,
+            final_observation=final,
             life_lost=life_lost,
         )
+
+    def _paid(self, reward: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """What is earned while an episode is opened comes with its first transition, so that returns are those of whole games."""
+        earned = self._unpaid + reward.astype(np.float32)
+        self._unpaid = np.where(valid, np.float32(0), earned)
+        return np.where(valid, earned, np.float32(0))
 
     def render(self, index: int) -> np.ndarray:
         """The newest frame of the stack, grey, twice its size."""

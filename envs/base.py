@@ -102,6 +102,12 @@ class Timestep(NamedTuple):
     """int64 ``[B, instruction_length]``: the instruction that belongs to ``final_observation``, whose rows mean something in the same
     streams. ``instruction`` is already the next episode's there."""
 
+    @property
+    def game_over(self) -> np.ndarray:
+        """bool ``[B]``: this row ended a game whose return and length count; a lost life does not."""
+        over = (self.terminated | self.truncated) & self.valid
+        return over if self.life_lost is None else over & ~self.life_lost
+
 
 class VectorEnv(ABC):
     """``B`` streams of one suite. Not thread-safe. ``reset`` once, then ``step`` for ever: episodes restart by themselves."""

@@ -120,11 +120,11 @@ def record(network: PolicyNetwork, env: VectorEnv, reward_clip: str, config: Pla
     moves = play(network, env, greedy=greedy, reward_clip=reward_clip, seed=config.seed, with_sensitivity=True)
     picture, total = None, 0.0
     for move in islice(moves, config.steps + 1):
-        if move.timestep.is_first[0]:
-            total = 0.0
         total += float(move.next_timestep.reward[0])
         if picture is not None:  # the very first one is gone before anybody could ask for it
             yield captioned(picture, caption(move, env.spec, total))
+        if move.next_timestep.game_over[0]:
+            total = 0.0
         try:
             picture = env.render(0)
         except NotImplementedError as error:
@@ -137,6 +137,8 @@ def caption(move: Move, spec: EnvSpec, total: float) -> list[str]:
         name = " ".join(f"{value:+.1f}" for value in action.tolist())
     else:
         name = spec.action_meanings[int(action)] if spec.action_meanings else str(int(action))
+    if not move.next_timestep.valid[0]:
+        name += " (ignored)"
     lines = [
         f"action {name}   value {float(move.output.values[0]):.2f}",
         f"reward {float(move.next_timestep.reward[0]):+.2f}   return {total:.2f}",

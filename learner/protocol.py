@@ -37,8 +37,9 @@ def protocol(env: EnvConfig) -> Protocol:
 
 
 def _atari(config: AtariConfig) -> Protocol:
-    """Whole games, not lives: the official code scored single lives (PAPER.md 5.1, defect 10)."""
-    return Protocol({"games": replace(config, episodic_life=False)})
+    """Whole games, not lives as in the official code (PAPER.md 5.1, defect 10), but played as they were in training: the state
+    begins anew with each life if it did so there."""
+    return Protocol({"games": config})
 
 
 def _procgen(config: ProcgenConfig) -> Protocol:

@@ -108,6 +108,14 @@ def test_a_saved_configuration_with_options_we_do_not_have_is_refused():
         from_yaml("just words")
 
 
+def test_a_configuration_from_before_openings_means_what_was_played_then():
+    stored = to_yaml(load_train(["env=atari/breakout"]))
+    assert from_yaml(stored).env.opening == "paper"  # pyright: ignore[reportAttributeAccessIssue]
+    older = "".join(line for line in stored.splitlines(keepends=True) if line.strip() != "opening: paper")
+    assert older != stored
+    assert from_yaml(older).env.opening == "ale"  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def test_the_hash_ignores_seed_place_and_logging_and_nothing_else():
     base = config_hash(load_train([]))
     assert config_hash(load_train(["seed=7", "run_dir=/tmp/x", "logging.interval_s=1", "fleet.num_actors=3"])) == base

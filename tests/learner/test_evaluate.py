@@ -21,6 +21,7 @@ from envs.atari import games
 from envs.base import EnvSpec, Timestep
 from envs.dmlab.levels import BY_NAME, DMLAB30
 from envs.human_scores import ATARI
+from envs.registry import make_env
 from learner import train_main
 from learner.evaluate_main import describe_scores, dmlab30_scores, main
 from learner.protocol import protocol
@@ -110,6 +111,20 @@ def test_greedy_play_takes_the_likeliest_action_and_sampled_play_repeats_with_it
     assert actions(greedy=False, seed=1) == actions(greedy=False, seed=1) != actions(greedy=False, seed=2)
 
 
+def test_a_greedy_policy_that_never_presses_fire_is_done_with_breakout_within_a_few_hundred_steps():
+    env = make_env(AtariConfig(name="breakout"), 2, 1)
+    network = build_seeded_network(
+        NetworkConfig(encoder="nature", features=4, num_units=4), "segment", env.spec, seed=1
+    )
+    with torch.no_grad():
+        network.policy_head.weight.zero_()
+        network.policy_head.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))
+    score = evaluate(network, env, episodes=4, greedy=True, reward_clip="abs_one", seed=1, max_steps=400)
+    env.close()
+    assert len(score.returns) == 4
+    assert 50 < max(score.lengths) < 400
+
+
 def test_runs_are_counted_together_and_their_spread_apart():
     spec = EnvSpec("atari/breakout", (3,), "float32", "vector", CountingEnv(1, 1).spec.actions)
     result = describe_scores(
@@ -127,9 +142,9 @@ def test_the_atari_57_are_games_that_can_be_played():
     assert all(random < human for random, human in ATARI.values())
 
 
-def test_atari_is_played_by_game_and_other_suites_as_they_are():
-    plan = protocol(AtariConfig(name="qbert"))
-    assert plan.splits == {"games": AtariConfig(name="qbert", episodic_life=False)}
+def test_atari_is_played_as_it_was_trained_and_other_suites_too():
+    plan = protocol(AtariConfig(name="qbert", opening="ale"))
+    assert plan.splits == {"games": AtariConfig(name="qbert", opening="ale")}
     assert protocol(TMazeConfig()).splits == {"episodes": TMazeConfig()}
     assert (plan.episodes, plan.runs, plan.policy) == (30, 1, "both")
 

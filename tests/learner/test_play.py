@@ -8,12 +8,14 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from counting_env import EPISODE, CountingEnv
 from PIL import Image
 
 from actors.build import build_seeded_network
 from actors.evaluation import play
 from conf.env_schema import AtariConfig
 from conf.schema import NetworkConfig
+from envs.base import Timestep
 from envs.registry import make_env
 from learner import train_main, video
 from learner.play_main import PlayConfig, main, record
@@ -58,10 +60,38 @@ def test_a_picture_is_what_the_policy_saw_and_its_caption_what_it_then_did(monke
         assert (picture[..., 0] == frame).all()
         action = env.spec.action_meanings[int(move.action[0])]
         assert action in ("noop", "fire", "right", "left", "rightfire", "leftfire")
-        assert lines[0] == f"action {action}   value {float(move.output.values[0]):.2f}"
+        ignored = "" if move.next_timestep.valid[0] else " (ignored)"
+        assert lines[0] == f"action {action}{ignored}   value {float(move.output.values[0]):.2f}"
         assert lines[1].startswith(f"reward {float(move.next_timestep.reward[0]):+.2f}   return ")
         assert move.sensitivity is not None
         assert lines[2] == f"sensitivity {float(move.sensitivity.norm()):.1f}"
+
+
+class Lives(CountingEnv):
+    """Every second episode's end is only a lost life."""
+
+    def step(self, actions: np.ndarray) -> Timestep:
+        before = self._episode.copy()
+        timestep = super().step(actions)
+        return timestep._replace(life_lost=(timestep.terminated | timestep.truncated) & (before % 2 == 0))
+
+    def render(self, index: int) -> np.ndarray:
+        return np.zeros((2, 2, 3), np.uint8)
+
+
+def test_the_return_of_a_caption_is_the_games_and_goes_on_over_lost_lives(monkeypatch: pytest.MonkeyPatch):
+    seen: list[str] = []
+    monkeypatch.setattr("learner.play_main.captioned", lambda picture, lines: seen.append(lines[1]))
+    env = Lives(1, 1)
+    network = build_seeded_network(NetworkConfig(encoder="none", num_units=4), "segment", env.spec, 1)
+    list(record(network, env, "none", PlayConfig(steps=60, seed=2)))
+    total, games = 0.0, 0
+    for number, (_, episode, step, terminated, truncated) in enumerate(env.ledger):
+        total += EPISODE * episode + step
+        assert number == 0 or seen[number - 1].endswith(f"return {total:.2f}")
+        if (terminated or truncated) and episode % 2:
+            total, games = 0.0, games + 1
+    assert games >= 2
 
 
 @pytest.mark.slow
