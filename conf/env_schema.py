@@ -53,7 +53,7 @@ class GymConfig(EnvConfig):
 
 @dataclass
 class ProcgenConfig(EnvConfig):
-    """ProcGen's 16 games; defaults are the paper's training levels (PAPER.md 4.2)."""
+    """ProcGen's 16 games; defaults are the paper's training levels."""
 
     suite: str = "procgen"
     name: str = knob("chaser", "game, e.g. chaser, coinrun, maze")

@@ -1,7 +1,7 @@
 """Copy task as a game: bits are shown one after the other, then asked for again in the same order.
 
 Every bit counts, zeros and ones alike: the return is the share of right answers, 1 with memory and 0.5 without, whatever a
-player answers blindly (the paper's own loader left half of the bits out; PAPER.md 5.1). The supervised form is ``rtrl-copy``.
+player answers blindly (the paper's own loader left half of the bits out). The supervised form is ``rtrl-copy``.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """Random and human returns by which scores are normalised.
 
 Atari-57: the averages that the DQN line of work compares with, from games with up to 30 no-ops at their start and at most 30
-minutes of play (google-deepmind/dqn_zoo, ``atari_data.py``; PAPER.md 4.3 has the paper's five).
+minutes of play (google-deepmind/dqn_zoo, ``atari_data.py``).
 """
 
 ATARI: dict[str, tuple[float, float]] = {

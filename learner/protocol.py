@@ -8,7 +8,7 @@ from conf.env_schema import AtariConfig, DMLab30Config, DMLabConfig, EnvConfig, 
 from envs.dmlab.levels import DMLAB30
 
 PROCGEN_TESTS = (1000, 1200, 1400)
-"""First levels of the paper's three test sets (PAPER.md 2.5)."""
+"""First levels of the paper's three test sets."""
 PROCGEN_TEST_LEVELS = 200
 
 
@@ -37,13 +37,13 @@ def protocol(env: EnvConfig) -> Protocol:
 
 
 def _atari(config: AtariConfig) -> Protocol:
-    """Whole games, not lives as in the official code (PAPER.md 5.1, defect 10), but played as they were in training: the state
+    """Whole games, not lives as in the official code, but played as they were in training: the state
     begins anew with each life if it did so there."""
     return Protocol({"games": config})
 
 
 def _procgen(config: ProcgenConfig) -> Protocol:
-    """The levels trained on, and three sets of others (PAPER.md 2.5)."""
+    """The levels trained on, and three sets of others."""
     splits: dict[str, EnvConfig] = {"train": config}
     if config.mode != "exploration":  # which has one level only
         for first in PROCGEN_TESTS:
@@ -56,7 +56,7 @@ def _procgen(config: ProcgenConfig) -> Protocol:
 
 
 def _dmlab(levels: dict[str, DMLabConfig]) -> Protocol:
-    """Held-out levels and IMPALA's mixer seed; three runs of 100 episodes, greedily (PAPER.md 2.5, 4.1).
+    """Held-out levels and IMPALA's mixer seed; three runs of 100 episodes, greedily.
 
     Level after level: all thirty at once would need as many engines.
     """

@@ -93,8 +93,8 @@ def test_a_policy_that_does_nothing_loses_all_its_lives(episodic_life: bool):
     for _ in range(450):
         timesteps.append(env.step(np.zeros(2, np.int64)))
     env.close()
-    assert (sum(t.game_over for t in timesteps[1:]) >= 2).all()
-    lost = sum(t.life_lost for t in timesteps[1:] if t.life_lost is not None)
+    assert (np.sum([t.game_over for t in timesteps[1:]], axis=0) >= 2).all()
+    lost = np.sum([t.life_lost for t in timesteps[1:]], axis=0)
     assert (lost >= 8).all() if episodic_life else not lost.any()
     for before, after in pairwise(timesteps[1:]):
         assert not (after.terminated | after.truncated)[~after.valid].any()
@@ -107,7 +107,7 @@ def test_ales_own_opening_leaves_it_waiting_for_ever():
     env.reset()
     timesteps = [env.step(np.zeros(2, np.int64)) for _ in range(450)]
     env.close()
-    assert (sum(t.life_lost for t in timesteps if t.life_lost is not None) == 1).all()
+    assert (np.sum([t.life_lost for t in timesteps], axis=0) == 1).all()
     assert not any(t.game_over.any() for t in timesteps)
     assert all(t.valid.all() for t in timesteps)
 
