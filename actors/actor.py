@@ -16,6 +16,7 @@ import psutil
 import torch
 
 from actors.build import build_seeded_network
+from actors.gradients import UnrollGradient, unroll_gradient
 from actors.precision import carries_bfloat16_well, require_device
 from actors.stem import StepInput, choose_stem
 from actors.unroll import EpisodeAccounts, Unroll
@@ -27,15 +28,16 @@ from rtrl_core import (
     CoreState,
     FlatParameters,
     GradientContribution,
-    Losses,
     Sensitivity,
     UnrollStatistics,
     WeightsSnapshot,
-    actor_critic_losses,
     clip_rewards,
-    vtrace,
 )
 from rtrl_core.shapes import Shaped, Tensor
+
+LARGEST_SENSITIVITY = 1e18
+"""Norm of a stream's sensitivity beyond which the stream begins anew. Squares of such numbers, and products of two, are no longer
+finite in float32; long before, they have lost all precision."""
 
 
 class ActorIdentity(NamedTuple):
@@ -141,10 +143,11 @@ class Actor:
         before = self._core
         env_time = self._act()
         acted = time.perf_counter()
-        losses, targets = self._learn(before)
+        learnt = self._learn(before)
         gradient = self._wire.encode(self.parameters.gradient)
         ages = (self.policy_version - self._born).clamp_(min=0)
         self._born[self._unroll.is_first.any(0).cpu()] = self.policy_version
+        unsound, norms = self._reset_unsound(learnt.left_out)
         header = ContributionHeader(
             actor_id=self.identity.actor_id,
             incarnation=self.identity.incarnation,
@@ -156,16 +159,18 @@ class Actor:
         )
         self._sequence += 1
         self._idle_since = time.perf_counter()
-        sensitivity = self._core.sensitivity
-        valid_targets = targets[self._unroll.valid]
+        sensitivity, losses = self._core.sensitivity, learnt.losses
+        norms = norms[norms.isfinite()]
         statistics = UnrollStatistics(
             policy_loss=float(losses.policy),
             value_loss=float(losses.value),
             entropy=float(losses.entropy),
-            target_sum=float(valid_targets.sum()),
-            target_square_sum=float(valid_targets.square().sum()),
+            target_sum=float(learnt.targets.sum()),
+            target_square_sum=float(learnt.targets.square().sum()),
             error_square_sum=2 * float(losses.value),
-            sensitivity_norm=0.0 if sensitivity is None else float(sensitivity.norm()),
+            sensitivity_norm=float(norms.square().mean().sqrt()) if len(norms) else 0.0,
+            sensitivity_norm_max=float(norms.max()) if len(norms) else 0.0,
+            streams_reset=int(unsound.sum()),
             sensitivity_age_mean=0.0 if sensitivity is None else float(ages.float().mean()),
             sensitivity_age_max=0 if sensitivity is None else int(ages.max()),
             env_time_s=env_time,
@@ -248,43 +253,32 @@ class Actor:
     def _value(self, step: StepInput, cell: Tensor) -> Tensor:
         return self.network.act(self._stem.look(step), cell, step.is_first)[0].values
 
-    def _learn(self, before: CoreState) -> tuple[Losses, Tensor]:
+    def _learn(self, before: CoreState) -> UnrollGradient:
         """Leaves the gradient of the unroll in ``self.parameters.gradient`` and advances the sensitivity."""
-        rows = self._unroll
-        self.parameters.gradient.zero_()
-        inputs = rows.inputs.detach().requires_grad_()
         # A single step may advance its sensitivity in place; longer unrolls need the old one until their backward pass.
         out = before.sensitivity if self._unroll_length == 1 else self._spare
-        output, after = self.network.unroll(inputs, before, rows.is_first, out)
-        # Acting and learning use the same weights, so the policy is its own behaviour: every importance weight is exactly one.
-        returns = vtrace(
-            log_ratios=torch.zeros_like(rows.values),
-            rewards=rows.rewards,
-            values=output.values.detach(),
-            next_values=rows.next_values,
-            terminated=rows.terminated,
-            truncated=rows.truncated,
-            valid=rows.valid,
-            discount=self._loss.discount,
-            trace_decay=self._loss.trace_decay,
-        )
-        losses = actor_critic_losses(
-            distribution=self.network.distribution,
-            parameters=output.parameters,
-            values=output.values,
-            actions=rows.actions,
-            returns=returns,
-            valid=rows.valid,
-            entropy_cost=self._loss.entropy_cost,
-            baseline_cost=self._loss.baseline_cost,
-        )
-        losses.total.backward()
-        assert inputs.grad is not None
-        self._stem.backward(inputs.grad)
-        self._core = after
+        gradient = unroll_gradient(self.network, self.parameters, self._unroll, before, self._loss, out)
+        self._stem.backward(gradient.inputs)
+        self._core = gradient.after
         if self._unroll_length > 1:
             self._spare = before.sensitivity
-        return Losses(*(part.detach() for part in losses)), returns.targets
+        return gradient
+
+    def _reset_unsound(self, left_out: Tensor) -> tuple[Tensor, Tensor]:
+        """Begins anew, inside their episode, the streams that nothing can be learnt from any more; the others go on.
+
+        Returns which they are, and the norm of each stream's sensitivity before, 0 without one.
+        """
+        core = self._core
+        none = torch.zeros(self.env.num_envs, dtype=torch.float64, device=self.device)
+        norms = none if core.sensitivity is None else core.sensitivity.stream_norms()
+        unsound = left_out | ~core.cell.isfinite().all(1) | ~(norms <= LARGEST_SENSITIVITY)
+        if unsound.any():
+            self._core = core.reset(unsound)
+            self._last_reward = self._last_reward.masked_fill(unsound, 0)
+            self._last_action = torch.where(unsound.view(-1, *[1] * (self._last_action.ndim - 1)), 0, self._last_action)
+            self._born[unsound.cpu()] = self.policy_version
+        return unsound, norms
 
     def _step_input(self, timestep: Timestep) -> StepInput:
         return StepInput(

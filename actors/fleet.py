@@ -59,6 +59,14 @@ class Fleet(Protocol):
 
     def submit(self, actor_id: int, weights: Handle) -> None: ...
 
+    def replace(self, actor_id: int, cause: str) -> None:
+        """Starts an actor again that is no good any more, whatever it was doing. It still owes what was submitted to it.
+
+        Raises:
+            FleetError: after too many restarts.
+        """
+        ...
+
     def wait(self, timeout_s: float) -> list[FinishedUnroll]:
         """Blocks until an unroll is finished, at most ``timeout_s``; the list may be empty.
 
@@ -152,9 +160,13 @@ class LocalFleet:
             try:
                 return actor.unroll(weights)
             except EnvironmentFailure as failure:
-                identity = self._restarts.record(actor.identity, str(failure))
-                actor.close()
-                self._actors[actor_id] = build_actor(self._config, identity)
+                self.replace(actor_id, str(failure))
+
+    def replace(self, actor_id: int, cause: str) -> None:
+        actor = self._actors[actor_id]
+        identity = self._restarts.record(actor.identity, cause)
+        actor.close()
+        self._actors[actor_id] = build_actor(self._config, identity)
 
     def get_state(self) -> FleetState:
         states = {actor.identity.actor_id: actor.get_state() for actor in self._actors}

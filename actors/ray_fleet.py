@@ -140,6 +140,9 @@ class RayFleet:
         contribution = None if envelope is None else GradientReference(envelope, pending.gradient)
         return FinishedUnroll(member.identity.actor_id, contribution)
 
+    def replace(self, actor_id: int, cause: str) -> None:
+        self._replace(self._members[actor_id], cause)
+
     def _replace(self, member: _Member, cause: str) -> None:
         """Starts a member again and submits what it owed, with the same weights."""
         member.identity = self._restarts.record(member.identity, cause)

@@ -28,6 +28,17 @@ class Unroll:
         self.next_values: Float[Tensor, "T B"] = torch.zeros(shape, device=device)
         """``V'_{t+1}``: of the next step, or of the final observation where an episode was cut off."""
 
+    @property
+    def num_envs(self) -> int:
+        return self.is_first.shape[1]
+
+    def of(self, streams: Bool[Tensor, " B"]) -> "Unroll":
+        """A copy with these streams only."""
+        part = object.__new__(Unroll)
+        for name, rows in vars(self).items():
+            setattr(part, name, rows[:, streams])
+        return part
+
 
 class EpisodeAccounts:
     """Running return and length of each stream's game. A lost life ends no game; steps that are no transitions count nothing."""

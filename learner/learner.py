@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from actors.gradients import is_representable
 from actors.precision import require_device
 from conf.schema import LearnerConfig
 from learner.update_rule import UpdateRule
@@ -29,7 +30,7 @@ class Verdict(StrEnum):
     DROPPED = "dropped"
     """Too late, or sent by a process that the learner has already seen more of: a duplicate."""
     REFUSED = "refused"
-    """Not finite, or of another network."""
+    """Not finite, too large, or of another network."""
 
 
 @dataclass(slots=True)
@@ -180,12 +181,8 @@ class Learner:
         if mark <= self._seen.get(header.actor_id, (-1, -1)):
             return Verdict.DROPPED, f"{name} came twice", 0.0
         self._seen[header.actor_id] = mark
-        if not bool(torch.isfinite(contribution.gradient).all()):
-            return (
-                Verdict.REFUSED,
-                f"{name} is not finite in {', '.join(self._broken_parameters(contribution.gradient))}",
-                0.0,
-            )
+        if not is_representable(contribution.gradient):
+            return Verdict.REFUSED, f"{name} is {self._what_is_broken(contribution.gradient)}", 0.0
         if header.policy_version < self._oldest_version:
             return Verdict.DROPPED, f"{name} is of weights that were lost with a failed learner", 0.0
         excess = lag - self._config.max_lag
@@ -195,8 +192,12 @@ class Learner:
             return Verdict.DAMPED, f"{name} is {lag} versions late", 1.0 / (1 + excess)
         return Verdict.DROPPED, f"{name} is {lag} versions late (learner.max_lag={self._config.max_lag})", 0.0
 
-    def _broken_parameters(self, gradient: Tensor) -> list[str]:
-        return [slot.name for slot in self._layout.slots if not bool(torch.isfinite(slot.view(gradient)).all())]
+    def _what_is_broken(self, gradient: Tensor) -> str:
+        parameters = {slot.name: slot.view(gradient) for slot in self._layout.slots}
+        if broken := [name for name, values in parameters.items() if not bool(values.isfinite().all())]:
+            return f"not finite in {', '.join(broken)}"
+        largest = max(parameters, key=lambda name: float(parameters[name].abs().max()))
+        return f"too large to be added to others, most of all in {largest}"
 
     def _update(self) -> Update:
         norm = _norm([self._sum])  # of the whole vector, whatever is in it: padding is zero

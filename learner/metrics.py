@@ -54,6 +54,7 @@ METRICS: dict[str, Metric] = {
     "sensitivity_norm": _learning(
         "", "norm of the RTRL sensitivity per stream (root mean square)", "bounded; 0 under TBPTT"
     ),
+    "sensitivity_norm_max": _learning("", "norm of the largest stream's sensitivity in the interval", "below 1e6"),
     "learning_rate": _learning("", "of the last update"),
     "level_return": _learning("reward", "mean raw return of a level's last 100 games", per="level"),
     "level_steps": _learning("steps", "steps spent in a level", per="level", counter=True),
@@ -84,6 +85,9 @@ METRICS: dict[str, Metric] = {
         "", "late or repeated contributions left out", "below 1 % of accepted", counter=True
     ),
     "contributions_refused": _health("", "contributions that were not finite or of another network", "0", counter=True),
+    "streams_reset": _health(
+        "", "streams whose state or sensitivity ran away and began anew inside an episode", "0", counter=True
+    ),
     "actor_restarts": _health("", "actors started again after dying", "0", counter=True),
     "learner_restarts": _health("", "learners started again after dying", "0", counter=True),
     "actors_alive": _health("actors", "actors in the fleet", "the number asked for"),

@@ -32,6 +32,7 @@ class Tally:
         self._recent_by_level: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT_EPISODES))
         self._level_steps = np.zeros(len(levels), np.int64)
         self._episodes = 0
+        self._streams_reset = 0
         self._lag_max = 0
         self._elapsed_before = 0.0
         self._peak_rss = 0
@@ -59,6 +60,7 @@ class Tally:
             self.counters = receipt.counters
             self._lag_max = max(self._lag_max, receipt.lag)
             statistics = receipt.statistics
+            self._streams_reset += statistics.streams_reset
             for episode in statistics.episodes:
                 self._episodes += 1
                 self._recent.append(episode.episode_return)
@@ -107,6 +109,7 @@ class Tally:
             "contributions_damped": counters.damped,
             "contributions_dropped": counters.dropped,
             "contributions_refused": counters.refused,
+            "streams_reset": self._streams_reset,
             "policy_lag_max": self._lag_max,
             "wire_bytes_per_second": (counters.wire_bytes - before.wire_bytes) / seconds,
             "wire_bytes_per_step": (counters.wire_bytes - before.wire_bytes) / steps if steps else None,
@@ -142,6 +145,7 @@ class Tally:
             "sensitivity_age_p95": float(np.percentile(ages, 95)),
             "sensitivity_age_max": max(part.sensitivity_age_max for part in statistics),
             "sensitivity_norm": float(np.mean([part.sensitivity_norm for part in statistics])),
+            "sensitivity_norm_max": max(part.sensitivity_norm_max for part in statistics),
             "policy_loss": sum(part.policy_loss for part in statistics) / steps,
             "value_loss": sum(part.value_loss for part in statistics) / steps,
             "entropy": sum(part.entropy for part in statistics) / steps,
@@ -210,6 +214,7 @@ class Tally:
         """JSON-ready."""
         return {
             "episodes": self._episodes,
+            "streams_reset": self._streams_reset,
             "recent": list(self._recent),
             "recent_by_level": {str(level): list(returns) for level, returns in self._recent_by_level.items()},
             "level_steps": self._level_steps.tolist(),
@@ -221,6 +226,7 @@ class Tally:
 
     def set_state(self, state: dict[str, Any], counters: Counters) -> None:
         self._episodes = state["episodes"]
+        self._streams_reset = state.get("streams_reset", 0)  # checkpoints of earlier versions do not count them
         self._recent.extend(state["recent"])
         for level, returns in state["recent_by_level"].items():
             self._recent_by_level[int(level)].extend(returns)

@@ -26,7 +26,8 @@ from envs.registry import make_env
 from learner import checkpoint as checkpoints
 from learner.checkpoint import Checkpoint, CheckpointError
 from learner.clients import LearnerClient, LocalLearner
-from learner.learner import Counters, LearnerPlan, Receipt, Verdict
+from learner.learner import Counters, LearnerPlan, Receipt
+from learner.refusals import Refusals
 from learner.schedules import SCHEDULES
 from learner.sinks import Sinks
 from learner.tally import Row, Tally
@@ -78,6 +79,7 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
     Raises:
         CheckpointError: if the checkpoint to go on from cannot be used.
         FleetError: if the cluster cannot place the run, or too much of it died.
+        NoProgress: if nothing that the actors send can be used.
         UnknownEnvironment, MissingDependency, ValueError: for a configuration that cannot work.
     """
     spec = describe_environment(config, sinks.event)
@@ -104,11 +106,11 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
                 "learner": restarts_before["learner"] + learner.restarts,
             }
 
+        refusals = Refusals(num_actors, fleet.replace, sinks.event)
+
         def absorb(receipts: list[Receipt]) -> None:
             tally.add(receipts)
-            for receipt in receipts:
-                if receipt.verdict is Verdict.REFUSED:
-                    sinks.event(f"refused: {receipt.reason}")
+            refusals.add(receipts)
 
         def save() -> None:
             absorb(learner.receipts(at_most_pending=0))  # so that rows and checkpoint tell of the same moment

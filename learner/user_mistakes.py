@@ -7,14 +7,26 @@ from actors.fleet import FleetError
 from conf.knobs import ConfigError
 from envs.base import MissingDependency, UnknownEnvironment
 from learner.checkpoint import CheckpointError
+from learner.refusals import NoProgress
 from learner.run_folder import RunFolderError
+
+ONE_LINE = (
+    ConfigError,
+    UnknownEnvironment,
+    MissingDependency,
+    CheckpointError,
+    FleetError,
+    RunFolderError,
+    NoProgress,
+)
+"""Errors whose message says it all."""
 
 
 def reported(run: Callable[[], int]) -> int:
     """Exit status of ``run``: 2 for a mistake in what was asked for, 1 for a machine that cannot do it, 130 if interrupted."""
     try:
         return run()
-    except (ConfigError, UnknownEnvironment, MissingDependency, CheckpointError, FleetError, RunFolderError) as error:
+    except ONE_LINE as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:

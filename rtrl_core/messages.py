@@ -45,6 +45,10 @@ class UnrollStatistics:
     error_square_sum: float
     sensitivity_norm: float
     """Root mean square over streams."""
+    sensitivity_norm_max: float
+    """Of the largest stream, before those that were reset."""
+    streams_reset: int
+    """Streams whose numbers ran away: their state began anew inside their episode."""
     sensitivity_age_mean: float
     """Policy versions since the oldest contribution inside the sensitivity, averaged over streams."""
     sensitivity_age_max: int

@@ -29,6 +29,14 @@ class CoreState(NamedTuple):
     sensitivity: Sensitivity | None
     """``None`` under a rule that carries none."""
 
+    def of(self, streams: Bool[Tensor, " B"]) -> "CoreState":
+        """A copy with these streams only."""
+        sensitivity = self.sensitivity
+        return CoreState(
+            self.cell[streams],
+            None if sensitivity is None else type(sensitivity)(*(part[streams] for part in sensitivity)),
+        )
+
     def finite_streams(self) -> Bool[Tensor, " B"]:
         """Streams whose state and sensitivity hold finite numbers only; see ``Sensitivity.stream_norms`` for the cost."""
         finite = self.cell.isfinite().all(1)

@@ -12,6 +12,8 @@ def no_statistics() -> UnrollStatistics:
         target_square_sum=0.0,
         error_square_sum=0.0,
         sensitivity_norm=0.0,
+        sensitivity_norm_max=0.0,
+        streams_reset=0,
         sensitivity_age_mean=0.0,
         sensitivity_age_max=0,
         env_time_s=0.0,

@@ -7,46 +7,14 @@ import pytest
 import torch
 from counting_env import EPISODE, CountingEnv
 from torch.nn import functional
+from toy_actor import make_actor, present_weights
 
-from actors.actor import Actor, ActorIdentity
-from conf.schema import ActorsConfig, LossConfig, NetworkConfig
+from actors.actor import Actor
+from conf.schema import LossConfig, NetworkConfig
 from envs.tmaze import TMaze
 from rtrl_core import WeightsSnapshot
 
 Habit = Literal["same_step", "next_step"]
-
-
-def make_actor(
-    env,
-    *,
-    unroll=4,
-    core="elstm",
-    rule="segment",
-    loss: LossConfig | None = None,
-    greedy=False,
-    network: NetworkConfig | None = None,
-    **options,
-) -> Actor:
-    network = network or NetworkConfig(encoder="mlp", mlp_sizes=[8], features=5, core=core, num_units=6)
-    options = {"autocast": "float32", **options}
-    loss = loss or LossConfig()
-    actor = Actor(
-        ActorIdentity(0, 0, 1),
-        env,
-        network,
-        rule,
-        loss,
-        ActorsConfig(num_envs=env.num_envs, unroll=unroll, **options),
-        "none",
-    )
-    if greedy:
-        distribution = actor.network.distribution
-        distribution.sample = lambda parameters, generator=None: distribution.mode(parameters)  # pyright: ignore[reportAttributeAccessIssue]
-    return actor
-
-
-def present_weights(actor: Actor, version: int = 0) -> WeightsSnapshot:
-    return WeightsSnapshot(version, actor.parameters.layout.fingerprint, actor.parameters.vector.clone())
 
 
 def read_values_off_observations(actor: Actor) -> None:

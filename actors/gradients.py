@@ -1,0 +1,126 @@
+"""From an unroll to the gradient of its loss by the core, the heads and the core's inputs; the stem's part follows from the last.
+
+A stream whose numbers have run away would spoil the sum of all: it is left out of it, and named.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from actors.unroll import Unroll
+from conf.schema import LossConfig
+from rtrl_core import (
+    CoreState,
+    FlatParameters,
+    Losses,
+    PolicyNetwork,
+    Sensitivity,
+    actor_critic_losses,
+    vtrace,
+)
+from rtrl_core.shapes import Bool, Float, Tensor
+
+
+class UnrollGradient(NamedTuple):
+    """What an unroll is worth. The gradient of core and heads is in ``FlatParameters.gradient``."""
+
+    losses: Losses
+    targets: Float[Tensor, " valid"]
+    """Of the value, at the steps that the losses count."""
+    inputs: Float[Tensor, "T B D"]
+    """Gradient by the core's inputs; zero in the streams that were left out."""
+    after: CoreState
+    """State and sensitivity at the end of the unroll, of all streams."""
+    left_out: Bool[Tensor, " B"]
+    """Streams that have no part in losses and gradient, because with them the sum would not be finite."""
+
+
+def unroll_gradient(
+    network: PolicyNetwork,
+    parameters: FlatParameters,
+    unroll: Unroll,
+    before: CoreState,
+    loss: LossConfig,
+    out: Sensitivity | None,
+) -> UnrollGradient:
+    """Overwrites ``parameters.gradient`` by the sum over steps and streams, exact for the weights that acted.
+
+    If that sum is not finite, each stream is looked at by itself (one more pass of the core for each) and the sum taken over those
+    whose own gradient is. Where that finds none, or a single step has already advanced its sensitivity in place (``out``), the sum
+    stays what it is: the learner refuses it and names the parameter.
+    """
+    whole = _differentiate(network, parameters, unroll, before, loss, out)
+    if is_representable(parameters.gradient) and is_representable(whole.inputs):
+        return whole
+    if out is not None and out is before.sensitivity:
+        return whole
+    broken = parameters.gradient.clone()
+    streams = torch.eye(unroll.num_envs, dtype=torch.bool, device=unroll.is_first.device)
+    sound = torch.stack([_is_sound(network, parameters, unroll.of(one), before.of(one), loss) for one in streams])
+    if not sound.any():
+        parameters.gradient.copy_(broken)
+        return whole
+    kept = _differentiate(network, parameters, unroll.of(sound), before.of(sound), loss, None)
+    inputs = torch.zeros_like(whole.inputs)
+    inputs[:, sound] = kept.inputs
+    return kept._replace(inputs=inputs, after=whole.after, left_out=~sound)
+
+
+LARGEST = 1e36
+"""What a number of a gradient may be: hundreds of them can be added in float32."""
+
+
+def is_representable(values: Tensor) -> bool:
+    """Whether all numbers are finite, and small enough to be added to others. One read, and a second for those of above 1e19."""
+    if torch.linalg.vector_norm(values, dtype=torch.promote_types(values.dtype, torch.float32)).isfinite():
+        return True
+    low, high = values.aminmax()
+    return bool((low >= -LARGEST) & (high <= LARGEST))
+
+
+def _differentiate(
+    network: PolicyNetwork,
+    parameters: FlatParameters,
+    unroll: Unroll,
+    before: CoreState,
+    loss: LossConfig,
+    out: Sensitivity | None,
+) -> UnrollGradient:
+    parameters.gradient.zero_()
+    inputs = unroll.inputs.detach().requires_grad_()
+    output, after = network.unroll(inputs, before, unroll.is_first, out)
+    # Acting and learning use the same weights, so the policy is its own behaviour: every importance weight is exactly one.
+    returns = vtrace(
+        log_ratios=torch.zeros_like(unroll.values),
+        rewards=unroll.rewards,
+        values=output.values.detach(),
+        next_values=unroll.next_values,
+        terminated=unroll.terminated,
+        truncated=unroll.truncated,
+        valid=unroll.valid,
+        discount=loss.discount,
+        trace_decay=loss.trace_decay,
+    )
+    losses = actor_critic_losses(
+        distribution=network.distribution,
+        parameters=output.parameters,
+        values=output.values,
+        actions=unroll.actions,
+        returns=returns,
+        valid=unroll.valid,
+        entropy_cost=loss.entropy_cost,
+        baseline_cost=loss.baseline_cost,
+    )
+    losses.total.backward()
+    assert inputs.grad is not None
+    nobody = torch.zeros_like(unroll.is_first[0])
+    losses = Losses(*(part.detach() for part in losses))
+    return UnrollGradient(losses, returns.targets[unroll.valid], inputs.grad, after, nobody)
+
+
+def _is_sound(
+    network: PolicyNetwork, parameters: FlatParameters, unroll: Unroll, before: CoreState, loss: LossConfig
+) -> Tensor:
+    alone = _differentiate(network, parameters, unroll, before, loss, None)
+    sound = is_representable(parameters.gradient) and is_representable(alone.inputs)
+    return torch.tensor(sound, device=unroll.is_first.device)

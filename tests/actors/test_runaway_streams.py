@@ -1,0 +1,148 @@
+"""Numbers that run away: the stream they are in begins anew and is counted, the others go on and their gradient is shipped."""
+
+import numpy as np
+import pytest
+import torch
+from counting_env import CountingEnv
+from toy_actor import make_actor, present_weights
+
+from actors.actor import Actor
+from conf.schema import NetworkConfig
+from envs.base import Continuous, EnvSpec, Timestep, VectorEnv
+from rtrl_core import CoreState, WeightsSnapshot
+
+STREAMS, BAD = 5, 2
+
+
+class EndlessEnv(VectorEnv):
+    """Episodes that never end, so that no reset of theirs helps; one stream may give an observation that is no number, once."""
+
+    def __init__(self, streams: int | list[int], seed: int = 0, nan_at: int | None = None) -> None:
+        numbers = list(range(streams)) if isinstance(streams, int) else streams
+        self.num_envs = len(numbers)
+        self.spec = EnvSpec("endless/endless", (3,), "float32", "vector", Continuous((-1.0, -1.0), (1.0, 1.0)))
+        self._randoms = [np.random.default_rng([seed, stream]) for stream in numbers]
+        self._nan_at = nan_at
+        self._steps = 0
+
+    def reset(self) -> Timestep:
+        no = np.zeros(self.num_envs, bool)
+        return Timestep(self._observe(), np.zeros(self.num_envs, np.float32), no, no, ~no, no)
+
+    def step(self, actions: np.ndarray) -> Timestep:
+        assert actions.shape == (self.num_envs, 2)
+        self._steps += 1
+        no = np.zeros(self.num_envs, bool)
+        observation = self._observe()
+        if self._steps == self._nan_at:
+            observation[BAD] = np.nan
+        return Timestep(observation, observation[:, 0].copy(), no, no, no, ~no)
+
+    def _observe(self) -> np.ndarray:
+        return np.stack([random.normal(size=3) for random in self._randoms]).astype(np.float32)
+
+
+def poison(actor: Actor, value: float, where: str) -> None:
+    """What an overflow leaves in one stream."""
+    cell, sensitivity = actor._core.cell.clone(), actor._core.sensitivity
+    if where == "cell":
+        cell[BAD] = value
+    elif sensitivity is not None:
+        sensitivity.matrices[BAD] = value
+    actor._core = CoreState(cell, sensitivity)
+
+
+def is_finite(actor: Actor) -> bool:
+    return bool(actor._core.finite_streams().all())
+
+
+def without_bad(rule: str, unroll: int, **options) -> Actor:
+    return make_actor(EndlessEnv([0, 1, 3, 4]), rule=rule, unroll=unroll, greedy=True, **options)
+
+
+@pytest.mark.parametrize("unroll", [2, 5])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("where", ["cell", "sensitivity"])
+@pytest.mark.parametrize("rule", ["segment", "reference"])
+@pytest.mark.parametrize("activations", ["retain", "recompute"])
+def test_the_gradient_of_the_other_streams_is_shipped_as_if_the_broken_one_were_not_there(
+    activations: str, rule: str, where: str, value: float, unroll: int
+):
+    actor = make_actor(EndlessEnv(STREAMS), rule=rule, unroll=unroll, greedy=True, activations=activations)
+    others = without_bad(rule, unroll, activations=activations)
+    weights = present_weights(actor)
+    for _ in range(3):
+        actor.unroll(weights)
+        others.unroll(weights)
+    poison(actor, value, where)
+    broken, clean = actor.unroll(weights), others.unroll(weights)
+    assert (broken.statistics.streams_reset, clean.statistics.streams_reset) == (1, 0)
+    torch.testing.assert_close(broken.gradient, clean.gradient, rtol=1e-4, atol=1e-6)
+    assert broken.statistics.value_loss == pytest.approx(clean.statistics.value_loss, rel=1e-5)
+    assert is_finite(actor)
+    again = actor.unroll(weights)  # the stream that was broken takes part again, from a state of zero
+    assert again.statistics.streams_reset == 0
+    assert again.gradient.isfinite().all()
+    assert actor._core.cell[BAD].any()
+
+
+@pytest.mark.parametrize("unroll", [1, 4])
+@pytest.mark.parametrize("rule", ["segment", "reference", "tbptt"])
+@pytest.mark.parametrize("last_action", [False, True])
+def test_an_observation_that_is_no_number_is_over_with_the_unrolls_that_saw_it(
+    last_action: bool, rule: str, unroll: int
+):
+    network = NetworkConfig(encoder="mlp", mlp_sizes=[8], features=5, num_units=6, last_action=last_action)
+    actor = make_actor(EndlessEnv(STREAMS, nan_at=9), rule=rule, unroll=unroll, network=network)
+    weights = present_weights(actor)
+    sent = [actor.unroll(weights) for _ in range(24 // unroll)]
+    finite = [bool(contribution.gradient.isfinite().all()) for contribution in sent]
+    # The stem saw it too, which knows no streams: the whole contribution is for the learner to refuse. A single step is bootstrapped
+    # from what the next one sees, so there it is two of them.
+    saw_it = 2 if unroll == 1 else 1
+    spoilt = finite.count(False)
+    assert 1 <= spoilt <= saw_it
+    assert all(finite[finite.index(False) + spoilt :])
+    assert 1 <= sum(contribution.statistics.streams_reset for contribution in sent) <= saw_it
+    assert is_finite(actor)
+
+
+@pytest.mark.parametrize("unroll", [1, 3])
+@pytest.mark.parametrize("rule", ["segment", "reference"])
+def test_a_chaotic_core_is_shown_growing_and_never_sends_what_is_not_finite(rule: str, unroll: int):
+    actor = make_actor(EndlessEnv(STREAMS), rule=rule, unroll=unroll)
+    core = actor.network.core
+    assert core is not None
+    with torch.no_grad():  # Lyapunov exponent above zero: the sensitivity grows by itself, for ever
+        core.core.matrices.mul_(0.1)
+        for row, value in enumerate((8.0, -14.0, -1.58, 0.3)):
+            core.core.vectors[row] = value
+    weights = present_weights(actor)
+    sent = [actor.unroll(weights) for _ in range(300 // unroll)]
+    assert all(contribution.gradient.isfinite().all() for contribution in sent)
+    largest = [contribution.statistics.sensitivity_norm_max for contribution in sent]
+    resets = [contribution.statistics.streams_reset for contribution in sent]
+    first = next(index for index, count in enumerate(resets) if count)
+    assert max(largest[:first]) > 1e6, "the metric says so before anything is reset"
+    assert np.isfinite(largest).all()
+    assert is_finite(actor)
+
+
+def test_where_no_stream_is_left_the_learner_is_told():
+    actor = make_actor(EndlessEnv(STREAMS), unroll=3)
+    weights = present_weights(actor)
+    actor.parameters.vector.fill_(float("nan"))
+    contribution = actor.unroll(WeightsSnapshot(1, weights.layout, actor.parameters.vector.clone()))
+    assert not contribution.gradient.isfinite().all()
+    assert contribution.statistics.streams_reset == STREAMS
+    assert is_finite(actor)
+
+
+def test_rows_of_one_stream_are_those_of_that_stream():
+    actor = make_actor(CountingEnv(num_envs=4, seed=3), unroll=5)
+    actor.unroll(present_weights(actor))
+    some = torch.tensor([True, False, False, True])
+    part = actor._unroll.of(some)
+    for name, rows in vars(actor._unroll).items():
+        assert torch.equal(getattr(part, name), rows[:, some]), name
+    assert part.num_envs == 2
