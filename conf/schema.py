@@ -39,7 +39,9 @@ class NetworkConfig:
     last_reward: bool = knob(True, "feed the last (clipped) reward to the core")
     last_action: bool = knob(False, "feed the last action, one-hot, to the core")
     freeze_encoder: bool = knob(False, "leave the encoder's weights as they were loaded")
-    load_encoder: str | None = knob(None, "checkpoint whose encoder is loaded before training")
+    load_encoder: str | None = knob(
+        None, "checkpoint, or run folder for its last one, whose encoder is loaded before training"
+    )
 
 
 @dataclass
@@ -181,9 +183,12 @@ class TrainConfig:
 
 @dataclass
 class EvaluateConfig:
-    """An evaluation of one checkpoint, or of a run folder's best; what is null follows the suite's own protocol."""
+    """An evaluation of one checkpoint; what is null follows the suite's own protocol."""
 
     checkpoint: str = knob(MISSING, "checkpoint or run folder")
+    which: str = knob(
+        "last", "of a run folder: its last checkpoint, or the best by return in training", choices=("last", "best")
+    )
     episodes: int | None = knob(
         None, "games per split, run and policy; null: 200 for ProcGen, 100 for DMLab, else 30", minimum=1
     )

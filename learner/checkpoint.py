@@ -15,7 +15,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ class Checkpoint:
     config_yaml: str
     layout: ParameterLayout
     score: float | None
-    """Mean return at that moment: what "best" means."""
+    """Mean return of the last games of training at that moment: what "best" means."""
     learner: dict[str, Any]
     """``Learner.get_state``."""
     fleet: FleetState
@@ -168,8 +168,8 @@ def load(path: Path) -> Checkpoint:
     )
 
 
-def find(path: Path, prefer: Literal["newest", "best"] = "newest") -> Path:
-    """The checkpoint that a user means: a checkpoint's own folder, or the newest or best one of a run folder.
+def find(path: Path, which: str = "last") -> Path:
+    """The checkpoint that a user means: a checkpoint's own folder, or the ``last`` or ``best`` one of a run folder.
 
     Raises:
         CheckpointError: if there is none.
@@ -181,7 +181,7 @@ def find(path: Path, prefer: Literal["newest", "best"] = "newest") -> Path:
         raise CheckpointError(
             f"no checkpoint at {path}: expected a run folder with {FOLDER}/, or one checkpoint's folder"
         )
-    if prefer == "best":
+    if which == "best":
         scores = {candidate: score for candidate in found if (score := _score(candidate)) is not None}
         if scores:
             return max(scores, key=lambda candidate: (scores[candidate], candidate.name))

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(config: EvaluateConfig) -> int:
     output = writable(config.output)
     prepare_process(config.threads)
-    path = checkpoints.find(Path(config.checkpoint), prefer="best")
+    path = checkpoints.find(Path(config.checkpoint), which=config.which)
     checkpoint = checkpoints.load(path)
     trained = checkpoint.config
     plan = protocol(trained.env)

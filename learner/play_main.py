@@ -33,6 +33,9 @@ SHEET_FRAMES = 16
 @dataclass
 class PlayConfig:
     checkpoint: str | None = knob(None, "run folder or checkpoint to play")
+    which: str = knob(
+        "last", "of a run folder: its last checkpoint, or the best by return in training", choices=("last", "best")
+    )
     env: str | None = knob(None, "SUITE/NAME to play without a checkpoint; needs policy=random; env.OPTION=value too")
     policy: str = knob("sampled", "how actions are chosen", choices=("greedy", "sampled", "random"))
     steps: int = knob(300, "steps to record", minimum=1)
@@ -91,7 +94,7 @@ def what_to_play(config: PlayConfig, env_words: Sequence[str]) -> tuple[EnvConfi
         return load_train([f"env={config.env}", *env_words]).env, None
     if config.env is not None or env_words:
         raise ConfigError("a checkpoint is played in its own environment: leave env out, or leave checkpoint out")
-    checkpoint = checkpoints.load(checkpoints.find(Path(config.checkpoint), prefer="best"))
+    checkpoint = checkpoints.load(checkpoints.find(Path(config.checkpoint), which=config.which))
     return next(iter(protocol(checkpoint.config.env).splits.values())), checkpoint
 
 

@@ -213,7 +213,7 @@ def initial_weights(config: TrainConfig, spec: EnvSpec) -> tuple[ParameterLayout
     network = build_seeded_network(config.network, config.rule.name, spec, config.seed)
     parameters = FlatParameters(network)
     if config.network.load_encoder is not None:
-        copy_encoder(checkpoints.load(checkpoints.find(Path(config.network.load_encoder), prefer="best")), parameters)
+        copy_encoder(checkpoints.load(checkpoints.find(Path(config.network.load_encoder))), parameters)
     return parameters.layout, parameters.vector
 
 

@@ -53,7 +53,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path):
         checkpoints.save(tmp_path, make_checkpoint(steps, score), keep=2)
     assert [int(path.name) for path in checkpoints.available(tmp_path)] == [200, 400, 500]
     assert int(checkpoints.find(tmp_path).name) == 500
-    assert int(checkpoints.find(tmp_path, prefer="best").name) == 200
+    assert int(checkpoints.find(tmp_path, which="best").name) == 200
 
 
 def test_a_failed_write_leaves_the_older_ones_and_nothing_half_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -22,7 +22,8 @@ from envs.base import EnvSpec, Timestep
 from envs.dmlab.levels import BY_NAME, DMLAB30
 from envs.human_scores import ATARI
 from envs.registry import make_env
-from learner import train_main
+from learner import checkpoint as checkpoints
+from learner import play_main, train_main
 from learner.evaluate_main import describe_scores, dmlab30_scores, main
 from learner.protocol import protocol
 from rtrl_core import PolicyNetwork
@@ -194,6 +195,30 @@ def test_the_score_of_dmlab_30_caps_each_level_and_needs_all_of_them():
     assert dmlab30_scores(DMLab30Config(), results) == {"dmlab30_greedy": pytest.approx((29 * 100 + 50) / 30)}
     assert dmlab30_scores(DMLab30Config(), results[1:]) == {}
     assert dmlab30_scores(DMLabConfig(), results) == {}
+
+
+def test_a_run_is_judged_by_its_last_checkpoint_and_by_the_best_only_if_that_is_asked_for(tmp_path: Path):
+    words = ["env=tmaze", "env.corridor=3", "network=none", "fleet=local", "logging=quiet", "fleet.num_actors=1"]
+    sizes = ["actors.num_envs=2", "actors.unroll=3", "logging.checkpoint_interval_steps=12", "total_steps=36"]
+    assert train_main.main([*words, *sizes, f"run_dir={tmp_path}/run"]) == 0
+    first, *_, last = checkpoints.available(tmp_path / "run")
+    lucky = checkpoints.load(first)
+    lucky.score = 1e9
+    checkpoints.save(tmp_path / "run", lucky, keep=9)
+
+    def played(*more: str) -> str:
+        output = tmp_path / "scores.json"
+        assert main([f"checkpoint={tmp_path}/run", "episodes=2", "num_envs=2", f"output={output}", *more]) == 0
+        return json.loads(output.read_text())["checkpoint"]
+
+    assert played() == str(last)
+    assert played("which=best") == str(first) != str(last)
+    for program, more in ((main, []), (play_main.main, ["steps=1", f"output={tmp_path}/a.gif"])):
+        assert program([f"checkpoint={tmp_path}/run", "which=newest", *more]) == 2
+    named = play_main.what_to_play(play_main.PlayConfig(checkpoint=f"{tmp_path}/run", which="best"), [])[1]
+    assert named is not None
+    assert named.score == 1e9
+    assert play_main.what_to_play(play_main.PlayConfig(checkpoint=f"{tmp_path}/run"), [])[1] != named
 
 
 @pytest.fixture(scope="module")

@@ -203,11 +203,14 @@ def test_a_run_can_start_from_another_runs_checkpoint(tmp_path: Path):
 
 def test_a_tbptt_trained_encoder_loads_frozen_into_an_rtrl_run_and_does_not_move(tmp_path: Path):
     run(toy("rule=tbptt", "total_steps=480", "learner.learning_rate=0.01"), tmp_path / "pretraining")
+    first, *_, last = checkpoints.available(tmp_path / "pretraining")
+    early, pretrained = checkpoints.load(first), checkpoints.load(last)
+    early.score = 1e9
+    checkpoints.save(tmp_path / "pretraining", early, keep=9)
     run(
         toy("total_steps=480", f"network.load_encoder={tmp_path}/pretraining", "network.freeze_encoder=true"),
         tmp_path / "main",
     )
-    pretrained = checkpoints.load(checkpoints.find(tmp_path / "pretraining", prefer="best"))
     first, last = (
         checkpoints.load(path)
         for path in (checkpoints.available(tmp_path / "main")[0], checkpoints.find(tmp_path / "main"))
