@@ -63,7 +63,7 @@ test-gpu: $(INSTALLED) ## tests that need a CUDA device
 docker-test: $(INSTALLED) ## build the images and run the compose stack (needs a Docker engine)
 	@$(BIN)/python -m pytest -q -m docker $(ARGS)
 
-bench: $(INSTALLED) ## speed and memory, side by side: BENCH=core|train|env|memory for one group
+bench: $(INSTALLED) ## speed and memory, side by side: BENCH=core|train|env|memory|startup for one group
 	@$(BIN)/python -m benchmarks $(BENCH) $(ARGS)
 
 lock: $(INSTALLED) ## resolve requirements.lock anew from pyproject.toml

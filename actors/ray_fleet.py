@@ -21,11 +21,12 @@ from actors.fleet import FinishedUnroll, FleetError, FleetState, Handle, Restart
 from actors.precision import prepare_process
 from actors.ray_failures import DEATHS, cause_of_death, cause_of_failed_start, is_lost_object
 from actors.wire import Envelope, PackedSnapshot, split
-from conf.schema import TrainConfig
+from conf.schema import FleetConfig, TrainConfig
 from envs.base import EnvironmentFailure
 from rtrl_core import WeightsSnapshot
 
 PROCESS_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # where nothing else is said: torch is told its own number
     # Each unroll takes and returns the same large blocks; given back to the system they would be paged in again every time.
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
     "MALLOC_TRIM_THRESHOLD_": str(10**9),
@@ -33,6 +34,14 @@ PROCESS_ENVIRONMENT = {
 }
 STATISTICS_S = 2.0
 """How long Ray may take to answer for its object stores."""
+
+
+def process_options(fleet: FleetConfig) -> dict[str, Any]:
+    """Ray's options of a process with ``PROCESS_ENVIRONMENT``.
+
+    The processes of a Ray that we started have it from their parents; a runtime environment would start Python twice for each.
+    """
+    return {} if fleet.address is None else {"runtime_env": {"env_vars": PROCESS_ENVIRONMENT}}
 
 
 class ActorProcess:
@@ -160,14 +169,13 @@ class RayFleet:
 
     def _start(self, identity: ActorIdentity, state: dict[str, Any] | None) -> _Member:
         options = self._config.actors
-        environment = {**PROCESS_ENVIRONMENT, "OMP_NUM_THREADS": str(options.threads)}
         process = (
             ray.remote(ActorProcess)
             .options(
                 num_cpus=options.num_cpus,
                 num_gpus=options.num_gpus,
                 max_restarts=0,
-                runtime_env={"env_vars": environment},
+                **process_options(self._config.fleet),
             )
             .remote(self._config, identity, state)
         )

@@ -80,7 +80,7 @@ class RetainedStem(Stem):
         graphs, self._graphs = self._graphs, []
         # Last step first, the order in which the memory was taken; each graph is freed as soon as it has been used.
         for step_gradient in gradient.flip(0):
-            torch.autograd.backward([graphs.pop()], [step_gradient])
+            _backpropagate(graphs.pop(), step_gradient)
 
 
 class RecomputedStem(Stem):
@@ -101,7 +101,15 @@ class RecomputedStem(Stem):
         at_once = max(1, self._rows // gradient.shape[1])
         for start in range(0, len(steps), at_once):
             chunk = _concatenate(steps[start : start + at_once])
-            self._forward(chunk).backward(gradient[start : start + at_once].flatten(0, 1))
+            _backpropagate(self._forward(chunk), gradient[start : start + at_once].flatten(0, 1))
+
+
+def _backpropagate(output: Float[Tensor, "B D"], gradient: Float[Tensor, "B D"]) -> None:
+    """Adds what follows from the output's gradient to the parameters'.
+
+    As the gradient of a number: given one of a tensor, torch imports its symbolic shapes, and with them sympy.
+    """
+    (output * gradient).sum().backward()
 
 
 class FrozenStem(Stem):

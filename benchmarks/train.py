@@ -17,7 +17,7 @@ import torch
 from actors.build import build_network
 from actors.fleet import FleetState
 from actors.precision import carries_bfloat16_well, prepare_process
-from actors.ray_fleet import PROCESS_ENVIRONMENT, RayFleet
+from actors.ray_fleet import RayFleet, process_options
 from actors.stem import RetainedStem, StemPass, StepInput
 from benchmarks.measurement import Result, at_least, informs
 from conf.load import load_train
@@ -136,9 +136,7 @@ def _floor(config: TrainConfig, processes: int, seconds: float) -> float:
     """The sum over processes of what one step costs in its parts, each part having the machine to itself."""
 
     def alone(part: str) -> float:
-        task = ray.remote(_part_speed).options(
-            num_cpus=1, runtime_env={"env_vars": {**PROCESS_ENVIRONMENT, "OMP_NUM_THREADS": "1"}}
-        )
+        task = ray.remote(_part_speed).options(num_cpus=1, **process_options(config.fleet))
         return sum(ray.get([task.remote(config, part, seconds) for _ in range(processes)]))
 
     return 1 / (1 / alone("environment") + 1 / alone("network"))

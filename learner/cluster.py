@@ -4,14 +4,17 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import ray
-from ray._private import ray_constants
+from ray._private import parameter, ray_constants
+from ray._private.node import Node
 
 from actors.fleet import FleetError
+from actors.ray_fleet import PROCESS_ENVIRONMENT
 from conf.schema import TrainConfig
 
 STORE_BYTES = 512 * 1024**2
@@ -34,6 +37,8 @@ def ray_cluster(config: TrainConfig, num_actors: int) -> Iterator[None]:
     os.environ.setdefault("RAY_metrics_report_interval_ms", "2000")
     # Ray's own 15 would leave our actors a few per cent of a core beside any other program of this machine.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    # A process for each core, started before it is known what for, is one too many wherever it is not an actor.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     if ray.is_initialized():  # a test's cluster, or a notebook's
         yield
         return
@@ -69,7 +74,7 @@ def _start(config: TrainConfig, num_actors: int) -> None:
     if config.fleet.metrics_port is not None:
         _require_free("fleet.metrics_port", config.fleet.metrics_port)
     try:
-        with _loopback_only():
+        with _loopback_only(), _inherited(PROCESS_ENVIRONMENT), _only_what_is_used(config.fleet.dashboard):
             ray.init(
                 address="local",
                 include_dashboard=config.fleet.dashboard,
@@ -92,17 +97,44 @@ def _loopback_only() -> Iterator[None]:
     processes that it starts learn that from the environment, this one had read it before.
     """
     before, variable = ray_constants.ENABLE_RAY_CLUSTER, ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
-    value = os.environ.get(variable)
     ray_constants.ENABLE_RAY_CLUSTER = False
-    os.environ[variable] = "0"
+    try:
+        with _inherited({variable: "0"}):
+            yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _only_what_is_used(dashboard: bool) -> Iterator[None]:
+    """A Ray that is started inside has no processes that do nothing for a run of a fixed size on one machine.
+
+    They are the autoscaler's monitor, the one that sends log lines to the driver, and, without a dashboard, its server. ``ray.init``
+    does not pass on the options by which Ray's own tools leave them out.
+    """
+    parameters, start_server = parameter.RayParams, Node.start_api_server
+    parameter.RayParams = partial(parameters, no_monitor=True, include_log_monitor=False)
+    if not dashboard:
+        Node.start_api_server = lambda *_, **__: None
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-        if value is None:
-            del os.environ[variable]
-        else:
-            os.environ[variable] = value
+        parameter.RayParams, Node.start_api_server = parameters, start_server
+
+
+@contextmanager
+def _inherited(variables: Mapping[str, str]) -> Iterator[None]:
+    """Processes that are started inside find these variables in their environment."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _require_free(option: str, port: int) -> None:

@@ -12,7 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.fleet import FleetError, Handle
 from actors.precision import prepare_process
 from actors.ray_failures import cause_of_death, is_lost_object
-from actors.ray_fleet import PROCESS_ENVIRONMENT, GradientReference, await_start
+from actors.ray_fleet import GradientReference, await_start, process_options
 from actors.wire import Envelope, PackedSnapshot
 from conf.schema import FleetConfig
 from learner.learner import Counters, LearnerPlan, Receipt, RoundEnd
@@ -86,7 +86,7 @@ class RayLearner:
                 num_gpus=options.num_gpus,
                 max_restarts=0,
                 scheduling_strategy="DEFAULT" if options.num_gpus else here,
-                runtime_env={"env_vars": {**PROCESS_ENVIRONMENT, "OMP_NUM_THREADS": str(options.threads)}},
+                **process_options(self._limits),
             )
             .remote(self._plan, state, lost)
         )

@@ -3,7 +3,8 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch.optim.adam import adam
+from torch.optim.rmsprop import rmsprop
 
 from conf.schema import LearnerConfig
 from rtrl_core.shapes import Float, Tensor
@@ -12,23 +13,18 @@ from rtrl_core.shapes import Float, Tensor
 class UpdateRule:
     """An optimizer over the flat vector of weights, which it changes in place.
 
-    RMSProp is the paper's (PAPER.md 2.2): epsilon is added outside the root, no momentum. The learning rate falls linearly from
+    RMSProp is the paper's: epsilon is added outside the root, no momentum. The learning rate falls linearly from
     ``learning_rate`` to ``final_learning_rate`` over ``total_steps`` agent steps.
+
+    torch's optimizers are called as functions: its classes import the compiler, which takes longer than torch itself.
     """
 
     def __init__(self, config: LearnerConfig, vector: Float[Tensor, " parameters"], total_steps: int) -> None:
         self._config = config
         self._total_steps = total_steps
-        self._weights = nn.Parameter(vector)
-        if config.optimizer == "adam":
-            betas = (config.adam_betas[0], config.adam_betas[1])
-            self._optimizer: torch.optim.Optimizer = torch.optim.Adam(
-                [self._weights], lr=config.learning_rate, betas=betas, eps=config.adam_epsilon, fused=True
-            )
-        else:
-            self._optimizer = torch.optim.RMSprop(
-                [self._weights], lr=config.learning_rate, alpha=config.rmsprop_decay, eps=config.rmsprop_epsilon
-            )
+        self._weights = vector
+        self._moments = ("exp_avg", "exp_avg_sq") if config.optimizer == "adam" else ("square_avg",)
+        self._state: dict[str, Tensor] = {}
 
     def learning_rate(self, agent_steps: int) -> float:
         """At a point of the run, counted in agent steps."""
@@ -41,21 +37,54 @@ class UpdateRule:
         limit = self._config.clip_norm
         if 0 < limit < norm:
             gradient.mul_(limit / norm)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.learning_rate(agent_steps)
-        self._weights.grad = gradient
-        self._optimizer.step()
+        if not self._state:
+            self.set_state({"step": torch.zeros(()), **{name: torch.zeros_like(gradient) for name in self._moments}})
+        with torch.no_grad():
+            self._step(gradient, self.learning_rate(agent_steps))
+
+    def _step(self, gradient: Float[Tensor, " parameters"], learning_rate: float) -> None:
+        config, state = self._config, self._state
+        if config.optimizer == "adam":
+            adam(
+                [self._weights],
+                [gradient],
+                [state["exp_avg"]],
+                [state["exp_avg_sq"]],
+                [],
+                [state["step"]],
+                fused=True,
+                amsgrad=False,
+                beta1=config.adam_betas[0],
+                beta2=config.adam_betas[1],
+                lr=learning_rate,
+                weight_decay=0.0,
+                eps=config.adam_epsilon,
+                maximize=False,
+            )
+        else:
+            rmsprop(
+                [self._weights],
+                [gradient],
+                [state["square_avg"]],
+                [],
+                [],
+                [state["step"]],
+                lr=learning_rate,
+                alpha=config.rmsprop_decay,
+                eps=config.rmsprop_epsilon,
+                weight_decay=0.0,
+                momentum=0.0,
+                centered=False,
+            )
 
     def get_state(self) -> dict[str, Any]:
         """A copy of moments and step count, by name; empty before the first update."""
-        state = self._optimizer.state_dict()["state"].get(0, {})
-        return {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}
+        return {name: value.clone() for name, value in self._state.items()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        if not state:
-            return
-        complete = self._optimizer.state_dict()
-        complete["state"] = {
-            0: {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}
+        # RMSProp counts its steps on the CPU, as torch's own class does; nothing depends on the count.
+        counts_on = self._weights.device if self._config.optimizer == "adam" else torch.device("cpu")
+        self._state = {
+            name: value.to(counts_on if name == "step" else self._weights.device, copy=True)
+            for name, value in state.items()
         }
-        self._optimizer.load_state_dict(complete)
