@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._private import parameter, ray_constants
@@ -113,7 +114,8 @@ def _only_what_is_used(dashboard: bool) -> Iterator[None]:
     does not pass on the options by which Ray's own tools leave them out.
     """
     parameters, start_server = parameter.RayParams, Node.start_api_server
-    parameter.RayParams = partial(parameters, no_monitor=True, include_log_monitor=False)
+    left_out: dict[str, Any] = {"no_monitor": True, "include_log_monitor": False}
+    parameter.RayParams = partial(parameters, **left_out)
     if not dashboard:
         Node.start_api_server = lambda *_, **__: None
     try:
