@@ -138,7 +138,7 @@ class InstructionEncoder(nn.Module):
         buckets = torch.where(words > 0, words % self.num_buckets + 1, 0)
         outputs, _ = self.lstm(self.embedding(buckets))
         last = (words > 0).sum(1).clamp(min=1) - 1
-        return outputs[torch.arange(len(words), device=words.device), last] * (words[:, :1] > 0)
+        return outputs[torch.arange(len(words), device=words.device), last].masked_fill(words[:, :1] <= 0, 0)
 
 
 def initialise_orthogonally(encoder: Encoder) -> None:

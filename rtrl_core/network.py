@@ -110,12 +110,12 @@ class PolicyNetwork(nn.Module):
         instruction: Int[Tensor, "B L"] | None = None,
     ) -> Float[Tensor, "B D"]:
         """Features beside what happened last. At the first step of an episode nothing has: reward and action are zero there."""
-        goes_on = (~is_first).to(features.dtype)
+        begins = is_first.unsqueeze(-1)
         parts = [features]
         if self.spec.last_reward:
-            parts.append((last_reward.to(features.dtype) * goes_on).unsqueeze(-1))
+            parts.append(last_reward.to(features.dtype).unsqueeze(-1).masked_fill(begins, 0))
         if self.spec.last_action:
-            parts.append(self.distribution.encode(last_action).to(features.dtype) * goes_on.unsqueeze(-1))
+            parts.append(self.distribution.encode(last_action).to(features.dtype).masked_fill(begins, 0))
         if self.instruction_encoder is not None:
             if instruction is None:
                 raise ValueError("this network reads an instruction, but the environment gave none")

@@ -120,7 +120,7 @@ class DiagonalCore(nn.Module):
             gates = (inputs.to(self.matrices.dtype) @ self.matrices.flatten(0, 1).t()).view(
                 -1, *self.matrices.shape[:2]
             )
-            return self.cell.forward(cell_state * (~is_first).unsqueeze(-1), gates, self.vectors)
+            return self.cell.forward(cell_state.masked_fill(is_first.unsqueeze(-1), 0), gates, self.vectors)
 
 
 class ELSTM(nn.Module):

@@ -19,6 +19,7 @@ from rtrl_core.rules.scan import (
     local_derivatives,
     weigh,
 )
+from rtrl_core.rules.starts import Starts
 from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Bool, Float, Tensor
 
@@ -38,24 +39,30 @@ def scan(
     return _ReferenceScan.apply(cell, inputs, matrices, vectors, state, is_first, sensitivity, advanced), advanced
 
 
-def step(sensitivity: Sensitivity, local: LocalDerivatives, inputs: Float[Tensor, "B D"]) -> Sensitivity:
+def step(
+    sensitivity: Sensitivity, local: LocalDerivatives, inputs: Float[Tensor, "B D"], is_first: Bool[Tensor, " B"]
+) -> Sensitivity:
     """One step of the recursion. ``local`` holds one step, each tensor ``[B, N]``."""
-    matrices = torch.empty_like(sensitivity.matrices)
-    vectors = torch.empty_like(sensitivity.vectors)
+    matrices = torch.where(is_first[:, None, None, None], 0, sensitivity.matrices)
+    vectors = torch.where(is_first[:, None, None], 0, sensitivity.vectors)
     for k, gate in enumerate(local.gates):
-        matrices[:, k] = local.state[:, :, None] * sensitivity.matrices[:, k] + gate[:, :, None] * inputs[:, None, :]
+        matrices[:, k] = local.state[:, :, None] * matrices[:, k] + gate[:, :, None] * inputs[:, None, :]
     for p, vector in enumerate(local.vectors):
-        vectors[:, p] = local.state * sensitivity.vectors[:, p] + vector
+        vectors[:, p] = local.state * vectors[:, p] + vector
     return Sensitivity(matrices, vectors)
 
 
 def gradients(
-    sensitivity: Sensitivity, local: LocalDerivatives, inputs: Float[Tensor, "T B D"], immediate: Float[Tensor, "T B N"]
+    sensitivity: Sensitivity,
+    local: LocalDerivatives,
+    inputs: Float[Tensor, "T B D"],
+    is_first: Bool[Tensor, "T B"],
+    immediate: Float[Tensor, "T B N"],
 ) -> tuple[ParameterGradients, Sensitivity]:
     """The recursion over an unroll, collecting ``e_t S_t`` on the way: the whole algorithm in one loop."""
     total = ParameterGradients.zeros(sensitivity)
     for t in range(inputs.shape[0]):
-        sensitivity = step(sensitivity, local.at(t), inputs[t])
+        sensitivity = step(sensitivity, local.at(t), inputs[t], is_first[t])
         total.matrices.add_((immediate[t][:, None, :, None] * sensitivity.matrices).sum(0))
         total.vectors.add_((immediate[t][:, None, :] * sensitivity.vectors).sum(0))
     return total, sensitivity
@@ -74,12 +81,15 @@ class _ReferenceScan(torch.autograd.Function):
         sensitivity: Sensitivity,
         out: Sensitivity,
     ) -> Tensor:
-        trajectory = forward_scan(cell, inputs, matrices, vectors, state, is_first)
-        local = local_derivatives(cell, trajectory, vectors, is_first)
-        ctx.cell = cell
-        ctx.save_for_backward(*sensitivity, inputs, matrices, vectors, is_first, *trajectory)
+        starts = Starts.of(is_first)
+        trajectory = forward_scan(cell, inputs, matrices, vectors, state, starts)
+        local = local_derivatives(cell, trajectory, vectors, starts)
+        ctx.cell, ctx.starts = cell, starts
+        # Backward begins at S_0 again: where the advanced sensitivity takes its place, a copy of it is kept.
+        old = [part.clone() for part in sensitivity] if out.matrices is sensitivity.matrices else sensitivity
+        ctx.save_for_backward(*old, inputs, matrices, vectors, is_first, *trajectory)
         for t in range(inputs.shape[0]):
-            sensitivity = step(sensitivity, local.at(t), inputs[t])
+            sensitivity = step(sensitivity, local.at(t), inputs[t], is_first[t])
         for target, source in zip(out, sensitivity, strict=True):
             target.copy_(source)
         return trajectory.states
@@ -88,10 +98,10 @@ class _ReferenceScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, immediate: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         old_matrices, old_vectors, inputs, matrices, vectors, is_first, *trajectory = ctx.saved_tensors
-        local = local_derivatives(ctx.cell, Trajectory(*trajectory), vectors, is_first)
-        total, _ = gradients(Sensitivity(old_matrices, old_vectors), local, inputs, immediate)
+        local = local_derivatives(ctx.cell, Trajectory(*trajectory), vectors, ctx.starts)
+        total, _ = gradients(Sensitivity(old_matrices, old_vectors), local, inputs, is_first, immediate)
         to_inputs = None
         if ctx.needs_input_grad[1]:
-            adjoint, _ = adjoints(immediate, local.state)
+            adjoint, _ = adjoints(immediate, local.state, ctx.starts)
             to_inputs = input_gradients(weigh(adjoint, local.gates), matrices)
         return None, to_inputs, *total, None, None, None, None

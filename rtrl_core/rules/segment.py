@@ -26,6 +26,7 @@ from rtrl_core.rules.scan import (
     sum_of_products,
     weigh,
 )
+from rtrl_core.rules.starts import Starts, runs
 from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Bool, Float, Tensor
 
@@ -56,25 +57,41 @@ def scan(
 
 
 def advance(
-    sensitivity: Sensitivity, local: LocalDerivatives, inputs: Float[Tensor, "T B D"], out: Sensitivity
+    sensitivity: Sensitivity,
+    local: LocalDerivatives,
+    inputs: Float[Tensor, "T B D"],
+    starts: Starts,
+    out: Sensitivity,
 ) -> None:
     """``S_T`` from ``S_0`` into ``out``: one batched GEMM, one read and one write of the state.
 
-    A block of streams at a time, so that what the GEMM has written is still in the cache when the decayed ``S_0`` is added.
+    A block of streams at a time, so that what the GEMM has written is still in the cache when the decayed ``S_0`` is added. A stream
+    in which an episode begins has the ``S_T`` of an unroll that starts there: its ``S_0`` is not read.
     """
     after, total = decays(local.state)
     weights = weigh(after, local.gates).flatten(2)
+    if len(starts.older):
+        inputs = inputs.clone()
+        starts.forget_older_(weights)
+        starts.forget_older_(inputs)
     by_stream, inputs_by_stream = weights.permute(1, 2, 0), inputs.transpose(0, 1)
     for block in _cache_blocks(sensitivity):
         torch.bmm(by_stream[block], inputs_by_stream[block], out=out.matrices[block].flatten(1, 2))
-        out.matrices[block].addcmul_(sensitivity.matrices[block], total[block, None, :, None])
+        for run, begins in runs(block, starts.last):
+            if not begins:
+                out.matrices[run].addcmul_(sensitivity.matrices[run], total[run, None, :, None])
     torch.mul(sensitivity.vectors, total[:, None], out=out.vectors)
+    out.vectors.index_fill_(0, starts.streams, 0)
     for p, vector in enumerate(local.vectors):
-        out.vectors[:, p] += sum_of_products(after, vector)
+        out.vectors[:, p] += sum_of_products(after, vector, starts)
 
 
 def advance_step(
-    sensitivity: Sensitivity, local: LocalDerivatives, inputs: Float[Tensor, "B D"], out: Sensitivity
+    sensitivity: Sensitivity,
+    local: LocalDerivatives,
+    inputs: Float[Tensor, "B D"],
+    starts: Starts,
+    out: Sensitivity,
 ) -> None:
     """``S_t = a_t S_{t-1} + g_t x_t^T`` into ``out`` (which may be ``sensitivity``): online RTRL, the fused form of T=1.
 
@@ -83,32 +100,52 @@ def advance_step(
     gates = torch.stack(local.gates, dim=1).unsqueeze(-1)
     recurrence = local.state[:, None, :, None]
     for block in _cache_blocks(sensitivity):
-        torch.mul(sensitivity.matrices[block], recurrence[block], out=out.matrices[block])
+        for run, begins in runs(block, starts.last):
+            if begins:
+                out.matrices[run] = 0
+            else:
+                torch.mul(sensitivity.matrices[run], recurrence[run], out=out.matrices[run])
         out.matrices[block].addcmul_(gates[block], inputs[block, None, None])
     torch.mul(sensitivity.vectors, local.state[:, None], out=out.vectors)
+    out.vectors.index_fill_(0, starts.streams, 0)
     out.vectors.add_(torch.stack(local.vectors, dim=1))
 
 
-def contract(adjoint: Float[Tensor, "B N"], sensitivity: Sensitivity) -> ParameterGradients:
-    """``sum_b lam_b S_b``: what the past contributes to the gradient, one read of the state.
+def contract(
+    adjoint: Float[Tensor, "B N"], sensitivity: Sensitivity, starts: Starts | None = None
+) -> ParameterGradients:
+    """``sum_b lam_b S_b``: what the past contributes to the gradient, one read of the state. Streams that begin at step 0 have none.
 
     From the last stream to the first, against the order of ``advance``: each begins with what the other has left in the cache.
     """
-    weights = adjoint[:, None, :, None]
-    start = max(0, adjoint.shape[0] - STREAMS_PER_SUM)
-    sums = torch.mul(sensitivity.matrices[start:], weights[start:])
-    while start > 0:
-        block = slice(max(0, start - STREAMS_PER_SUM), start)
-        start = block.start
-        sums[: block.stop - start].addcmul_(sensitivity.matrices[block], weights[block])
-    return ParameterGradients(sums.sum(0), torch.einsum("bn,bpn->pn", adjoint, sensitivity.vectors))
+    weights, vectors = adjoint[:, None, :, None], sensitivity.vectors
+    without = frozenset() if starts is None else starts.first
+    blocks = [
+        slice(max(run.start, stop - STREAMS_PER_SUM), stop)
+        for run, left_out in reversed(list(runs(slice(0, adjoint.shape[0]), without)))
+        if not left_out
+        for stop in range(run.stop, run.start, -STREAMS_PER_SUM)
+    ]
+    if not blocks:
+        return ParameterGradients.zeros(sensitivity)
+    first, *others = sorted(
+        blocks, key=lambda block: block.start - block.stop
+    )  # the longest takes up the sum of the others
+    sums = torch.mul(sensitivity.matrices[first], weights[first])
+    for block in others:
+        sums[: block.stop - block.start].addcmul_(sensitivity.matrices[block], weights[block])
+    if starts is not None and starts.first:
+        vectors = vectors.index_fill(0, starts.at[0], 0)
+    return ParameterGradients(sums.sum(0), torch.einsum("bn,bpn->pn", adjoint, vectors))
 
 
 def _cache_blocks(sensitivity: Sensitivity) -> list[slice]:
-    """Slices of streams that stay in the last-level cache between two passes over them, and are large enough to hide a call."""
+    """Blocks of streams that stay in the last-level cache between two passes over them, and are large enough to hide a call."""
     batch_size = sensitivity.matrices.shape[0]
     streams_per_block = max(1, BLOCK_BYTES * batch_size // sensitivity.matrices.nbytes)
-    return [slice(start, start + streams_per_block) for start in range(0, batch_size, streams_per_block)]
+    return [
+        slice(start, min(batch_size, start + streams_per_block)) for start in range(0, batch_size, streams_per_block)
+    ]
 
 
 class _SegmentScan(torch.autograd.Function):
@@ -129,15 +166,16 @@ class _SegmentScan(torch.autograd.Function):
         sensitivity: Sensitivity,
         out: Sensitivity,
     ) -> Tensor:
-        trajectory = forward_scan(cell, inputs, matrices, vectors, state, is_first)
-        local = local_derivatives(cell, trajectory, vectors, is_first)
+        starts = Starts.of(is_first)
+        trajectory = forward_scan(cell, inputs, matrices, vectors, state, starts)
+        local = local_derivatives(cell, trajectory, vectors, starts)
         if inputs.shape[0] == 1:
-            advance_step(sensitivity, local.at(0), inputs[0], out)
+            advance_step(sensitivity, local.at(0), inputs[0], starts, out)
             carried = out  # e_1 S_1 is the whole gradient of a single step: nothing older is kept
         else:
-            advance(sensitivity, local, inputs, out)
+            advance(sensitivity, local, inputs, starts, out)
             carried = sensitivity
-        ctx.num_gates = len(local.gates)
+        ctx.num_gates, ctx.starts = len(local.gates), starts
         ctx.save_for_backward(*carried, inputs, matrices, local.state, *local.gates, *local.vectors)
         return trajectory.states
 
@@ -147,13 +185,13 @@ class _SegmentScan(torch.autograd.Function):
         carried_matrices, carried_vectors, inputs, matrices, recurrence, *rest = ctx.saved_tensors
         carried = Sensitivity(carried_matrices, carried_vectors)
         local = LocalDerivatives(recurrence, tuple(rest[: ctx.num_gates]), tuple(rest[ctx.num_gates :]))
-        adjoint, adjoint_before = adjoints(immediate, local.state)
+        adjoint, adjoint_before = adjoints(immediate, local.state, ctx.starts)
         adjoint_gates = weigh(adjoint, local.gates)
         if inputs.shape[0] == 1:
             gradients = contract(immediate[0], carried)
         else:
             gradients = segment_gradients(adjoint, adjoint_gates, local, inputs)
-            for inside, before in zip(gradients, contract(adjoint_before, carried), strict=True):
+            for inside, before in zip(gradients, contract(adjoint_before, carried, ctx.starts), strict=True):
                 inside.add_(before)
         to_inputs = input_gradients(adjoint_gates, matrices) if ctx.needs_input_grad[1] else None
         return None, to_inputs, *gradients, None, None, None, None

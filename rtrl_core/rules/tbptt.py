@@ -15,6 +15,7 @@ from rtrl_core.rules.scan import (
     segment_gradients,
     weigh,
 )
+from rtrl_core.rules.starts import Starts
 from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Bool, Float, Tensor
 
@@ -40,17 +41,18 @@ class _TruncatedScan(torch.autograd.Function):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, cell: DiagonalCell, inputs: Tensor, matrices: Tensor, vectors: Tensor, state: Tensor, is_first: Tensor
     ) -> Tensor:
-        trajectory = forward_scan(cell, inputs, matrices, vectors, state, is_first)
-        ctx.cell = cell
-        ctx.save_for_backward(inputs, matrices, vectors, is_first, *trajectory)
+        starts = Starts.of(is_first)
+        trajectory = forward_scan(cell, inputs, matrices, vectors, state, starts)
+        ctx.cell, ctx.starts = cell, starts
+        ctx.save_for_backward(inputs, matrices, vectors, *trajectory)
         return trajectory.states
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, immediate: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        inputs, matrices, vectors, is_first, *trajectory = ctx.saved_tensors
-        local = local_derivatives(ctx.cell, Trajectory(*trajectory), vectors, is_first)
-        adjoint, _ = adjoints(immediate, local.state)
+        inputs, matrices, vectors, *trajectory = ctx.saved_tensors
+        local = local_derivatives(ctx.cell, Trajectory(*trajectory), vectors, ctx.starts)
+        adjoint, _ = adjoints(immediate, local.state, ctx.starts)
         adjoint_gates = weigh(adjoint, local.gates)
         gradients = segment_gradients(adjoint, adjoint_gates, local, inputs)
         to_inputs = input_gradients(adjoint_gates, matrices) if ctx.needs_input_grad[1] else None
