@@ -20,11 +20,11 @@ from rich.console import Console
 from conf.env_schema import DMLab30Config, DMLabConfig
 from conf.knobs import ConfigError, knob
 from conf.load import describe, load_options
-from envs.base import UnknownEnvironment
+from envs.base import MissingDependency, UnknownEnvironment
 from envs.dmlab.cache import CacheCounts
 from envs.dmlab.engine import EngineOptions
 from envs.dmlab.levels import BUILD_MAPS
-from envs.dmlab.process import EngineDied, EngineProcess, EngineRefused
+from envs.dmlab.process import EngineDied, EngineProcess, EngineRefused, ModuleUnusable
 from envs.dmlab.suite import engine_options, level_names
 from learner.user_mistakes import reported
 
@@ -73,6 +73,7 @@ def fill(
 
     Raises:
         UnknownEnvironment: if an engine refuses its level or settings.
+        MissingDependency: if the module cannot be imported.
     """
     waiting = [deque(seeds) for _ in levels]
     tally = Tally()
@@ -118,6 +119,8 @@ def _failure(engine: EngineProcess, options: EngineOptions) -> str | None:
         return "no answer in time (reset_timeout_s)"
     try:
         engine.receive()
+    except ModuleUnusable as problem:
+        raise MissingDependency(str(problem)) from None
     except EngineRefused as refusal:
         raise UnknownEnvironment(f"DeepMind Lab cannot open {options.level}: {refusal}") from None
     except EngineDied as death:

@@ -26,6 +26,9 @@ SHARED_MEMORY_MB = 512
 MISSING = 3
 """Exit status of a trial whose library is not installed."""
 
+ADVICE = {"dmlab": "its module and its levels are your own: docs/dmlab.md lists known troubles"}
+"""For suites that no installation of ours can mend."""
+
 PLAY = f"""
 import json, sys, numpy as np
 from conf.env_schema import ENV_CONFIGS
@@ -33,9 +36,9 @@ from envs.base import Discrete, MissingDependency
 from envs.registry import make_env
 try:
     env = make_env(ENV_CONFIGS[sys.argv[1]](**json.loads(sys.argv[2])), 2, 1)
+    env.reset()
 except MissingDependency as error:
     print(error); sys.exit({MISSING})
-env.reset()
 actions = np.zeros(2, np.int64) if isinstance(env.spec.actions, Discrete) else np.zeros((2, env.spec.actions.size), np.float32)
 for _ in range(10):
     env.step(actions)
@@ -91,6 +94,7 @@ def examine(dataset_path: str | None = None) -> Iterator[Finding]:
         if suite != "dmlab30":  # the same engine as dmlab, many times
             yield suite_finding(suite)
     yield dataset_finding(dataset_path)
+    yield _zip()
     yield _video()
     yield _shared_memory()
     yield _disk(Path.cwd())
@@ -127,7 +131,9 @@ def suite_finding(suite: str, options: dict[str, Any] | None = None, limit_s: fl
     trial = attempt(PLAY, suite, json.dumps(options or {}), limit_s=limit_s)
     if trial.status == MISSING:
         return Finding(name, "missing", "its library is not installed or cannot be loaded", trial.last_line)
-    return trial.finding(name, "make install; if that does not help, run the suite by itself to see why")
+    return trial.finding(
+        name, ADVICE.get(suite, "make install; if that does not help, run the suite by itself to see why")
+    )
 
 
 def dataset_finding(dataset_path: str | None) -> Finding:
@@ -140,6 +146,14 @@ def dataset_finding(dataset_path: str | None) -> Finding:
         return Finding(name, "broken", f"{dataset_path} is not a folder", "correct env.dataset_path, or leave it out")
     played = suite_finding("dmlab", {"name": "psychlab_continuous_recognition", "dataset_path": dataset_path})
     return Finding(name, played.status, played.detail, played.advice)
+
+
+def _zip() -> Finding:
+    if shutil.which("zip") is None:
+        return Finding(
+            "zip", "missing", "DMLab levels that build maps need it", "apt install zip, or your system's way"
+        )
+    return Finding("zip", "ok", "packs the maps that DMLab levels build")
 
 
 def _video() -> Finding:

@@ -2,7 +2,9 @@
 
     argument         file descriptors of a socket and of the shared memory, a folder for files, the supervisor's process
     standard input   ``EngineOptions`` as JSON
-    socket           one byte per request (RESET, STEP) and one per answer (DONE, REFUSED); what they are about is in the memory
+    socket           one byte per request (RESET, STEP) and one per answer (DONE; REFUSED: no such level; UNUSABLE: no such module);
+                     what they are about is in the memory
+    standard output  what the engine says, and the exception that ended it, if one did
 
 The engine may end its process, hang while it holds the interpreter's lock, or throw; the supervisor sees to all three. If that is
 gone itself, the operating system ends the process, whatever it is doing.
@@ -17,15 +19,16 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from envs.dmlab.cache import CacheCounts, CacheOptions, LevelCache
 from envs.dmlab.instructions import word_hashes
+from envs.dmlab.module import why_not_imported
 
 RESET, STEP = b"r", b"s"
-DONE, REFUSED = b"d", b"u"
+DONE, REFUSED, UNUSABLE = b"d", b"u", b"m"
 RUNNING, TERMINATED, TRUNCATED = 0, 1, 2
 
 PICTURE, INSTRUCTION, FRAMES_LEFT = "RGB_INTERLEAVED", "INSTR", "FRAMES_REMAINING_AT_60"
@@ -170,16 +173,28 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which then closes us
     end_with(int(sys.argv[4]))
     try:
+        import deepmind_lab  # noqa: F401 - to tell a module that cannot be used from a level that cannot be opened
+    except ImportError as error:
+        refuse(connection, memory, UNUSABLE, why_not_imported(error))
+    try:
         engine = Engine(options, memory, folder)
     except Exception as error:
-        memory["message"] = " ".join(str(error).split()).encode()[:400]
-        connection.send(REFUSED)
-        raise
-    engine.throw_away()
-    calls = {RESET: engine.reset, STEP: engine.step}
-    while request := connection.recv(1):  # nothing comes once the supervisor has closed its end
-        calls[request]()
-        connection.send(DONE)
+        refuse(connection, memory, REFUSED, str(error))
+    try:
+        engine.throw_away()
+        calls = {RESET: engine.reset, STEP: engine.step}
+        while request := connection.recv(1):  # nothing comes once the supervisor has closed its end
+            calls[request]()
+            connection.send(DONE)
+    except Exception as error:
+        # In one line, after what the engine has said itself: that is often what explains it.
+        sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")
+
+
+def refuse(connection: socket.socket, memory: np.ndarray, answer: bytes, reason: str) -> NoReturn:
+    memory["message"] = " ".join(reason.split()).encode()[:400]
+    connection.send(answer)
+    sys.exit(1)
 
 
 def end_with(process: int) -> None:

@@ -20,15 +20,23 @@ from pathlib import Path
 import numpy as np
 
 from envs.dmlab.cache import CacheCounts
-from envs.dmlab.engine import DONE, REFUSED, RESET, STEP, EngineOptions, number
+from envs.dmlab.engine import DONE, REFUSED, RESET, STEP, UNUSABLE, EngineOptions, number
+from envs.dmlab.module import has_zip
+
+LAST_LINES, LAST_CHARACTERS = 5, 600
+"""Of an engine's log, for the message that says why it ended."""
 
 
 class EngineDied(RuntimeError):
-    """The process ended, or gave no answer by its deadline. The message says which, and the last line it wrote."""
+    """The process ended. The message names its level, and has the last lines that it wrote."""
 
 
 class EngineRefused(RuntimeError):
     """The engine cannot be opened like this: an unknown level or setting."""
+
+
+class ModuleUnusable(RuntimeError):
+    """``deepmind_lab`` cannot be imported. The message says what is missing."""
 
 
 class EngineProcess:
@@ -42,6 +50,7 @@ class EngineProcess:
         self, options: EngineOptions, level: int, folder: Path, step_limit_s: float, reset_limit_s: float
     ) -> None:
         self.level = level
+        self._level_name = options.level
         self.deadline: float | None = None
         """``time.monotonic()`` at which an answer is late; ``None`` while nothing is asked."""
         self._limits = {RESET: reset_limit_s, STEP: step_limit_s}
@@ -116,7 +125,7 @@ class EngineProcess:
         """Waits for the answer, or for the end of the process, as long as a step may take. Returns whether there is one.
 
         Raises:
-            EngineRefused: if the engine cannot be opened.
+            ModuleUnusable, EngineRefused: if the engine cannot be opened.
             EngineDied: if there will be no answer any more.
         """
         try:
@@ -125,12 +134,15 @@ class EngineProcess:
             return False
         except OSError:
             answer = b""
-        if answer == REFUSED:
-            raise EngineRefused(self._memory["message"].item().decode(errors="replace"))
+        if answer in (REFUSED, UNUSABLE):
+            reason = self._memory["message"].item().decode(errors="replace")
+            raise EngineRefused(reason) if answer == REFUSED else ModuleUnusable(reason)
         if answer != DONE:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(1)
-            raise EngineDied(f"an engine ended with status {self._process.poll()}: {self._last_words()}")
+            raise EngineDied(
+                f"the engine of {self._level_name} ended with status {self._process.poll()}: {self._last_words()}"
+            )
         self.deadline = None
         return True
 
@@ -154,11 +166,15 @@ class EngineProcess:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _last_words(self) -> str:
+        """More than a line: C's ``perror``, for one, leaves the cause in the line before the last."""
+        words = "it left no message"
         with contextlib.suppress(OSError):
-            lines = (self._folder / "engine.log").read_text(errors="replace").strip().splitlines()
-            if lines:
-                return lines[-1][:300]
-        return "it left no message"
+            lines = (self._folder / "engine.log").read_text(errors="replace").splitlines()
+            said = [line.strip() for line in lines if line.strip()][-LAST_LINES:]
+            words = " / ".join(said)[-LAST_CHARACTERS:] or words
+        return (
+            words if has_zip() else f"{words} (levels that build maps need the program zip, which is not on the PATH)"
+        )
 
 
 def _time_value(seconds: float) -> bytes:

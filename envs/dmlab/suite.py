@@ -1,17 +1,17 @@
 """From options to a DMLab environment: which levels, how their engines are opened, and what is missing on this machine."""
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
 from conf.env_schema import DMLab30Config, DMLabConfig, EnvConfig
 from conf.knobs import ConfigError
 from envs.base import MissingDependency, UnknownEnvironment, VectorEnv
+from envs.dmlab import module
 from envs.dmlab.cache import CacheOptions
 from envs.dmlab.engine import EngineOptions
 from envs.dmlab.environment import DMLabEnv
 from envs.dmlab.instructions import MAX_WORDS
-from envs.dmlab.levels import BY_NAME, DMLAB30, NEED_DATASET, engine_level
+from envs.dmlab.levels import BUILD_MAPS, BY_NAME, DMLAB30, NEED_DATASET, engine_level
 from envs.dmlab.remote_tier import RemoteTier
 from envs.dmlab.schedule import NUM_SEEDS, SCHEDULES, LevelSeeds
 from envs.dmlab.supervisor import Supervisor
@@ -89,10 +89,14 @@ def engine_options(config: DMLabConfig, names: Sequence[str]) -> list[EngineOpti
             f"{' and '.join(sorted(pictured))} show pictures that do not come with the engine: set env.dataset_path to the folder that "
             "data/brady_konkle_oliva2008 of github.com/google-deepmind/lab says how to make, or play other levels"
         )
-    if importlib.util.find_spec("deepmind_lab") is None:
+    if not module.is_installed():
         raise MissingDependency(
-            f"env={config.suite} needs the deepmind_lab module, which no package index has: build its wheel as python/pip_package of "
-            "github.com/google-deepmind/lab says, and install that"
+            f"env={config.suite} needs the deepmind_lab module, which no package index has: {module.BUILD}"
+        )
+    built = set(BUILD_MAPS).intersection(names)
+    if built and not module.has_zip():
+        raise MissingDependency(
+            f"{min(built)} builds its maps with the program zip, which is not on the PATH: install it, for instance with apt install zip"
         )
     cache = _cache_options(config)
     return [

@@ -23,10 +23,10 @@ from pathlib import Path
 
 import numpy as np
 
-from envs.base import EnvironmentFailure, UnknownEnvironment
+from envs.base import EnvironmentFailure, MissingDependency, UnknownEnvironment
 from envs.dmlab.cache import CacheCounts
 from envs.dmlab.engine import EngineOptions
-from envs.dmlab.process import EngineDied, EngineProcess, EngineRefused
+from envs.dmlab.process import EngineDied, EngineProcess, EngineRefused, ModuleUnusable
 from envs.dmlab.schedule import Assignment, Schedule
 
 FOLDER_PREFIX = "r2ac-dmlab-"
@@ -72,18 +72,23 @@ class Supervisor:
         self._folder: _JobFolder | None = None
 
     def start(self) -> None:
-        """Opens every engine, all at once, and waits until each stream plays.
+        """Opens every engine, all at once, and waits until each stream plays; leaves none behind if that fails.
 
         Raises:
             UnknownEnvironment: if the engine knows no such level.
+            MissingDependency: if the module cannot be imported.
             EnvironmentFailure: if engines keep ending.
         """
         self._folder = _JobFolder()
         num_streams = len(self.playing)
-        for number in range(num_streams + self._num_spares):
-            self._prepared.append(self._open(self._schedule.plan(number % num_streams)))
-        self._wait_for_the_first()
-        self._take_the_first()
+        try:
+            for number in range(num_streams + self._num_spares):
+                self._prepared.append(self._open(self._schedule.plan(number % num_streams)))
+            self._wait_for_the_first()
+            self._take_the_first()
+        except BaseException:
+            self.close()
+            raise
 
     def step(self, actions: np.ndarray) -> Iterator[tuple[int, EngineProcess]]:
         """One step of every stream that plays; ``actions`` int32 ``[B, 7]``.
@@ -233,13 +238,18 @@ class Supervisor:
         now = time.monotonic()
         for engine in [e for e in self._by_handle.values() if e.deadline is not None and e.deadline <= now]:
             self.deadlines_missed += 1
-            self._replace(engine, "an engine gave no answer in time (env.step_timeout_s, env.reset_timeout_s)")
+            level = self._levels[engine.level].level
+            self._replace(
+                engine, f"the engine of {level} gave no answer in time (env.step_timeout_s, env.reset_timeout_s)"
+            )
 
     def _take_answer(self, engine: EngineProcess) -> bool:
         """Whether there is one, be it that it has died."""
         try:
             if not engine.receive():
                 return False
+        except ModuleUnusable as problem:
+            raise MissingDependency(str(problem)) from None
         except EngineRefused as refusal:
             if not self._any_opened:
                 level = self._levels[engine.level].level

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from envs.dmlab.module import UNDECLARED
+
 DOCKER = Path(__file__).parents[2] / "docker"
 HADOLINT = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 SHELLCHECK = shutil.which("shellcheck")
@@ -55,6 +57,15 @@ def test_every_service_is_limited_restarted_and_watched() -> None:
 def test_containers_that_run_ray_have_shared_memory() -> None:
     services = compose()["services"]
     assert all("shm_size" in services[name] for name in ("head", "worker", "learner"))
+
+
+def test_the_image_has_what_a_dmlab_wheel_needs_and_does_not_declare() -> None:
+    commands = (DOCKER / "Dockerfile").read_text().replace("\\\n", "").splitlines()
+    install = next(line for line in commands if "/wheels/$DMLAB_WHEEL" in line)
+    assert all(f" {word}" in install for word in UNDECLARED.values())
+    assert "--no-deps" not in install
+    runtime = next(line for line in commands if "libosmesa6" in line)
+    assert " zip " in runtime
 
 
 def test_no_file_holds_a_secret() -> None:

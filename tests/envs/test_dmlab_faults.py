@@ -226,6 +226,39 @@ def test_an_engine_that_never_starts_ends_the_environment_with_its_own_words(ope
     assert "\n" not in str(caught.value)
 
 
+def test_an_engine_that_does_not_find_its_map_says_which_and_of_which_level(
+    open_env: Callable[..., DMLabEnv], faults: Callable[[str], None]
+):
+    env = open_env(DMLabConfig(spare_engines=0), streams=1)
+    for number in range(10):
+        faults(f"map-reset.{number}")
+    with pytest.raises(EnvironmentFailure) as caught:
+        env.reset()
+    assert env._supervisor._by_handle == {}, "engines were left behind"
+    said = str(caught.value)
+    assert "the engine of contributed/dmlab30/rooms_watermaze ended with status 1: " in said
+    assert said.endswith("Didn't find map 'maze_0815' / : No such file or directory")
+
+
+@pytest.mark.parametrize(
+    ("level", "limit", "fault", "words"),
+    [
+        ("rooms_keys_doors_puzzle", 20, "raise-reset", "ended with status 1: RuntimeError: the stand-in was told to"),
+        ("rooms_watermaze", 3, "hang-reset", "gave no answer in time (env.step_timeout_s, env.reset_timeout_s)"),
+    ],
+)
+def test_whatever_ends_an_engine_its_level_is_named(
+    open_env: Callable[..., DMLabEnv], faults: Callable[[str], None], level: str, limit: float, fault: str, words: str
+):
+    env = open_env(DMLabConfig(name=level, spare_engines=0, reset_timeout_s=limit), streams=1)
+    for number in range(10):
+        faults(f"{fault}.{number}")
+    with pytest.raises(EnvironmentFailure) as caught:
+        env.reset()
+    assert f"the engine of contributed/dmlab30/{level} {words}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_slow_resets_do_not_stall_the_other_streams(open_env: Callable[..., DMLabEnv]):
     env = open_env(DMLabConfig(spare_engines=0), steps=[30, 60], reset_s=2.0)
     env.reset()
