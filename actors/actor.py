@@ -126,6 +126,7 @@ class Actor:
             unroll=options.unroll,
             example=self._step_input(self._now),
         )
+        self._bfloat16 = autocast is not None
         self._process = psutil.Process()
         self._idle_since = time.perf_counter()
 
@@ -181,6 +182,7 @@ class Actor:
             episodes=tuple(self._episodes.episodes),
             level_steps=tuple(self._episodes.level_steps.tolist()),
             env_counters=dict(self.env.statistics()),
+            bfloat16=self._bfloat16,
         )
         return GradientContribution(header, self.parameters.layout.fingerprint, gradient, statistics)
 

@@ -65,6 +65,9 @@ METRICS: dict[str, Metric] = {
     "steps_per_second": _speed("steps/s", "agent steps per second"),
     "frames_per_second": _speed("frames/s", "frames per second"),
     "level_steps_per_second": _speed("steps/s", "agent steps per second in a level", per="level"),
+    "bfloat16_share": _speed(
+        "share", "of the agent steps whose encoder computed in bfloat16; actors.autocast=auto decides by machine"
+    ),
     "env_share": _speed("share", "of the actors' time: stepping environments"),
     "act_share": _speed("share", "of the actors' time: forward passes while acting"),
     "learn_share": _speed("share", "of the actors' time: computing gradients"),

@@ -177,6 +177,8 @@ class Tally:
         }
         total = sum(times.values()) or 1.0
         row: Row = {name: value / total for name, value in times.items()}
+        all_steps = max(1, sum(receipt.header.num_steps for receipt in receipts))
+        row["bfloat16_share"] = sum(part.header.num_steps for part in receipts if part.statistics.bfloat16) / all_steps
         row["actor_rss_bytes_max"] = max(receipt.statistics.rss_bytes for receipt in receipts)
         steps: dict[int, int] = defaultdict(int)
         for receipt in receipts:

@@ -63,6 +63,8 @@ class UnrollStatistics:
     """Steps per level of a multi-task suite, by index."""
     env_counters: dict[str, float] = field(default_factory=dict)
     """``VectorEnv.statistics()`` at the end of the unroll."""
+    bfloat16: bool = False
+    """Whether the encoder computed in bfloat16, which ``actors.autocast=auto`` leaves to the actor's machine."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,6 +116,14 @@ def test_a_configuration_from_before_openings_means_what_was_played_then():
     assert from_yaml(older).env.opening == "ale"  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@pytest.mark.parametrize(
+    "experiment", [name for name in experiments() if name.startswith(("atari_", "dmlab_", "procgen_"))]
+)
+def test_the_papers_rows_compute_the_same_on_every_machine(experiment: str):
+    config = load_train([f"experiment={experiment}"])
+    assert experiment in ("atari_breakout", "procgen_chaser") or config.actors.autocast == "float32"
+
+
 def test_the_hash_ignores_seed_place_and_logging_and_nothing_else():
     base = config_hash(load_train([]))
     assert config_hash(load_train(["seed=7", "run_dir=/tmp/x", "logging.interval_s=1", "fleet.num_actors=3"])) == base

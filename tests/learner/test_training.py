@@ -10,6 +10,7 @@ from counting_env import CountingEnv
 import actors.actor
 import actors.fleet
 from actors.fleet import FleetError, LocalFleet
+from actors.precision import carries_bfloat16_well
 from conf.load import load_train
 from conf.schema import TrainConfig
 from learner import checkpoint as checkpoints
@@ -109,6 +110,14 @@ def test_a_run_leaves_its_rows_and_its_summary(tmp_path: Path):
     assert len(lines) >= 5
     assert [line["agent_steps"] for line in lines] == sorted(line["agent_steps"] for line in lines)
     assert json.loads((tmp_path / "summary.json").read_text())["agent_steps"] == row["agent_steps"]
+
+
+@pytest.mark.parametrize("autocast", ["float32", "bfloat16", "auto"])
+def test_a_run_records_which_arithmetic_its_encoder_had(tmp_path: Path, autocast: str):
+    row = run(toy("total_steps=96", f"actors.autocast={autocast}"), tmp_path)
+    here = float(carries_bfloat16_well(torch.device("cpu")))
+    assert row["bfloat16_share"] == {"float32": 0.0, "bfloat16": 1.0, "auto": here}[autocast]
+    assert json.loads((tmp_path / "summary.json").read_text())["bfloat16_share"] == row["bfloat16_share"]
 
 
 def test_an_environment_that_dies_costs_its_unroll_and_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
