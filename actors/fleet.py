@@ -43,6 +43,10 @@ class FleetState:
     actors: dict[int, dict[str, Any]] = field(default_factory=dict)
     """``Actor.get_state`` of those that can be saved."""
 
+    def after(self, earlier: "FleetState") -> "FleetState":
+        """With the incarnations of actors that a smaller fleet does not have: one that comes back must not repeat its numbers."""
+        return FleetState({**earlier.incarnations, **self.incarnations}, self.actors)
+
 
 @runtime_checkable
 class Fleet(Protocol):

@@ -34,7 +34,7 @@ class WireEncoder:
         return {} if self._residual is None else {"residual": self._residual}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        if self._residual is not None:
+        if self._residual is not None and "residual" in state:  # not if actors.wire was another
             self._residual = state["residual"].to(self._residual.device)
 
 

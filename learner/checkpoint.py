@@ -26,6 +26,7 @@ from actors.fleet import FleetState
 from conf.knobs import ConfigError
 from conf.load import from_yaml
 from conf.schema import TrainConfig
+from learner.writing import writing
 from rtrl_core.layout import ParameterLayout, ParameterSlot
 
 FORMAT = 1
@@ -78,13 +79,21 @@ def save(run_dir: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Writes one, then deletes what is neither among the ``keep`` newest nor the best.
 
     Raises:
-        OSError: if the disk is full or not writable; older checkpoints are untouched then.
+        CannotWrite: if the disk is full or not writable; older checkpoints are untouched then.
     """
-    folder = run_dir / FOLDER
+    target = run_dir / FOLDER / f"{checkpoint.agent_steps:012d}"
+    with writing(target):
+        _write(target, checkpoint)
+    _prune(target.parent, keep)
+    return target
+
+
+def _write(target: Path, checkpoint: Checkpoint) -> None:
+    folder = target.parent
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{checkpoint.agent_steps:012d}"
-    temporary = folder / f".{target.name}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left in folder.glob(".*.tmp"):  # by a process that was killed while it wrote
+        shutil.rmtree(left, ignore_errors=True)
+    temporary, replaced = folder / f".{target.name}.tmp", folder / f".{target.name}.old.tmp"
     temporary.mkdir()
     try:
         trees = {"learner": checkpoint.learner}
@@ -120,14 +129,13 @@ def save(run_dir: Path, checkpoint: Checkpoint, keep: int) -> Path:
         )
         _sync(temporary / MANIFEST)
         if target.exists():
-            shutil.rmtree(target)
+            target.rename(replaced)
         temporary.rename(target)
         _sync(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _prune(folder, keep)
-    return target
 
 
 def load(path: Path) -> Checkpoint:

@@ -3,7 +3,9 @@
 import logging
 import os
 import shutil
+import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import parameter, ray_constants
+from ray._private import parameter, ray_constants, services
 from ray._private.node import Node
 
 from actors.fleet import FleetError
@@ -58,7 +60,8 @@ def _join(address: str) -> None:
     try:
         if separator:  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with _our_signals():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         raise FleetError(
             f"no Ray cluster answers at fleet.address={address}: {_reason(error)}; start one, or leave fleet.address out"
@@ -75,7 +78,13 @@ def _start(config: TrainConfig, num_actors: int) -> None:
     if config.fleet.metrics_port is not None:
         _require_free("fleet.metrics_port", config.fleet.metrics_port)
     try:
-        with _loopback_only(), _inherited(PROCESS_ENVIRONMENT), _only_what_is_used(config.fleet.dashboard):
+        with (
+            _loopback_only(),
+            _inherited(PROCESS_ENVIRONMENT),
+            _only_what_is_used(config.fleet.dashboard),
+            _own_session(),
+            _our_signals(),
+        ):
             ray.init(
                 address="local",
                 include_dashboard=config.fleet.dashboard,
@@ -137,6 +146,35 @@ def _inherited(variables: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _own_session() -> Iterator[None]:
+    """A Ray that is started inside does not hear what is sent to this process's group, as a terminal, ``timeout`` and batch systems
+    do: the run needs it to save, and ends it itself; if the run is killed, Ray's processes go with it. There is no option for this.
+    """
+
+    class Detached(services.ConsolePopen):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, start_new_session=True, **options)
+
+    before = services.ConsolePopen
+    services.ConsolePopen = Detached
+    try:
+        yield
+    finally:
+        services.ConsolePopen = before
+
+
+@contextmanager
+def _our_signals() -> Iterator[None]:
+    """Ray takes SIGTERM for itself when it starts: an exit without a checkpoint."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _require_free(option: str, port: int) -> None:

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from conf.knobs import knob
 from conf.load import describe, load_options
-from learner.train_main import StopSignals
+from learner.stop_signals import StopSignals
 from learner.user_mistakes import reported
 
 RULES = {"segment": "RTRL (exact, untruncated)", "tbptt": "truncated BPTT"}
@@ -67,6 +67,7 @@ def run(config: DemoConfig, console: Console) -> int:
         f"T-maze: cue, then {config.corridor} steps of corridor, then a choice. Unrolls of {config.unroll} steps."
     )
     stop = StopSignals()
+    stop.begin()
     progress = Progress(console=console, transient=True)
     task = progress.add_task("training both", total=2 * config.total_steps)
     runs = {rule: _start(rule, config, output / rule) for rule in RULES}

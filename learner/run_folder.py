@@ -21,6 +21,10 @@ class RunFolderError(RuntimeError):
     """A run folder that cannot be used. One line for the user."""
 
 
+class RunFolderAway(RunFolderError, OSError):
+    """Storage that does not answer now: what was to be written may be written later."""
+
+
 class RunFolder:
     """See the module's docstring. Everything it raises is a ``RunFolderError``."""
 
@@ -61,11 +65,18 @@ class RunFolder:
         return self._lease.number
 
     def check(self) -> None:
-        """Raises ``RunFolderError`` if another attempt has taken the folder over: then nothing may be written any more."""
+        """Called before anything is written.
+
+        Raises:
+            RunFolderError: if another attempt has taken the folder over: then nothing may be written any more.
+            RunFolderAway: if that cannot be known now.
+        """
         try:
             self._lease.check()
-        except (LeaseError, OSError) as error:
+        except LeaseError as error:
             raise RunFolderError(str(error)) from None
+        except OSError as error:
+            raise RunFolderAway(f"the run folder does not answer ({error})") from None
 
     def publish(self) -> None:
         """Copies the newest checkpoint and the logs to the URL; nothing to do for a local folder.

@@ -220,6 +220,7 @@ class Tally:
             "recent": list(self._recent),
             "recent_by_level": {str(level): list(returns) for level, returns in self._recent_by_level.items()},
             "level_steps": self._level_steps.tolist(),
+            "levels": list(self._levels),
             "lag_max": self._lag_max,
             "elapsed_s": self._elapsed_before + time.monotonic() - self._started,
             "peak_rss_bytes": self._peak_rss,
@@ -227,14 +228,20 @@ class Tally:
         }
 
     def set_state(self, state: dict[str, Any], counters: Counters) -> None:
+        """Goes on from ``get_state``, which is empty if what was counted is of another environment; levels are known by their names."""
+        self.counters = self._at_start = counters
+        if not state:
+            return
         self._episodes = state["episodes"]
         self._streams_reset = state.get("streams_reset", 0)  # checkpoints of earlier versions do not count them
         self._recent.extend(state["recent"])
-        for level, returns in state["recent_by_level"].items():
-            self._recent_by_level[int(level)].extend(returns)
-        self._level_steps[:] = state["level_steps"]
+        theirs = state.get("levels", list(self._levels))
+        for number, level in enumerate(self._levels):
+            if level in theirs:
+                before = theirs.index(level)
+                self._recent_by_level[number].extend(state["recent_by_level"].get(str(before), []))
+                self._level_steps[number] = state["level_steps"][before]
         self._lag_max = state["lag_max"]
         self._elapsed_before = state["elapsed_s"]
         self._peak_rss = state["peak_rss_bytes"]
         self._env_counters_lost.update(state["env_counters"])
-        self.counters = self._at_start = counters

@@ -1,70 +1,48 @@
 """``rtrl-train``: trains until done or stopped, and goes on where it stopped."""
 
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from conf.load import config_hash, describe, load_train, to_yaml
 from conf.schema import TrainConfig
 from learner.git_revision import git_revision
+from learner.resume import finished
 from learner.run_folder import RunFolder, RunFolderError
-from learner.sinks import open_sinks
+from learner.sinks import Sinks, open_sinks
+from learner.stop_signals import StopSignals
 from learner.training import RunHooks, train
 from learner.user_mistakes import reported
-
-
-class StopSignals:
-    """SIGINT and SIGTERM ask the loop to save and end; the second one ends at once."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._owner = os.getpid()
-        self.listen()
-
-    def listen(self) -> None:
-        """Called again once everything runs: Ray takes SIGTERM for itself when it starts."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._request)
-
-    def _request(self, number: int, frame: object) -> None:
-        del frame
-        if os.getpid() != self._owner:
-            return
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-        print(
-            f"\n{signal.Signals(number).name}: finishing the unrolls under way and saving; once more ends at once",
-            file=sys.stderr,
-        )
+from learner.writing import replace_file
 
 
 class Attempt(RunHooks):
     """One attempt at a run: stops on signals, writes checkpoints only while the run folder is its own, copies them to storage."""
 
-    def __init__(self, folder: RunFolder, config: TrainConfig, announce: Callable[[str], None]) -> None:
+    def __init__(self, folder: RunFolder, config: TrainConfig, sinks: Sinks, signals: StopSignals) -> None:
         self._folder = folder
         self._config = config
-        self._announce = announce
-        self._signals = StopSignals()
+        self._sinks = sinks
+        self._signals = signals
 
     def should_stop(self) -> bool:
         return self._signals.requested
 
     def started(self) -> None:
         # Not before: a run that is refused must leave the configuration of the one that is there.
-        (self._folder.path / "config.yaml").write_text(to_yaml(self._config))
-        self._signals.listen()
+        replace_file(self._folder.path / "config.yaml", to_yaml(self._config))
+        self._signals.begin()
 
     def before_checkpoint(self) -> None:
         self._folder.check()
 
     def after_checkpoint(self) -> None:
+        self._sinks.flush()
         try:
             self._folder.publish()
         except RunFolderError as error:  # the local checkpoint is whole: the next one tries again
-            self._announce(str(error))
+            self._sinks.event(str(error))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,16 +51,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & set(arguments):
         print(describe(TrainConfig))
         return 0
-    return reported(lambda: run(load_train(arguments)))
+    used: list[Sinks] = []
+    status = reported(lambda: run(load_train(arguments), used.append))
+    if not all(
+        sinks.work for sinks in used
+    ):  # what the library of a broken one does at the exit may be pages, or never end
+        os._exit(status)
+    return status
 
 
-def run(config: TrainConfig) -> int:
-    """Trains with a complete configuration; see ``main`` for the exit status."""
-    texts = {"git_revision": git_revision(), "config_hash": config_hash(config)}
-    with RunFolder.open(config.run_dir or f"runs/{config.name}") as folder:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        with open_sinks(config, folder.path, texts) as sinks:
-            train(config, folder.path, sinks, Attempt(folder, config, sinks.event))
+def run(config: TrainConfig, opened: Callable[[Sinks], None] = lambda sinks: None) -> int:
+    """Trains with a complete configuration; see ``main`` for the exit status. ``opened`` is told of the sinks."""
+    signals = StopSignals()
+    location = config.run_dir or f"runs/{config.name}"
+    # Before the folder is taken, which writes into it.
+    if "://" not in location and (line := finished(config, Path(location))) is not None:
+        print(line)
+        return 0
+    try:
+        with RunFolder.open(location) as folder:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            texts = {"git_revision": git_revision(), "config_hash": config_hash(config)}
+            with open_sinks(config, folder.path, texts) as sinks:
+                opened(sinks)
+                train(config, folder.path, sinks, Attempt(folder, config, sinks, signals))
+            folder.publish()  # what was written while the sinks closed
+    except BaseException:
+        if not signals.ended_the_start:
+            raise
     return 0
 
 

@@ -10,12 +10,9 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import reduce
-from operator import attrgetter
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from actors.build import build_seeded_network
 from actors.fleet import Fleet, FleetState, LocalFleet
@@ -28,6 +25,7 @@ from learner.checkpoint import Checkpoint, CheckpointError
 from learner.clients import LearnerClient, LocalLearner
 from learner.learner import Counters, LearnerPlan, Receipt
 from learner.refusals import Refusals
+from learner.resume import finished_line, load_matching, resume_point
 from learner.schedules import SCHEDULES
 from learner.sinks import Sinks
 from learner.tally import Row, Tally
@@ -43,16 +41,29 @@ class Clock:
         self.restart(agent_steps)
 
     def restart(self, agent_steps: int) -> None:
+        self._done_s = time.monotonic()
+        self._failed = False
+        self._postpone(agent_steps)
+
+    def fail(self, agent_steps: int, say: Callable[[], None]) -> None:
+        """It was due and could not be done: it is due again after another interval. ``say`` is called for the first of several failures."""
+        if not self._failed:
+            say()
+        self._failed = True
+        self._postpone(agent_steps)
+
+    def _postpone(self, agent_steps: int) -> None:
         self._last_s, self._last_steps = time.monotonic(), agent_steps
 
     @property
     def age_s(self) -> float:
-        return time.monotonic() - self._last_s
+        """Since it was last done."""
+        return time.monotonic() - self._done_s
 
     def due(self, agent_steps: int) -> bool:
         if self._interval_steps is not None:
             return agent_steps - self._last_steps >= self._interval_steps
-        return self.age_s >= self._interval_s
+        return time.monotonic() - self._last_s >= self._interval_s
 
 
 class RunHooks:
@@ -84,16 +95,19 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
     """
     spec = describe_environment(config, sinks.event)
     layout, vector = initial_weights(config, spec)
-    saved = resume_point(config, run_dir, layout)
+    saved = resume_point(config, run_dir, layout, sinks.event)
     num_actors = config.fleet.num_actors or available_cores()
     plan = learner_plan(config, layout, num_actors)
     tally = Tally(spec.levels, config.total_steps, own_processes=config.fleet.kind == "ray")
-    state, fleet_state, restarts_before = plan.first_state(vector), FleetState(), {"actor": 0, "learner": 0}
+    state, fleet_state, before = plan.first_state(vector), FleetState(), {"actor": 0, "learner": 0}
     if saved is not None:
-        state, fleet_state, restarts_before = saved.learner, saved.fleet, saved.progress["restarts"]
-        sinks.set_state(saved.progress["sinks"])
+        state, fleet_state, before = saved.learner, saved.fleet, saved.progress["restarts"]
         tally.set_state(saved.progress["tally"], Counters(**saved.learner["counters"]))
+        if saved.agent_steps >= config.total_steps:
+            sinks.event(finished_line(saved, config, run_dir))
+            return tally.row({f"{process}_restarts": count for process, count in before.items()})
         sinks.event(f"going on at {saved.agent_steps:,} agent steps")
+    sinks.begin(tally.counters.agent_steps, {} if saved is None else saved.progress["sinks"])
 
     with ExitStack() as stack:
         fleet, learner = open_machinery(
@@ -102,8 +116,8 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
 
         def restarts() -> dict[str, int]:
             return {
-                "actor": restarts_before["actor"] + fleet.restarts,
-                "learner": restarts_before["learner"] + learner.restarts,
+                "actor": before["actor"] + fleet.restarts,
+                "learner": before["learner"] + learner.restarts,
             }
 
         refusals = Refusals(num_actors, fleet.replace, sinks.event)
@@ -112,18 +126,24 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
             tally.add(receipts)
             refusals.add(receipts)
 
-        def save() -> None:
+        def save(*, required: bool) -> None:
             absorb(learner.receipts(at_most_pending=0))  # so that rows and checkpoint tell of the same moment
             checkpoint = Checkpoint(
                 config_yaml=to_yaml(config),
                 layout=layout,
                 score=tally.mean_return,
                 learner=learner.get_state(),
-                fleet=fleet.get_state(),
+                fleet=fleet.get_state().after(fleet_state),
                 progress={"tally": tally.get_state(), "restarts": restarts(), "sinks": sinks.get_state()},
             )
-            hooks.before_checkpoint()
-            checkpoints.save(run_dir, checkpoint, config.logging.keep_checkpoints)
+            try:
+                hooks.before_checkpoint()
+                checkpoints.save(run_dir, checkpoint, config.logging.keep_checkpoints)
+            except OSError as error:  # the one before is whole
+                if required:
+                    raise
+                saving.fail(steps, partial(sinks.event, f"{error}; training goes on and tries again later"))
+                return
             hooks.after_checkpoint()
             saving.restart(tally.counters.agent_steps)
 
@@ -146,8 +166,8 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
         logging = Clock(options.interval_s, options.interval_steps, steps)
         hooks.started()
         tally.start()
-        if saved is None:
-            save()  # a learner that dies before the first regular checkpoint needs one to start from
+        if not checkpoints.available(run_dir):
+            save(required=True)  # a learner that dies before the first regular checkpoint needs one to start from
         for progress in SCHEDULES[config.learner.mode](fleet, learner, config.fleet.in_flight):
             absorb(progress.receipts)
             steps = tally.counters.agent_steps
@@ -155,11 +175,14 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
             if logging.due(steps) and not finished:
                 log()
             if saving.due(steps) and not finished:
-                save()
+                save(required=False)
             if finished:
                 break
-        save()
-        return log()
+        absorb(learner.receipts(at_most_pending=0))
+        row = log()  # before the checkpoint, so that a copy of the run has it too
+        save(required=True)
+        sinks.flush()
+        return row
 
 
 def open_machinery(
@@ -232,60 +255,6 @@ def copy_encoder(source: Checkpoint, parameters: FlatParameters) -> None:
                 f"set network.encoder and network.features as it was trained"
             )
         ours[name].view(parameters.vector).copy_(theirs[name].view(source.vector))
-
-
-def resume_point(config: TrainConfig, run_dir: Path, layout: ParameterLayout) -> Checkpoint | None:
-    """The checkpoint to go on from, or ``None`` for a new run.
-
-    Raises:
-        CheckpointError: if ``resume`` names none, the folder is used but must not be, or the network is another one.
-    """
-    present = checkpoints.available(run_dir)
-    if config.resume == "never":
-        if present:
-            raise CheckpointError(
-                f"resume=never, but {run_dir} already has checkpoints: choose another run_dir, or resume=auto"
-            )
-        return None
-    if config.resume != "auto":
-        return load_matching(checkpoints.find(Path(config.resume)), layout)
-    if not present:
-        return None
-    saved = checkpoints.load(present[-1])
-    require_same_run(run_dir, saved, config)
-    require_same_network(present[-1], saved, layout)
-    return saved
-
-
-def require_same_run(run_dir: Path, saved: Checkpoint, config: TrainConfig) -> None:
-    """Sizes and lengths of a run may change on its way; what it is about may not.
-
-    Raises:
-        CheckpointError: if the run that is in the folder has another environment, learning rule or seed.
-    """
-    options = yaml.safe_load(saved.config_yaml)  # also of another version of this program
-    for option in ("env.suite", "env.name", "rule.name", "seed"):
-        theirs = reduce(lambda section, key: section[key], option.split("."), options)
-        ours = attrgetter(option)(config)
-        if theirs != ours:
-            raise CheckpointError(
-                f"{run_dir} holds a run with {option}={theirs}, but this one has {ours}: choose another name or run_dir, "
-                f"or say resume={run_dir} with a new run_dir to start from its weights"
-            )
-
-
-def load_matching(path: Path, layout: ParameterLayout) -> Checkpoint:
-    loaded = checkpoints.load(path)
-    require_same_network(path, loaded, layout)
-    return loaded
-
-
-def require_same_network(path: Path, saved: Checkpoint, layout: ParameterLayout) -> None:
-    if saved.layout.fingerprint != layout.fingerprint:
-        raise CheckpointError(
-            f"checkpoint {path} is of another network ({saved.layout.size:,} parameters, this configuration has {layout.size:,}): "
-            f"use the configuration it was trained with, or another run_dir"
-        )
 
 
 def learner_plan(config: TrainConfig, layout: ParameterLayout, num_actors: int) -> LearnerPlan:

@@ -1,5 +1,6 @@
 """A user's mistake is one line and an exit status, never a traceback. Every entry point ends here."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -24,11 +25,22 @@ ONE_LINE = (
 
 def reported(run: Callable[[], int]) -> int:
     """Exit status of ``run``: 2 for a mistake in what was asked for, 1 for a machine that cannot do it, 130 if interrupted."""
+    status = _status(run)
+    try:
+        sys.stdout.flush()
+    except OSError:  # or the interpreter would complain of it at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
+
+
+def _status(run: Callable[[], int]) -> int:
     try:
         return run()
     except ONE_LINE as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read what is printed has gone, as in "| head"
+        return 0
     except OSError as error:
         if error.errno is None:
             raise

@@ -14,7 +14,10 @@ from conf.load import load_train
 from learner.learner import Counters, Receipt, Update, Verdict
 from learner.metrics import METRICS, check_row, markdown_table, split_name
 from learner.panel import LivePanel, bottleneck, summary_line
-from learner.sinks import JsonlSink, SummarySink, TensorBoardSink, WandbSink, open_sinks
+from learner.sinks import open_sinks
+from learner.sinks.continuation import Continuation, find_continuation
+from learner.sinks.event_files import TensorBoardSink
+from learner.sinks.run_files import JsonlSink, SummarySink
 from learner.tally import Tally
 from rtrl_core import ContributionHeader, Episode
 
@@ -104,7 +107,7 @@ def test_every_metric_is_explained_in_the_docs_table():
 def test_a_half_written_line_is_removed_when_the_run_goes_on(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"agent_steps": 1}\n{"agent_st')
-    sink = JsonlSink(path)
+    sink = JsonlSink(path, find_continuation(path, agent_steps=1))
     sink.write({"agent_steps": 2, "explained_variance": float("inf")})
     sink.close()
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
@@ -128,31 +131,13 @@ def test_the_summary_is_the_newest_row_with_the_texts(tmp_path: Path):
 def test_tensorboard_has_agent_steps_on_its_axis(tmp_path: Path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    sink = TensorBoardSink(tmp_path)
+    sink = TensorBoardSink(tmp_path, Continuation())
     sink.write({**make_row(), "agent_steps": 1234})
     sink.close()
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert events.Scalars("learning/mean_return_100")[0].step == 1234
     assert events.Scalars("learning/frames")[0].value == 40
-
-
-@pytest.mark.slow
-def test_weights_and_biases_offline_needs_no_server_and_keeps_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    said: list[str] = []
-    config = load_train(["experiment=tmaze", "logging.wandb=offline"])
-    sink = WandbSink(config, tmp_path, said.append)
-    sink.write(make_row())
-    state = sink.get_state()
-    sink.close()
-    again = WandbSink(config, tmp_path, said.append)
-    again.set_state(state)
-    assert again.get_state() == state
-    assert state["run_id"]
-    assert list((tmp_path / "wandb").glob(f"offline-run-*{state['run_id']}"))
-    assert not said
 
 
 def test_the_panel_and_the_plain_line_show_what_matters():
