@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 
+from rtrl_core.arguments import FLOATING, expect
 from rtrl_core.policies import ActionDistribution
 from rtrl_core.returns import VTrace
 from rtrl_core.shapes import Bool, Float, Shaped, Tensor
@@ -35,7 +36,17 @@ def actor_critic_losses(
     """``policy + baseline_cost * value - entropy_cost * entropy`` (PAPER.md 2.1).
 
     Rows that are no transitions are left out by selection: whatever they hold, NaN too, reaches neither the loss nor a gradient.
+
+    Raises:
+        TypeError, ValueError: for an argument of another dtype, shape or device than ``values`` asks for.
     """
+    shape, device = tuple(values.shape), values.device
+    expect("values", values, "T B", (None, None), FLOATING, device)
+    expect("parameters", parameters, "T B A", (*shape, distribution.num_parameters), FLOATING, device)
+    expect("actions", actions, "T B ...", shape, None, device)
+    expect("returns.targets", returns.targets, "T B", shape, FLOATING, device)
+    expect("returns.advantages", returns.advantages, "T B", shape, FLOATING, device)
+    expect("valid", valid, "T B", shape, torch.bool, device)
     nothing = values.new_zeros(())
 
     def selected(rows: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from rtrl_core.arguments import FLOATING, expect
 from rtrl_core.cells import CELLS, ELSTMCell
 from rtrl_core.encoders import (
     Encoder,
@@ -109,7 +110,17 @@ class PolicyNetwork(nn.Module):
         is_first: Bool[Tensor, " B"],
         instruction: Int[Tensor, "B L"] | None = None,
     ) -> Float[Tensor, "B D"]:
-        """Features beside what happened last. At the first step of an episode nothing has: reward and action are zero there."""
+        """Features beside what happened last. At the first step of an episode nothing has: reward and action are zero there.
+
+        Raises:
+            TypeError, ValueError: for an argument of another dtype, shape or device.
+        """
+        device = self.value_head.weight.device
+        expect("features", features, "B F", (None, self.encoder.features), FLOATING, device)
+        streams = (features.shape[0],)
+        expect("last_reward", last_reward, "B", streams, FLOATING, device)
+        expect("last_action", last_action, "B ...", streams, None, device)
+        expect("is_first", is_first, "B", streams, torch.bool, device)
         begins = is_first.unsqueeze(-1)
         parts = [features]
         if self.spec.last_reward:
@@ -119,6 +130,7 @@ class PolicyNetwork(nn.Module):
         if self.instruction_encoder is not None:
             if instruction is None:
                 raise ValueError("this network reads an instruction, but the environment gave none")
+            expect("instruction", instruction, "B L", (*streams, None), torch.int64, device)
             parts.append(self.instruction_encoder(instruction))
         return torch.cat(parts, dim=-1)
 
@@ -126,8 +138,9 @@ class PolicyNetwork(nn.Module):
     def act(
         self, inputs: Float[Tensor, "B D"], cell_state: Float[Tensor, "B N"], is_first: Bool[Tensor, " B"]
     ) -> tuple[PolicyOutput, Float[Tensor, "B N"]]:
-        """One step without a graph: policy and value, and the next cell state."""
+        """One step without a graph: policy and value, and the next cell state. Raises as ``DiagonalCore.forward``."""
         if self.core is None:
+            self._check_inputs("B", inputs, is_first)
             return self._heads(inputs), cell_state
         hidden, cell_state = self.core.step(inputs, cell_state, is_first)
         return self._heads(hidden), cell_state
@@ -139,11 +152,18 @@ class PolicyNetwork(nn.Module):
         is_first: Bool[Tensor, "T B"],
         out: Sensitivity | None = None,
     ) -> tuple[PolicyOutput, CoreState]:
-        """An unroll under autograd. ``out``: see ``DiagonalCore.forward``."""
+        """An unroll under autograd. ``out`` and what is raised: see ``DiagonalCore.forward``."""
         if self.core is None:
+            self._check_inputs("T B", inputs, is_first)
             return self._heads(inputs), state
         hidden, state = self.core(inputs, state, is_first, out)
         return self._heads(hidden), state
+
+    def _check_inputs(self, axes: str, inputs: Tensor, is_first: Tensor) -> None:
+        """What a recurrent core checks itself."""
+        device, batch = self.value_head.weight.device, (None,) * len(axes.split())
+        expect("inputs", inputs, f"{axes} D", (*batch, self.input_size), FLOATING, device)
+        expect("is_first", is_first, axes, tuple(inputs.shape[:-1]), torch.bool, device)
 
     def _heads(self, hidden: Tensor) -> PolicyOutput:
         return PolicyOutput(self.policy_head(hidden), self.value_head(hidden).squeeze(-1))

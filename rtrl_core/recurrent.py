@@ -14,12 +14,15 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import nn
 
+from rtrl_core.arguments import FLOATING, expect
 from rtrl_core.cells import CELLS, DiagonalCell, ELSTMCell
 from rtrl_core.rules import RULES
 from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Bool, Float, Tensor
 
 V = TypeVar("V")
+
+PRECISIONS = (torch.float32, torch.float64)
 
 
 class CoreState(NamedTuple):
@@ -78,6 +81,8 @@ class DiagonalCore(nn.Module):
 
     def initial_state(self, batch_size: int) -> CoreState:
         """Zero state and, under an RTRL rule, zero sensitivity, on the device of the parameters."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         cell_state = self.matrices.new_zeros(batch_size, self.num_units)
         return CoreState(cell_state, self.initial_sensitivity(batch_size))
 
@@ -96,8 +101,13 @@ class DiagonalCore(nn.Module):
         """Runs an unroll. Returns the cell states (under autograd) and the state to carry on with (detached).
 
         ``out`` names a sensitivity of the same shapes that may be overwritten, to save an allocation per unroll: pass the one
-        from two unrolls ago.
+        from two unrolls ago, or for ``T = 1`` the one of ``state`` itself.
+
+        Raises:
+            TypeError, ValueError: for an argument of another dtype, shape or device, an ``out`` that shares memory with the
+                sensitivity of ``state`` where ``T > 1``, a state that requires a gradient, or a core in half precision.
         """
+        self._check_unroll(inputs, state, is_first, out)
         with torch.autocast(inputs.device.type, enabled=False):
             states, sensitivity = self.rule.scan(
                 self.cell,
@@ -115,12 +125,53 @@ class DiagonalCore(nn.Module):
     def step(
         self, inputs: Float[Tensor, "B D"], cell_state: Float[Tensor, "B N"], is_first: Bool[Tensor, " B"]
     ) -> Float[Tensor, "B N"]:
-        """One step of the cell alone, for acting: no graph, no sensitivity."""
+        """One step of the cell alone, for acting: no graph, no sensitivity. Raises as ``forward``."""
+        self._check_precision()
+        device = self.matrices.device
+        expect("inputs", inputs, "B D", (None, self.matrices.shape[2]), FLOATING, device)
+        expect("cell_state", cell_state, "B N", (inputs.shape[0], self.num_units), self.matrices.dtype, device)
+        expect("is_first", is_first, "B", (inputs.shape[0],), torch.bool, device)
         with torch.autocast(inputs.device.type, enabled=False):
             gates = (inputs.to(self.matrices.dtype) @ self.matrices.flatten(0, 1).t()).view(
                 -1, *self.matrices.shape[:2]
             )
             return self.cell.forward(cell_state.masked_fill(is_first.unsqueeze(-1), 0), gates, self.vectors)
+
+    def _check_precision(self) -> None:
+        if self.matrices.dtype not in PRECISIONS or self.vectors.dtype != self.matrices.dtype:
+            raise TypeError(
+                "a recurrent core computes in float32 or float64, because its sensitivity adds up over whole episodes, but its "
+                f"parameters are {self.matrices.dtype}: convert the layers around it only, or use autocast, which leaves it alone"
+            )
+
+    def _check_unroll(self, inputs: Tensor, state: CoreState, is_first: Tensor, out: Sensitivity | None) -> None:
+        self._check_precision()
+        (gates, units, size), dtype, device = self.matrices.shape, self.matrices.dtype, self.matrices.device
+        expect("inputs", inputs, "T B D", (None, None, size), FLOATING, device)
+        steps, batch_size, _ = inputs.shape
+        expect("is_first", is_first, "T B", (steps, batch_size), torch.bool, device)
+        if not isinstance(state, CoreState):
+            raise TypeError(
+                f"state must be a CoreState, as initial_state(batch_size) gives it, got {type(state).__name__}"
+            )
+        expect("state.cell", state.cell, "B N", (batch_size, units), dtype, device)
+        if state.cell.requires_grad:
+            raise ValueError(
+                "state.cell must not require a gradient: that of an initial state would end at the first unroll; detach it"
+            )
+        if (state.sensitivity is None) == self.rule.carries_sensitivity:
+            carries = "needs a" if self.rule.carries_sensitivity else "carries no"
+            raise ValueError(
+                f"rule {self.rule.name} {carries} sensitivity in its state: take it from this core's initial_state"
+            )
+        for name, sensitivity in (("state.sensitivity", state.sensitivity), ("out", out)):
+            if sensitivity is None:
+                continue
+            if state.sensitivity is None:
+                raise ValueError(f"rule {self.rule.name} carries no sensitivity, so out must be None")
+            matrices, vectors = sensitivity
+            expect(f"{name}.matrices", matrices, "B K N D", (batch_size, gates, units, size), dtype, device)
+            expect(f"{name}.vectors", vectors, "B P N", (batch_size, *self.vectors.shape), dtype, device)
 
 
 class ELSTM(nn.Module):

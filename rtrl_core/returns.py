@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from rtrl_core.arguments import FLOATING, expect
 from rtrl_core.shapes import Bool, Float, Tensor
 
 
@@ -54,7 +55,11 @@ def vtrace(
         valid: false where row ``t`` is no transition; its advantage is zero.
         discount: gamma.
         rho_clip, c_clip: the clips ``rho-bar >= c-bar``. ``trace_decay``: lambda.
+
+    Raises:
+        TypeError, ValueError: for an argument of another dtype, shape or device than ``values`` asks for.
     """
+    _check(log_ratios, rewards, values, next_values, terminated, truncated, valid)
     rho = log_ratios.exp()
     clipped_rho = rho.clamp(max=rho_clip)
     nothing = torch.zeros_like(values)
@@ -74,3 +79,20 @@ def vtrace(
     after = torch.cat([corrections[1:], nothing[:1]])
     advantages = delta + torch.where(goes_on, clipped_rho * discount * after, nothing)
     return VTrace(targets, advantages)
+
+
+def _check(
+    log_ratios: Tensor,
+    rewards: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    valid: Tensor,
+) -> None:
+    shape, device = tuple(values.shape), values.device
+    expect("values", values, "T B", (None, None), FLOATING, device)
+    for name, tensor in (("log_ratios", log_ratios), ("rewards", rewards), ("next_values", next_values)):
+        expect(name, tensor, "T B", shape, FLOATING, device)
+    for name, tensor in (("terminated", terminated), ("truncated", truncated), ("valid", valid)):
+        expect(name, tensor, "T B", shape, torch.bool, device)

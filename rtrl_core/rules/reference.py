@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from rtrl_core.arguments import expect_separate
 from rtrl_core.cells.base import DiagonalCell, LocalDerivatives
 from rtrl_core.rules.scan import (
     ParameterGradients,
@@ -35,6 +36,8 @@ def scan(
     out: Sensitivity | None = None,
 ) -> tuple[Float[Tensor, "T B N"], Sensitivity]:
     """Same contract as the segment rule; forward and backward each repeat the recursion over all ``T`` steps."""
+    if out is not None:
+        expect_separate(out, sensitivity, in_place_allowed=inputs.shape[0] == 1)
     advanced = sensitivity.empty_like() if out is None else out
     return _ReferenceScan.apply(cell, inputs, matrices, vectors, state, is_first, sensitivity, advanced), advanced
 
@@ -85,8 +88,12 @@ class _ReferenceScan(torch.autograd.Function):
         trajectory = forward_scan(cell, inputs, matrices, vectors, state, starts)
         local = local_derivatives(cell, trajectory, vectors, starts)
         ctx.cell, ctx.starts = cell, starts
-        # Backward begins at S_0 again: where the advanced sensitivity takes its place, a copy of it is kept.
-        old = [part.clone() for part in sensitivity] if out.matrices is sensitivity.matrices else sensitivity
+        # Backward begins at S_0 again: where the advanced sensitivity is about to take its place, a copy is kept.
+        old = (
+            [part.clone() for part in sensitivity]
+            if out.matrices.data_ptr() == sensitivity.matrices.data_ptr()
+            else sensitivity
+        )
         ctx.save_for_backward(*old, inputs, matrices, vectors, is_first, *trajectory)
         for t in range(inputs.shape[0]):
             sensitivity = step(sensitivity, local.at(t), inputs[t], is_first[t])

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from rtrl_core.arguments import expect_separate
 from rtrl_core.cells.base import DiagonalCell, LocalDerivatives
 from rtrl_core.rules.scan import (
     ParameterGradients,
@@ -48,10 +49,15 @@ def scan(
     """Runs the cell over an unroll; backward through the returned states leaves the untruncated gradient in the parameters.
 
     Returns the states ``c_1..c_T`` and the advanced sensitivity, which is outside autograd. ``out`` receives the advanced
-    sensitivity if given; it must not overlap ``sensitivity``, which backward still reads (autograd reports a violation),
-    except for ``T = 1``, where advancing in place is allowed. The gradient of ``inputs`` is truncated at the start of the
+    sensitivity if given; it must not overlap ``sensitivity``, which backward still reads, except for ``T = 1``, where it may be
+    the same. The gradient of ``inputs`` is truncated at the start of the
     unroll, as in the paper.
+
+    Raises:
+        ValueError: if ``out`` overlaps where it must not.
     """
+    if out is not None:
+        expect_separate(out, sensitivity, in_place_allowed=inputs.shape[0] == 1)
     advanced = sensitivity.empty_like() if out is None else out
     return _SegmentScan.apply(cell, inputs, matrices, vectors, state, is_first, sensitivity, advanced), advanced
 

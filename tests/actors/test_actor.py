@@ -12,7 +12,7 @@ from toy_actor import make_actor, present_weights
 from actors.actor import Actor
 from conf.schema import LossConfig, NetworkConfig
 from envs.tmaze import TMaze
-from rtrl_core import WeightsSnapshot
+from rtrl_core import RULES, WeightsSnapshot
 
 Habit = Literal["same_step", "next_step"]
 
@@ -104,17 +104,19 @@ def test_episode_returns_and_lengths_are_those_of_the_ledger(habit: Habit):
     assert sorted((episode.episode_return, episode.length) for episode in reported) == sorted(expected)
 
 
-@pytest.mark.parametrize("rule", ["segment", "reference"])
+@pytest.mark.parametrize("unroll", [1, 4])
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("habit", ["same_step", "next_step"])
-def test_contributions_add_up_to_backpropagation_through_whole_episodes(habit: Habit, rule: str):
+def test_contributions_add_up_to_backpropagation_through_whole_episodes(habit: Habit, rule: str, unroll: int):
+    """Through whole episodes, or under ``tbptt`` through the unrolls that it is truncated to."""
     env = CountingEnv(num_envs=3, seed=1, habit=habit, lengths=(2, 9))
-    actor = make_actor(env, unroll=4, rule=rule)
+    actor = make_actor(env, unroll=unroll, rule=rule)
     weights = present_weights(actor)
     core = actor.network.core
     assert core is not None
     total = torch.zeros_like(actor.parameters.vector, dtype=torch.float64)
     inputs, is_first, actions, targets, valid, advantages = [], [], [], [], [], []
-    for _ in range(5):
+    for _ in range(20 // unroll):
         total += actor.unroll(weights).gradient
         rows = actor._unroll
         inputs.append(rows.inputs.clone())
@@ -128,7 +130,9 @@ def test_contributions_add_up_to_backpropagation_through_whole_episodes(habit: H
     matrices = core.core.matrices.detach().clone().requires_grad_()
     vectors = core.core.vectors.detach().clone().requires_grad_()
     state, states = torch.zeros(3, 6), []
-    for x, first in zip(torch.cat(inputs), torch.cat(is_first), strict=True):
+    for t, (x, first) in enumerate(zip(torch.cat(inputs), torch.cat(is_first), strict=True)):
+        if rule == "tbptt" and t % unroll == 0:
+            state = state.detach()
         state = torch.where(first[:, None], torch.zeros_like(state), state)
         state = core.core.cell.forward(state, torch.stack([x @ matrix.t() for matrix in matrices], dim=1), vectors)
         states.append(state)

@@ -63,18 +63,14 @@ def assert_equal_states(ours: CoreState, theirs: CoreState) -> None:
             assert torch.equal(part, expected)
 
 
-@pytest.fixture(params=[8 << 20, 400], ids=["one block", "many blocks"], autouse=True)
-def _blocks(request, monkeypatch) -> None:
-    monkeypatch.setattr(segment, "BLOCK_BYTES", request.param)
-
-
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 @pytest.mark.parametrize(("length", "start", "in_place"), STARTS)
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("rule", "block_bytes"), [*((rule, 8 << 20) for rule in RULES), ("segment", 400)])
 def test_a_stream_that_begins_anew_forgets_what_was_not_finite_and_the_others_do_not_notice(
-    rule, cell, length, start, in_place, poison
+    rule, block_bytes, cell, length, start, in_place, poison, monkeypatch
 ):
+    monkeypatch.setattr(segment, "BLOCK_BYTES", block_bytes)
     core = DiagonalCore(INPUTS, UNITS, cell, rule)
     state, inputs, weights = (
         carried_state(core),

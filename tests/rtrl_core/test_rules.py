@@ -38,6 +38,26 @@ def gradient_by_unrolls(
     return core.matrices.grad.clone(), core.vectors.grad.clone(), torch.cat(states)
 
 
+@pytest.mark.parametrize("out", ["none", "separate", "in place"])
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("rule", EXACT_RULES)
+def test_step_by_step_the_gradient_is_exact_wherever_the_sensitivity_is_written(rule: str, cell: str, out: str):
+    core = DiagonalCore(5, 7, cell, rule).double()
+    x, is_first, weights = random_problem(12, 3, 5, 7, torch.float64)
+    state = core.initial_state(3)
+    assert state.sensitivity is not None
+    spare = state.sensitivity.empty_like()
+    for t in range(12):
+        before = state.sensitivity
+        target = {"none": None, "separate": spare, "in place": before}[out]
+        outputs, state = core(x[t : t + 1], state, is_first[t : t + 1], target)
+        (weights[t] * outputs[0].sin()).sum().backward()
+        spare = before
+    matrices, vectors, _ = full_gradient(core.cell, core.matrices, core.vectors, x, is_first, weights)
+    torch.testing.assert_close(core.matrices.grad, matrices, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(core.vectors.grad, vectors, rtol=1e-9, atol=1e-12)
+
+
 def relative(actual: torch.Tensor, expected: torch.Tensor) -> float:
     return float((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
 
