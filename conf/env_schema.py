@@ -112,7 +112,8 @@ class DMLabConfig(EnvConfig):
     start_level: int = knob(0, "first of them", minimum=0)
     spare_engines: int = knob(1, "engines kept ready per actor, to take over where an episode ends", minimum=0)
     wait_for_reset: bool = knob(
-        False, "hold all streams until a new episode is ready: repeatable; false leaves its rows out of the loss"
+        False,
+        "hold all streams until a new episode is ready: repeatable where the level is; false leaves its rows out of the loss",
     )
     step_timeout_s: float = knob(30.0, "an engine silent for longer during a step is replaced", minimum=0.1)
     reset_timeout_s: float = knob(300.0, "the same for starting an engine or an episode", minimum=0.1)

@@ -5,7 +5,7 @@
                whatever becomes of one of them
     lockstep   like sync, but the next round is under way while this one is added: the lag is always one
 
-``sync`` and ``lockstep`` give the same run for the same seed, bit for bit.
+``sync`` and ``lockstep`` give the same run for the same seed, bit for bit, if the environment repeats.
 """
 
 from collections.abc import Callable, Iterator

@@ -115,7 +115,7 @@ class Engine:
             self._tells_frames_left = False
 
     def throw_away(self) -> None:
-        """Plays none of the first episode of an instance, which cannot be repeated from its seed; later ones can."""
+        """Plays none of the first episode of an instance, which cannot be repeated from its seed; later ones can, on most levels."""
         self._lab.reset(seed=THROW_AWAY_SEED)
 
     def _open(self, folder: str, *more: str) -> Any:

@@ -1,4 +1,4 @@
-"""Which level and which seed an episode gets. Plain arithmetic: the same seed gives the same episodes."""
+"""Which level and which seed an episode gets. Plain arithmetic: the same seed gives the same levels and level seeds."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple

@@ -7,7 +7,7 @@
     engine dies or is late   -> a new one takes its place in ``prepared``; a stream that it played for has lost its episode
 
 So a slow reset costs its own stream some rows at most, and none if there are spares. With ``wait_for_reset`` streams take the
-prepared engines in order instead, ready or not, and every stream waits: then what is played does not depend on how long it took.
+prepared engines in order instead, ready or not, and every stream waits: then which episodes are played does not depend on how long it took.
 """
 
 import contextlib

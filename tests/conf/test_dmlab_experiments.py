@@ -1,13 +1,16 @@
 """The rows of the paper's DMLab tables, and the two stages of its memory levels."""
 
 from itertools import product
+from pathlib import Path
 
 import pytest
 
+import conf
 from conf.env_schema import DMLab30Config, DMLabConfig
 from conf.load import load_train
 from conf.schema import TrainConfig
 
+EXPERIMENTS = Path(conf.__file__).parent / "experiment"
 LEVELS = {
     "nonmatching": ("rooms_select_nonmatching_object", 50_000_000, 30_000_000),
     "watermaze": ("rooms_watermaze", 200_000_000, 100_000_000),
@@ -63,6 +66,14 @@ def test_the_thirty_level_run_has_impalas_inputs_and_a_stream_for_every_level_in
     assert (config.env.reward_clip, config.env.instruction, config.env.levels) == ("asymmetric", True, [])
     assert (config.network.last_reward, config.network.last_action) == (True, True)
     assert config.actors.num_envs == 30
+    assert config.learner.batch_segments == 30, "an update is one contribution: a batch takes no part of one"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in EXPERIMENTS.glob("dmlab*.yaml")))
+def test_a_batch_of_every_row_is_filled_by_whole_contributions(name: str):
+    config = load_train([f"experiment={name}"])
+    assert config.learner.batch_segments is not None
+    assert config.learner.batch_segments % config.actors.num_envs == 0
 
 
 def test_any_level_is_named_without_a_file():

@@ -266,6 +266,45 @@ def test_engines_find_levels_that_others_have_built(standin: Callable[..., None]
     assert again.statistics()["cache_misses"] <= 3, "the remote tier has whole packs"
 
 
+def test_maps_that_are_built_at_opening_or_in_a_step_come_from_the_cache_too(
+    standin: Callable[..., None], opened: Opened, tmp_path: Path
+):
+    opening = DMLabConfig(name="language_select_described_object", spare_engines=0, level_cache=str(tmp_path))
+    first = opened(opening, streams=1)
+    first.reset()
+    assert first._supervisor.cache_counts() == (0, 1, 0)
+    again = opened(opening, seed=2, streams=1)
+    again.reset()
+    assert again._supervisor.cache_counts() == (1, 0, 0)
+
+    standin(steps=[4, 6])
+    stepping = DMLabConfig(
+        name="skymaze_irreversible_path_varied", num_levels=1, level_cache=str(tmp_path), wait_for_reset=True
+    )
+    env = opened(stepping, streams=1)
+    env.reset()
+    list(play(env, 30))
+    hits, misses, failures = env._supervisor.cache_counts()
+    engines = 1 + stepping.spare_engines
+    assert misses == engines + 2, "each throw-away episode's first map, and two maps of the one level"
+    assert hits > 5
+    assert failures == 0
+
+
+def test_maps_are_built_although_the_trainer_ignores_its_children(tmp_path: Path):
+    """An engine inherits that, and its map compiler does not survive it."""
+    program = (
+        "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN);"
+        "from conf.env_schema import DMLabConfig; from envs.registry import make_env;"
+        "env = make_env(DMLabConfig(name='rooms_keys_doors_puzzle', spare_engines=0), 1, 1); env.reset();"
+        "print(env.statistics()['engine_restarts']); env.close()"
+    )
+    standins = str(Path(__file__).parents[1] / "standins")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([standins, *filter(None, sys.path)]), "FAKE_LAB": "{}"}
+    finished = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert finished.stdout == "0.0\n", finished.stderr
+
+
 def test_engine_processes_hold_no_torch_and_end_with_their_environment(standin: Callable[..., None], opened: Opened):
     env = opened(DMLabConfig(spare_engines=0), streams=1)
     env.reset()
