@@ -24,16 +24,15 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.env_schema import BEFORE, ENV_CONFIGS
-from conf.knobs import CHOICES, HELP, ConfigError, validate
+from conf.data_yaml import read_yaml
+from conf.env_schema import ENV_CONFIGS
+from conf.knobs import CHOICES, HELP, PLACE, ConfigError, validate
+from conf.places import Interpolated, shown
 from conf.schema import EvaluateConfig, TrainConfig
 
 T = TypeVar("T")
 
 GROUPS = ("env", "network", "rule", "learner", "fleet", "logging", "experiment")
-_FREE_TEXT = ("name", "run_dir", "resume", "env.name", "fleet.address", "network.load_encoder")
-"""Options whose values may hold characters that Hydra's grammar gives a meaning."""
-_PATHS = ("checkpoint", "output", "env")
 NOT_LEARNING = ("name", "run_dir", "resume", "logging", "seed", "fleet")
 """What does not change what is learned: left out of ``config_hash``."""
 _lock = threading.Lock()
@@ -55,6 +54,7 @@ def load_train(overrides: Sequence[str]) -> TrainConfig:
             with initialize_config_module(config_module="conf", version_base="1.3"):
                 tree = compose(config_name="train", overrides=words)
             config = OmegaConf.to_object(tree)
+            _keep_typed(tree, config)
         except OverrideParseException as error:
             raise ConfigError(f"cannot read {error.override!r}: {_one_line(error)}") from None
         except (HydraException, OmegaConfBaseException) as error:
@@ -66,6 +66,30 @@ def load_train(overrides: Sequence[str]) -> TrainConfig:
     if "env" in given and "name" not in given:
         config.name = _run_name(given.get("experiment"), config)
     return _checked(config)
+
+
+def _keep_typed(tree: Any, section: Any) -> None:
+    """Remembers how the places of a configuration were typed, where something was interpolated into them."""
+    for spec in fields(section):
+        node, value = tree._get_node(spec.name), getattr(section, spec.name)
+        if is_dataclass(value):
+            _keep_typed(node, value)
+        elif spec.metadata.get(PLACE) is True and isinstance(value, str) and node._is_interpolation():
+            setattr(section, spec.name, Interpolated(value, node._value()))
+        elif isinstance(value, dict) and not node._is_interpolation():
+            setattr(section, spec.name, _with_typed(value, node))
+
+
+def _with_typed(value: Any, node: Any) -> Any:
+    if isinstance(value, str) and node._is_interpolation():
+        return Interpolated(value, node._value())
+    if node._is_interpolation():
+        return value
+    if isinstance(value, dict):
+        return {key: _with_typed(element, node._get_node(key)) for key, element in value.items()}
+    if isinstance(value, list):
+        return [_with_typed(element, node._get_node(index)) for index, element in enumerate(value)]
+    return value
 
 
 def _run_name(experiment: str | None, config: TrainConfig) -> str:
@@ -91,7 +115,7 @@ def load_options(schema: type[T], overrides: Sequence[str]) -> T:
             raise ConfigError(f"expected option=value, got {override!r}")
         if key not in _options(schema):
             raise ConfigError(_unknown("option", key, _options(schema)))
-        values[key] = value if key in _PATHS else yaml.safe_load(value)
+        values[key] = _text_or_none(value) if key in _free_text(schema) else read_yaml(value, key)
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
     except OmegaConfBaseException as error:
@@ -102,36 +126,22 @@ def load_options(schema: type[T], overrides: Sequence[str]) -> T:
 
 
 def to_yaml(config: TrainConfig) -> str:
-    """Everything, defaults included: what a run folder and a checkpoint keep."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
-
-
-def from_yaml(text: str) -> TrainConfig:
-    """The inverse of ``to_yaml``.
-
-    Raises:
-        ConfigError: for options or values that this version does not have.
-    """
-    try:
-        values = OmegaConf.create(text)
-        suite = values.env.suite
-        if suite not in ENV_CONFIGS:
-            raise ConfigError(_unknown("environment suite", suite, list(ENV_CONFIGS)))
-        config = OmegaConf.to_object(
-            OmegaConf.merge(OmegaConf.structured(TrainConfig(env=ENV_CONFIGS[suite](**BEFORE.get(suite, {})))), values)
-        )
-    except (OmegaConfBaseException, yaml.YAMLError, KeyError, TypeError) as error:
-        raise ConfigError(f"not a training configuration: {_one_line(error)}") from None
-    assert isinstance(config, TrainConfig)
-    return _checked(config)
+    """Everything, defaults included: what a run folder and a checkpoint keep. Without secrets: see ``conf/places.py``."""
+    return yaml.safe_dump(_shown_tree(config), sort_keys=False, allow_unicode=True)
 
 
 def config_hash(config: TrainConfig) -> str:
     """Equal for runs that should learn the same up to their seed: where and how they ran does not count."""
-    values = OmegaConf.to_container(OmegaConf.structured(config))
-    assert isinstance(values, dict)
-    kept = {str(key): value for key, value in values.items() if key not in NOT_LEARNING}
+    kept = {key: value for key, value in _shown_tree(config).items() if key not in NOT_LEARNING}
     return hashlib.sha256(yaml.safe_dump(kept, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _shown_tree(section: Any) -> dict[str, Any]:
+    return {
+        spec.name: _shown_tree(value) if is_dataclass(value) else shown(value)
+        for spec in fields(section)
+        for value in [getattr(section, spec.name)]
+    }
 
 
 def experiments() -> list[str]:
@@ -176,7 +186,7 @@ def _translate(word: str) -> list[str]:
     section = key.split(".")[0]
     if section != "env" and key not in _options(TrainConfig):
         raise ConfigError(_unknown("option", key, _options(TrainConfig)))
-    return [f"{key}={_quoted(value)}" if key in _FREE_TEXT else word]
+    return [f"{key}={_quoted(value)}" if key in _free_text(TrainConfig) else word]
 
 
 def _translate_env(value: str) -> list[str]:
@@ -185,6 +195,20 @@ def _translate_env(value: str) -> list[str]:
         raise ConfigError(_unknown("environment suite", suite, list(ENV_CONFIGS)) + "; write env=SUITE/NAME")
     default = next(spec.default for spec in fields(ENV_CONFIGS[suite]) if spec.name == "name")
     return [f"env={suite}", f"env.name={_quoted(name if slash else str(default))}"]
+
+
+@cache
+def _free_text(schema: type) -> frozenset[str]:
+    """Options whose values are taken as they are: they may hold characters that Hydra's grammar and YAML give a meaning."""
+    options = [*_walk(schema)]
+    if schema is TrainConfig:
+        options += [pair for env in ENV_CONFIGS.values() for pair in _walk(env, "env.")]
+    texts = {option for option, spec in options if spec.metadata.get(PLACE) and spec.type in (str, str | None)}
+    return frozenset(texts | {"name", "env.name"})
+
+
+def _text_or_none(value: str) -> str | None:
+    return None if value == "null" else value
 
 
 def _quoted(value: str) -> str:
@@ -196,11 +220,6 @@ def _quoted(value: str) -> str:
 
 def _checked(config: TrainConfig) -> TrainConfig:
     validate(config)
-    if config.fleet.in_flight > 2:
-        raise ConfigError(f"fleet.in_flight must be 1 or 2, got {config.fleet.in_flight}")
-    for name in ("learning_rate", "final_learning_rate"):
-        if getattr(config.learner, name) > 1:
-            raise ConfigError(f"learner.{name} must be at most 1, got {getattr(config.learner, name)}")
     return config
 
 

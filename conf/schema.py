@@ -10,7 +10,7 @@ from typing import ClassVar
 from omegaconf import MISSING
 
 from conf.env_schema import AtariConfig, EnvConfig
-from conf.knobs import knob
+from conf.knobs import BELOW_ONE, MAX_BYTES, MAX_S, MAX_SEED, MAX_STEPS, knob
 
 
 @dataclass
@@ -27,20 +27,23 @@ class NetworkConfig:
         "the paper's, or orthogonal, whose features differ more between frames",
         choices=("torch", "orthogonal"),
     )
-    features: int = knob(256, "encoder outputs", minimum=1)
-    mlp_sizes: list[int] = knob([64], "hidden layers of the mlp encoder")
+    features: int = knob(256, "encoder outputs", minimum=1, maximum=65_536)
+    mlp_sizes: list[int] = knob([64], "hidden layers of the mlp encoder", minimum=1, maximum=65_536, length=(0, 64))
     core: str = knob(
         "elstm", "recurrent core; feedforward has none", choices=("elstm", "indrnn", "mingru", "feedforward")
     )
-    num_units: int = knob(256, "N, units of the core", minimum=1)
+    num_units: int = knob(256, "N, units of the core", minimum=1, maximum=65_536)
     forget_bias: float = knob(
-        0.0, "elstm: added to the forget gate's bias at the start; above 0 it begins by remembering"
+        0.0,
+        "elstm: added to the forget gate's bias at the start; above 0 it begins by remembering",
+        minimum=-100,
+        maximum=100,
     )
     last_reward: bool = knob(True, "feed the last (clipped) reward to the core")
     last_action: bool = knob(False, "feed the last action, one-hot, to the core")
     freeze_encoder: bool = knob(False, "leave the encoder's weights as they were loaded")
     load_encoder: str | None = knob(
-        None, "checkpoint, or run folder for its last one, whose encoder is loaded before training"
+        None, "checkpoint, or run folder for its last one, whose encoder is loaded before training", place=True
     )
 
 
@@ -55,11 +58,11 @@ class RuleConfig:
 class LossConfig:
     """What an actor differentiates."""
 
-    discount: float = knob(0.99, "gamma", minimum=0)
-    entropy_cost: float = knob(0.01, "weight of the entropy bonus", minimum=0)
-    baseline_cost: float = knob(0.5, "weight of the value loss, on top of its own 1/2", minimum=0)
+    discount: float = knob(0.99, "gamma", minimum=0, maximum=1)
+    entropy_cost: float = knob(0.01, "weight of the entropy bonus", minimum=0, maximum=1e6)
+    baseline_cost: float = knob(0.5, "weight of the value loss, on top of its own 1/2", minimum=0, maximum=1e6)
     trace_decay: float = knob(
-        1.0, "lambda of the returns: 1 looks ahead to the end of the unroll, 0 one step", minimum=0
+        1.0, "lambda of the returns: 1 looks ahead to the end of the unroll, 0 one step", minimum=0, maximum=1
     )
 
 
@@ -67,12 +70,12 @@ class LossConfig:
 class ActorsConfig:
     """One actor: B streams, one network, unrolls of T steps."""
 
-    num_envs: int = knob(32, "B, streams per actor", minimum=1)
-    unroll: int = knob(20, "T, steps per unroll", minimum=1)
+    num_envs: int = knob(32, "B, streams per actor", minimum=1, maximum=65_536)
+    unroll: int = knob(20, "T, steps per unroll", minimum=1, maximum=1_000_000)
     device: str = knob("cpu", "cpu, cuda or cuda:N")
-    num_cpus: float = knob(1, "CPU cores that Ray sets aside for an actor", minimum=0)
-    num_gpus: float = knob(0, "GPU share that Ray sets aside for an actor", minimum=0)
-    threads: int = knob(1, "torch threads of an actor", minimum=1)
+    num_cpus: float = knob(1, "CPU cores that Ray sets aside for an actor", minimum=0, maximum=10_000)
+    num_gpus: float = knob(0, "GPU share that Ray sets aside for an actor", minimum=0, maximum=1000)
+    threads: int = knob(1, "torch threads of an actor", minimum=1, maximum=1024)
     autocast: str = knob(
         "auto",
         "type of the encoder's arithmetic; auto is bfloat16 where the device is fast at it",
@@ -81,7 +84,9 @@ class ActorsConfig:
     activations: str = knob(
         "auto", "keep the encoder's activations from acting, or recompute them", choices=("auto", "retain", "recompute")
     )
-    activation_budget_bytes: int = knob(2 * 1024**3, "auto keeps activations while they fit in this", minimum=0)
+    activation_budget_bytes: int = knob(
+        2 * 1024**3, "auto keeps activations while they fit in this", minimum=0, maximum=MAX_BYTES
+    )
     wire: str = knob(
         "float32",
         "type of a gradient on its way; bfloat16 keeps its rounding error on the actor",
@@ -94,18 +99,20 @@ class FleetConfig:
     """Where actors run and what happens when one dies."""
 
     kind: str = knob("ray", "ray: processes on a cluster; local: in this process", choices=("ray", "local"))
-    num_actors: int | None = knob(None, "actors; null is one per core of this machine", minimum=1)
-    address: str | None = knob(None, "Ray cluster to join (auto, or host:port); null starts a local one")
-    in_flight: int = knob(1, "unrolls queued per actor in async mode (1 or 2)", minimum=1)
-    placement_timeout_s: float = knob(5.0, "how long to wait for nodes that the actors need", minimum=0)
-    start_timeout_s: float = knob(300.0, "how long actors may take to start", minimum=1)
-    unroll_timeout_s: float = knob(600.0, "an actor silent for longer is replaced", minimum=0)
-    max_restarts: int = knob(100, "restarts after which the run gives up", minimum=0)
+    num_actors: int | None = knob(None, "actors; null is one per core of this machine", minimum=1, maximum=100_000)
+    address: str | None = knob(None, "Ray cluster to join (auto, or host:port); null starts a local one", place=True)
+    in_flight: int = knob(1, "unrolls queued per actor in async mode (1 or 2)", minimum=1, maximum=2)
+    placement_timeout_s: float = knob(5.0, "how long to wait for nodes that the actors need", minimum=0, maximum=MAX_S)
+    start_timeout_s: float = knob(300.0, "how long actors may take to start", minimum=1, maximum=MAX_S)
+    unroll_timeout_s: float = knob(600.0, "an actor silent for longer is replaced", minimum=0, maximum=MAX_S)
+    max_restarts: int = knob(100, "restarts after which the run gives up", minimum=0, maximum=1_000_000_000)
     object_store_bytes: int | None = knob(
-        None, "object store of a local Ray; null sizes it by the run", minimum=80_000_000
+        None, "object store of a local Ray; null sizes it by the run", minimum=80_000_000, maximum=MAX_BYTES
     )
     dashboard: bool = knob(False, "start Ray's dashboard with a local Ray")
-    metrics_port: int | None = knob(None, "fixed port of Ray's Prometheus endpoint; null lets Ray choose", minimum=1)
+    metrics_port: int | None = knob(
+        None, "fixed port of Ray's Prometheus endpoint; null lets Ray choose", minimum=1, maximum=65_535
+    )
 
 
 @dataclass
@@ -117,29 +124,35 @@ class LearnerConfig:
         "sync: every contribution of a version; lockstep: fixed lag of one; async: as they come",
         choices=("sync", "lockstep", "async"),
     )
-    batch_segments: int = knob(32, "segments (unrolls of one stream) per update in async mode", minimum=1)
-    max_lag: int = knob(20, "versions a contribution may be behind", minimum=0)
+    batch_segments: int = knob(
+        32, "segments (unrolls of one stream) per update in async mode", minimum=1, maximum=10_000_000
+    )
+    max_lag: int = knob(20, "versions a contribution may be behind", minimum=0, maximum=MAX_STEPS)
     lag_rule: str = knob("drop", "what happens to a later one", choices=("accept", "damp", "drop"))
     optimizer: str = knob("rmsprop", "update rule", choices=("rmsprop", "adam"))
-    learning_rate: float = knob(6e-4, "at the start; falls linearly to final_learning_rate over total_steps", minimum=0)
-    final_learning_rate: float = knob(0.0, "at total_steps", minimum=0)
-    rmsprop_decay: float = knob(0.99, "alpha", minimum=0)
-    rmsprop_epsilon: float = knob(0.01, "outside the root", minimum=0)
-    adam_betas: list[float] = knob([0.9, 0.999], "moment decays")
-    adam_epsilon: float = knob(1e-8, "outside the root", minimum=0)
-    clip_norm: float = knob(40.0, "global norm above which the gradient is scaled down", minimum=0)
+    learning_rate: float = knob(
+        6e-4, "at the start; falls linearly to final_learning_rate over total_steps", minimum=0, maximum=1
+    )
+    final_learning_rate: float = knob(0.0, "at total_steps", minimum=0, maximum=1)
+    rmsprop_decay: float = knob(0.99, "alpha", minimum=0, maximum=BELOW_ONE)
+    rmsprop_epsilon: float = knob(0.01, "outside the root", minimum=0, maximum=1)
+    adam_betas: list[float] = knob([0.9, 0.999], "moment decays", minimum=0, maximum=BELOW_ONE, length=(2, 2))
+    adam_epsilon: float = knob(1e-8, "outside the root", minimum=0, maximum=1)
+    clip_norm: float = knob(40.0, "global norm above which the gradient is scaled down", minimum=0, maximum=1e12)
     device: str = knob("cpu", "cpu, cuda or cuda:N")
-    num_cpus: float = knob(0, "CPU cores that Ray sets aside for the learner", minimum=0)
-    num_gpus: float = knob(0, "GPU share that Ray sets aside for the learner", minimum=0)
-    threads: int = knob(1, "torch threads of the learner", minimum=1)
+    num_cpus: float = knob(0, "CPU cores that Ray sets aside for the learner", minimum=0, maximum=10_000)
+    num_gpus: float = knob(0, "GPU share that Ray sets aside for the learner", minimum=0, maximum=1000)
+    threads: int = knob(1, "torch threads of the learner", minimum=1, maximum=1024)
 
 
 @dataclass
 class LoggingConfig:
     """What a run leaves behind and shows."""
 
-    interval_s: float = knob(10.0, "seconds between log rows", minimum=0)
-    interval_steps: int | None = knob(None, "agent steps between log rows instead (repeatable runs)", minimum=1)
+    interval_s: float = knob(10.0, "seconds between log rows", minimum=0, maximum=MAX_S)
+    interval_steps: int | None = knob(
+        None, "agent steps between log rows instead (repeatable runs)", minimum=1, maximum=MAX_STEPS
+    )
     terminal: str = knob(
         "auto",
         "live panel, plain lines, or nothing; auto is a panel on a terminal",
@@ -148,14 +161,14 @@ class LoggingConfig:
     tensorboard: bool = knob(True, "write TensorBoard events into the run folder")
     prometheus: bool = knob(True, "export through Ray's metrics (fleet.kind=ray)")
     wandb: str = knob("disabled", "Weights & Biases", choices=("disabled", "offline", "online"))
-    wandb_project: str = knob("r2ac", "project name")
-    wandb_entity: str | None = knob(None, "user or team; null is the default of the account")
-    wandb_init_timeout_s: float = knob(20.0, "how long online may take to answer", minimum=1)
-    checkpoint_interval_s: float = knob(300.0, "seconds between checkpoints", minimum=0)
+    wandb_project: str = knob("r2ac", "project name", place=True)
+    wandb_entity: str | None = knob(None, "user or team; null is the default of the account", place=True)
+    wandb_init_timeout_s: float = knob(20.0, "how long online may take to answer", minimum=1, maximum=MAX_S)
+    checkpoint_interval_s: float = knob(300.0, "seconds between checkpoints", minimum=0, maximum=MAX_S)
     checkpoint_interval_steps: int | None = knob(
-        None, "agent steps between checkpoints instead (repeatable runs)", minimum=1
+        None, "agent steps between checkpoints instead (repeatable runs)", minimum=1, maximum=MAX_STEPS
     )
-    keep_checkpoints: int = knob(3, "newest checkpoints kept, beside the best", minimum=1)
+    keep_checkpoints: int = knob(3, "newest checkpoints kept, beside the best", minimum=1, maximum=1_000_000)
 
 
 @dataclass
@@ -163,11 +176,13 @@ class TrainConfig:
     """A training run."""
 
     name: str = knob("run", "experiment name; runs go to runs/NAME")
-    seed: int = knob(1, "of everything random", minimum=0)
-    total_steps: int = knob(200_000_000, "agent steps", minimum=1)
-    run_dir: str | None = knob(None, "folder of this run; null is runs/NAME")
+    seed: int = knob(1, "of everything random", minimum=0, maximum=MAX_SEED)
+    total_steps: int = knob(200_000_000, "agent steps", minimum=1, maximum=MAX_STEPS)
+    run_dir: str | None = knob(None, "folder of this run; null is runs/NAME", place=True)
     resume: str = knob(
-        "auto", "auto: go on if the folder has a checkpoint; never: refuse a used folder; else a checkpoint's path"
+        "auto",
+        "auto: go on if the folder has a checkpoint; never: refuse a used folder; else a checkpoint's path",
+        place=True,
     )
     env: EnvConfig = field(default_factory=AtariConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -185,24 +200,29 @@ class TrainConfig:
 class EvaluateConfig:
     """An evaluation of one checkpoint; what is null follows the suite's own protocol."""
 
-    checkpoint: str = knob(MISSING, "checkpoint or run folder")
+    checkpoint: str = knob(MISSING, "checkpoint or run folder", place=True)
     which: str = knob(
         "last", "of a run folder: its last checkpoint, or the best by return in training", choices=("last", "best")
     )
     episodes: int | None = knob(
-        None, "games per split, run and policy; null: 200 for ProcGen, 100 for DMLab, else 30", minimum=1
+        None,
+        "games per split, run and policy; null: 200 for ProcGen, 100 for DMLab, else 30",
+        minimum=1,
+        maximum=1_000_000,
     )
     runs: int | None = knob(
-        None, "repetitions with the seeds seed, seed + 1, ...; null: 3 for DMLab, else 1", minimum=1
+        None, "repetitions with the seeds seed, seed + 1, ...; null: 3 for DMLab, else 1", minimum=1, maximum=100_000
     )
-    num_envs: int = knob(8, "streams", minimum=1)
-    seed: int = knob(0, "environment seed", minimum=0)
+    num_envs: int = knob(8, "streams", minimum=1, maximum=65_536)
+    seed: int = knob(0, "environment seed", minimum=0, maximum=MAX_SEED)
     policy: str = knob(
         "auto",
         "how actions are chosen; auto is greedy for DMLab, else both",
         choices=("auto", "greedy", "sampled", "both"),
     )
-    max_steps: int = knob(1_000_000, "steps of a game after which the evaluation gives up", minimum=1)
-    output: str | None = knob(None, "JSON file; null prints only")
-    threads: int = knob(1, "torch threads", minimum=1)
+    max_steps: int = knob(
+        1_000_000, "steps of a game after which the evaluation gives up", minimum=1, maximum=MAX_STEPS
+    )
+    output: str | None = knob(None, "JSON file; null prints only", place=True)
+    threads: int = knob(1, "torch threads", minimum=1, maximum=1024)
     device: str = knob("cpu", "cpu, cuda or cuda:N")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from conf.knobs import HELP, knob
+from conf.knobs import HELP, MAX_BYTES, knob
 
 
 @dataclass
@@ -26,9 +26,11 @@ class RayJobTarget(TargetConfig):
     """A running Ray cluster, through its job API (the dashboard's port)."""
 
     kind: str = "ray_job"
-    address: str = knob("http://127.0.0.1:8265", "address of the cluster's dashboard")
-    working_dir: str | None = knob(None, "folder sent to the cluster; null: r2ac is installed there")
-    num_gpus: float = knob(0, "GPU share of the driver itself; the learner's is learner.num_gpus", minimum=0)
+    address: str = knob("http://127.0.0.1:8265", "address of the cluster's dashboard", place=True)
+    working_dir: str | None = knob(None, "folder sent to the cluster; null: r2ac is installed there", place=True)
+    num_gpus: float = knob(
+        0, "GPU share of the driver itself; the learner's is learner.num_gpus", minimum=0, maximum=1000
+    )
 
 
 @dataclass
@@ -36,21 +38,31 @@ class KubeRayTarget(TargetConfig):
     """Kubernetes with the KubeRay operator: a cluster that lives as long as the job."""
 
     kind: str = "kuberay"
-    namespace: str = knob("default", "Kubernetes namespace")
-    context: str | None = knob(None, "kubectl context; null is the current one")
-    image: str = knob("r2ac:latest", "image built from docker/Dockerfile, as the cluster's nodes can pull it")
-    workers: int = knob(2, "worker pods", minimum=1)
-    worker_cpus: int = knob(4, "cores of a worker pod", minimum=1)
+    namespace: str = knob("default", "Kubernetes namespace", place=True)
+    context: str | None = knob(None, "kubectl context; null is the current one", place=True)
+    image: str = knob(
+        "r2ac:latest", "image built from docker/Dockerfile, as the cluster's nodes can pull it", place=True
+    )
+    workers: int = knob(2, "worker pods", minimum=1, maximum=100_000)
+    worker_cpus: int = knob(4, "cores of a worker pod", minimum=1, maximum=10_000)
     worker_memory: str = knob("8Gi", "memory of a worker pod")
-    head_cpus: int = knob(2, "cores of the head pod, where driver and learner run", minimum=1)
+    head_cpus: int = knob(2, "cores of the head pod, where driver and learner run", minimum=1, maximum=10_000)
     head_memory: str = knob("8Gi", "memory of the head pod")
-    head_gpus: int = knob(0, "GPUs of the head pod, for learner.device=cuda", minimum=0)
+    head_gpus: int = knob(0, "GPUs of the head pod, for learner.device=cuda", minimum=0, maximum=1000)
     shared_memory: str = knob("2Gi", "/dev/shm of a pod, which holds Ray's object store")
-    object_store_bytes: int = knob(1_600_000_000, "Ray's object store; below shared_memory", minimum=80_000_000)
-    runs_claim: str | None = knob("r2ac-runs", "PersistentVolumeClaim that holds the runs; null if run_root is a URL")
-    secret: str | None = knob(None, "Secret whose entries become environment variables (WANDB_API_KEY, cloud keys)")
-    retries: int = knob(2, "new clusters after a failure; each goes on from the last checkpoint", minimum=0)
-    keep_s: int = knob(3600, "seconds that a finished job's record is kept", minimum=0)
+    object_store_bytes: int = knob(
+        1_600_000_000, "Ray's object store; below shared_memory", minimum=80_000_000, maximum=MAX_BYTES
+    )
+    runs_claim: str | None = knob(
+        "r2ac-runs", "PersistentVolumeClaim that holds the runs; null if run_root is a URL", place=True
+    )
+    secret: str | None = knob(
+        None, "Secret whose entries become environment variables (WANDB_API_KEY, cloud keys)", place=True
+    )
+    retries: int = knob(
+        2, "new clusters after a failure; each goes on from the last checkpoint", minimum=0, maximum=1_000_000
+    )
+    keep_s: int = knob(3600, "seconds that a finished job's record is kept", minimum=0, maximum=2**31 - 1)
 
 
 @dataclass
@@ -58,9 +70,9 @@ class SlurmTarget(TargetConfig):
     """A SLURM allocation with Ray started on its nodes."""
 
     kind: str = "slurm"
-    nodes: int = knob(2, "nodes of the allocation", minimum=1)
-    cpus_per_node: int = knob(16, "cores per node", minimum=1)
-    gpus_per_node: int = knob(0, "GPUs per node", minimum=0)
+    nodes: int = knob(2, "nodes of the allocation", minimum=1, maximum=100_000)
+    cpus_per_node: int = knob(16, "cores per node", minimum=1, maximum=10_000)
+    gpus_per_node: int = knob(0, "GPUs per node", minimum=0, maximum=1000)
     memory: str | None = knob(None, "memory per node, as sbatch --mem takes it; null is the partition's default")
     time_limit: str = knob("24:00:00", "as sbatch --time takes it; the job saves, ends and is queued again before it")
     partition: str | None = knob(None, "partition; null is the default")
@@ -71,8 +83,8 @@ class SlurmTarget(TargetConfig):
         "manual: ray start in one step per node, also on shared nodes; symmetric_run: ray symmetric-run, whole nodes only",
         choices=("manual", "symmetric_run"),
     )
-    port: int = knob(6379, "port of Ray's head", minimum=1)
-    scratch: str | None = knob(None, "folder for Ray's session files on each node; null is /tmp/ray")
+    port: int = knob(6379, "port of Ray's head", minimum=1, maximum=65_535)
+    scratch: str | None = knob(None, "folder for Ray's session files on each node; null is /tmp/ray", place=True)
 
 
 TARGET_CONFIGS: dict[str, type[TargetConfig]] = {
@@ -88,6 +100,6 @@ class SubmitConfig:
     """A job: a name, a place, and what to train."""
 
     job_name: str = knob(MISSING, "lower-case letters, digits and dashes; the run goes to RUN_ROOT/JOB_NAME")
-    run_root: str = knob("runs", "folder or URL (s3://...) that every attempt of the job can reach")
+    run_root: str = knob("runs", "folder or URL (s3://...) that every attempt of the job can reach", place=True)
     follow: bool = knob(True, "show the log until the job ends; false returns at once")
     target: TargetConfig = field(default_factory=LocalTarget, metadata={HELP: "where it runs"})

@@ -10,9 +10,11 @@ A checkpoint is written under a temporary name and renamed when all of it is on 
 """
 
 import hashlib
-import json
+import math
 import os
 import shutil
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,18 +26,13 @@ from safetensors.torch import load_file, save_file
 
 from actors.fleet import FleetState
 from conf.knobs import ConfigError
-from conf.load import from_yaml
 from conf.schema import TrainConfig
+from conf.stored import Stored, read_stored
+from learner.manifest import FORMAT, MANIFEST, CheckpointError, read_manifest, require_own_file, write_manifest
 from learner.writing import writing
 from rtrl_core.layout import ParameterLayout, ParameterSlot
 
-FORMAT = 1
-MANIFEST = "manifest.json"
 FOLDER = "checkpoints"
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that is not there, not whole, or not of this program. One line for the user."""
 
 
 @dataclass(slots=True)
@@ -54,12 +51,25 @@ class Checkpoint:
 
     @property
     def config(self) -> TrainConfig:
+        """How it was trained, but for places: whoever wrote it leads this program nowhere."""
+        return self._stored().config
+
+    def trusted_config(self, words: Sequence[str]) -> TrainConfig:
+        """The same with what the caller says about places, ``env.OPTION=VALUE``. One line on the error stream says what was ignored.
+
+        Raises:
+            CheckpointError: if this program cannot use it.
+        """
+        stored = self._stored(words)
+        if stored.ignored:
+            print(stored.ignored, file=sys.stderr)
+        return stored.config
+
+    def _stored(self, words: Sequence[str] = ()) -> Stored:
         try:
-            return from_yaml(self.config_yaml)
+            return read_stored(self.config_yaml, words)
         except ConfigError as error:
-            raise CheckpointError(
-                f"the checkpoint's configuration is of another version of this program: {error}"
-            ) from None
+            raise CheckpointError(f"the checkpoint's configuration cannot be used: {error}") from None
 
     @property
     def vector(self) -> torch.Tensor:
@@ -124,10 +134,7 @@ def _write(target: Path, checkpoint: Checkpoint) -> None:
             "structures": structures,
             "files": files,
         }
-        (temporary / MANIFEST).write_text(
-            json.dumps({"sha256": _manifest_checksum(manifest), "manifest": manifest}, indent=1)
-        )
-        _sync(temporary / MANIFEST)
+        _sync(write_manifest(temporary, manifest))
         if target.exists():
             target.rename(replaced)
         temporary.rename(target)
@@ -144,30 +151,21 @@ def load(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: if it is missing, truncated, altered, or of another format.
     """
-    manifest = _read_manifest(path)
-    states: dict[str, Any] = {}
-    for name, structure in manifest["structures"].items():
-        file = path / f"{name}.safetensors"
-        expected = manifest["files"].get(file.name)
-        if not file.is_file():
-            raise CheckpointError(f"checkpoint {path} is incomplete: {file.name} is missing; use an older one")
-        if _checksum(file) != expected:
-            raise CheckpointError(
-                f"checkpoint {path} is damaged: {file.name} is not what was written; use an older one"
-            )
-        try:
-            tensors = load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"checkpoint {path} cannot be read: {file.name}: {error}") from None
-        states[name] = _join(structure, tensors)
+    manifest = read_manifest(path)
+    states = {
+        name: _read_state(path, f"{name}.safetensors", structure, manifest["files"])
+        for name, structure in manifest["structures"].items()
+    }
+    learner = states.pop("learner")
+    _require_weights(path, learner, manifest["num_parameters"])
     return Checkpoint(
         config_yaml=manifest["config"],
         layout=ParameterLayout(
             tuple(ParameterSlot(name, tuple(shape), offset) for name, shape, offset in manifest["layout"]),
             manifest["num_parameters"],
         ),
-        score=manifest["score"],
-        learner=states.pop("learner"),
+        score=None if manifest["score"] is None else float(manifest["score"]),
+        learner=learner,
         fleet=FleetState(
             incarnations={int(actor_id): n for actor_id, n in manifest["incarnations"].items()},
             actors={int(name.removeprefix("actor_")): state for name, state in states.items()},
@@ -213,28 +211,35 @@ def _prune(folder: Path, keep: int) -> None:
 
 def _score(path: Path) -> float | None:
     try:
-        return _read_manifest(path)["score"]
+        score = read_manifest(path)["score"]
     except CheckpointError:
         return None
+    return score if score is not None and math.isfinite(score) else None
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def _read_state(path: Path, name: str, structure: Any, checksums: dict[str, str]) -> dict[str, Any]:
+    """One file's tensors, in the tree that the manifest describes."""
+    file = require_own_file(path, name)
+    if _checksum(file) != checksums[name]:
+        raise CheckpointError(f"checkpoint {path} is damaged: {name} is not what was written; use an older one")
     try:
-        document = json.loads((path / MANIFEST).read_text())
-        manifest, checksum = document["manifest"], document["sha256"]
-    except FileNotFoundError:
-        raise CheckpointError(f"no checkpoint at {path}: {MANIFEST} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"checkpoint {path} is damaged: {MANIFEST} cannot be read ({error}); use an older one"
-        ) from None
-    if manifest.get("format") != FORMAT:
-        raise CheckpointError(
-            f"checkpoint {path} has format {manifest.get('format')}, this version of the program reads format {FORMAT}"
-        )
-    if _manifest_checksum(manifest) != checksum:
-        raise CheckpointError(f"checkpoint {path} is damaged: {MANIFEST} is not what was written; use an older one")
-    return manifest
+        state = _join(structure, load_file(file))
+        if not isinstance(state, dict):
+            raise TypeError("expected a state, got a single tensor")
+        return state
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"checkpoint {path} cannot be read: {name}: {reason}") from None
+
+
+def _require_weights(path: Path, learner: dict[str, Any], size: int) -> None:
+    """Raises ``CheckpointError`` unless there are the weights of the manifest's layout, and the counters that name a checkpoint."""
+    weights = learner.get("weights")
+    if not isinstance(weights, torch.Tensor) or weights.shape != (size,) or weights.dtype != torch.float32:
+        raise CheckpointError(f"checkpoint {path} is not of this program: it has no float32 weights of size {size:,}")
+    counters = learner.get("counters")
+    if not isinstance(counters, dict) or not all(type(counters.get(n)) is int for n in ("version", "agent_steps")):
+        raise CheckpointError(f"checkpoint {path} is not of this program: it has no counters of steps and versions")
 
 
 def _separate(tree: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
@@ -266,10 +271,6 @@ def _join(structure: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(structure, list):
         return [_join(value, tensors) for value in structure]
     return structure
-
-
-def _manifest_checksum(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _checksum(path: Path) -> str:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from actors.precision import prepare_process
-from conf.knobs import knob
+from conf.knobs import MAX_SEED, MAX_STEPS, knob
 from conf.load import describe, load_options
 from learner.user_mistakes import reported
 from rtrl_core import ELSTM
@@ -23,14 +23,14 @@ from rtrl_core.shapes import Float, Tensor
 
 @dataclass
 class CopyConfig:
-    length: int = knob(5, "bits to remember", minimum=1)
-    num_units: int = knob(64, "N, units of the core", minimum=1)
-    batch: int = knob(64, "sequences at a time", minimum=1)
-    sequences: int = knob(1000, "batches to train on", minimum=1)
-    learning_rate: float = knob(0.003, "of Adam", minimum=0)
+    length: int = knob(5, "bits to remember", minimum=1, maximum=100_000)
+    num_units: int = knob(64, "N, units of the core", minimum=1, maximum=65_536)
+    batch: int = knob(64, "sequences at a time", minimum=1, maximum=1_000_000)
+    sequences: int = knob(1000, "batches to train on", minimum=1, maximum=MAX_STEPS)
+    learning_rate: float = knob(0.003, "of Adam", minimum=0, maximum=1)
     online: bool = knob(True, "update at every time step; false adds up a sequence's gradients first")
     rule: str = knob("segment", "learning rule", choices=("segment", "reference", "tbptt"))
-    seed: int = knob(1, "of everything random", minimum=0)
+    seed: int = knob(1, "of everything random", minimum=0, maximum=MAX_SEED)
 
 
 @dataclass(frozen=True, slots=True)

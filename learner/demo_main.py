@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from conf.knobs import knob
+from conf.knobs import MAX_SEED, MAX_STEPS, knob
 from conf.load import describe, load_options
 from learner.stop_signals import StopSignals
 from learner.user_mistakes import reported
@@ -28,11 +28,11 @@ STEPS_PER_ROW = 20_480
 
 @dataclass
 class DemoConfig:
-    corridor: int = knob(100, "steps between the cue and the choice", minimum=1)
-    unroll: int = knob(10, "steps per unroll", minimum=1)
-    total_steps: int = knob(900_000, "agent steps of each run", minimum=1)
-    seed: int = knob(1, "of both runs", minimum=0)
-    output: str = knob("runs/demo", "folder for both runs and the plot")
+    corridor: int = knob(100, "steps between the cue and the choice", minimum=1, maximum=1_000_000)
+    unroll: int = knob(10, "steps per unroll", minimum=1, maximum=1_000_000)
+    total_steps: int = knob(900_000, "agent steps of each run", minimum=1, maximum=MAX_STEPS)
+    seed: int = knob(1, "of both runs", minimum=0, maximum=MAX_SEED)
+    output: str = knob("runs/demo", "folder for both runs and the plot", place=True)
 
 
 @dataclass(frozen=True, slots=True)

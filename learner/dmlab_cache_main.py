@@ -17,8 +17,8 @@ from pathlib import Path
 from omegaconf import MISSING
 from rich.console import Console
 
-from conf.env_schema import DMLab30Config, DMLabConfig
-from conf.knobs import ConfigError, knob
+from conf.env_schema import MAX_INT32, DMLab30Config, DMLabConfig
+from conf.knobs import MAX_BYTES, MAX_S, ConfigError, knob
 from conf.load import describe, load_options
 from envs.base import MissingDependency, UnknownEnvironment
 from envs.dmlab.cache import CacheCounts
@@ -39,16 +39,22 @@ NEARLY_FULL = 0.85
 class DMLabCacheConfig:
     """What to build, and where."""
 
-    level_cache: str = knob(MISSING, "folder of compiled levels, as env.level_cache of the run")
-    level_cache_remote: str | None = knob(None, "second tier behind it, as env.level_cache_remote of the run")
-    level_cache_bytes: int = knob(20_000_000_000, "size of level_cache beyond which the oldest go", minimum=1)
-    levels: list[str] = knob([], "levels by name; empty is all of DMLab-30 that build maps")
+    level_cache: str = knob(MISSING, "folder of compiled levels, as env.level_cache of the run", place=True)
+    level_cache_remote: str | None = knob(
+        None, "second tier behind it, as env.level_cache_remote of the run", place=True
+    )
+    level_cache_bytes: int = knob(
+        20_000_000_000, "size of level_cache beyond which the oldest go", minimum=1, maximum=MAX_BYTES
+    )
+    levels: list[str] = knob([], "levels by name; empty is all of DMLab-30 that build maps", length=(0, 1000))
     split: str = knob("train", "as env.split of the run", choices=("train", "test"))
-    num_levels: int = knob(1000, "level seeds per level, as env.num_levels of the run", minimum=1)
-    start_level: int = knob(0, "first of them, as env.start_level of the run", minimum=0)
+    num_levels: int = knob(1000, "level seeds per level, as env.num_levels of the run", minimum=1, maximum=MAX_INT32)
+    start_level: int = knob(0, "first of them, as env.start_level of the run", minimum=0, maximum=MAX_INT32)
     renderer: str = knob("software", "as env.renderer of the run", choices=("software", "hardware"))
-    workers: int | None = knob(None, "engines at a time; null is one per core", minimum=1)
-    reset_timeout_s: float = knob(300.0, "an engine that takes longer for a level is replaced", minimum=0.1)
+    workers: int | None = knob(None, "engines at a time; null is one per core", minimum=1, maximum=1000)
+    reset_timeout_s: float = knob(
+        300.0, "an engine that takes longer for a level is replaced", minimum=0.1, maximum=MAX_S
+    )
 
 
 @dataclass(slots=True)

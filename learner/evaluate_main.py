@@ -36,23 +36,29 @@ POLICIES = {"greedy": [True], "sampled": [False], "both": [True, False]}
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
-        print("usage: rtrl-evaluate checkpoint=PATH [option=value ...]\n\n" + describe(EvaluateConfig))
+        print(
+            "usage: rtrl-evaluate checkpoint=PATH [option=value ...] [env.PLACE=value ...]\n\n"
+            + describe(EvaluateConfig)
+        )
         return 0
-    return reported(lambda: run(load_evaluate(arguments)))
+    places = [word for word in arguments if word.startswith("env.")]
+    options = [word for word in arguments if word not in places]
+    return reported(lambda: run(load_evaluate(options), places))
 
 
-def run(config: EvaluateConfig) -> int:
+def run(config: EvaluateConfig, places: Sequence[str] = ()) -> int:
+    """``places``: paths and addresses of the environment, as the caller says them; those of the checkpoint are not followed."""
     output = writable(config.output)
     prepare_process(config.threads)
     path = checkpoints.find(Path(config.checkpoint), which=config.which)
     checkpoint = checkpoints.load(path)
-    trained = checkpoint.config
+    trained = checkpoint.trusted_config(places)
     plan = protocol(trained.env)
     results: list[Result] = []
     for split, env_config in plan.splits.items():
         for greedy in POLICIES[plan.policy if config.policy == "auto" else config.policy]:
             with Console(stderr=True).status(f"{split}, {'greedy' if greedy else 'sampled'}"):
-                results.append(play_split(config, plan, checkpoint, split, env_config, greedy))
+                results.append(play_split(config, plan, checkpoint, trained, split, env_config, greedy))
     document = {
         "checkpoint": str(path),
         "agent_steps": checkpoint.agent_steps,
@@ -83,7 +89,13 @@ def writable(output: str | None) -> Path | None:
 
 
 def play_split(
-    config: EvaluateConfig, plan: Protocol, checkpoint: Checkpoint, split: str, env_config: EnvConfig, greedy: bool
+    config: EvaluateConfig,
+    plan: Protocol,
+    checkpoint: Checkpoint,
+    trained: TrainConfig,
+    split: str,
+    env_config: EnvConfig,
+    greedy: bool,
 ) -> Result:
     episodes = config.episodes or plan.episodes
     seeds = [config.seed + number for number in range(config.runs or plan.runs)]
@@ -94,7 +106,7 @@ def play_split(
             spec = env.spec
             scores.append(
                 evaluate(
-                    load_network(checkpoint, checkpoint.config, spec, config.device),
+                    load_network(checkpoint, trained, spec, config.device),
                     env,
                     episodes=episodes,
                     greedy=greedy,

@@ -15,8 +15,9 @@ from actors.build import build_seeded_network
 from actors.evaluation import Move, play
 from actors.precision import prepare_process
 from conf.env_schema import EnvConfig
-from conf.knobs import ConfigError, knob
+from conf.knobs import MAX_SEED, ConfigError, knob
 from conf.load import describe, load_options, load_train
+from conf.schema import TrainConfig
 from envs.base import Discrete, EnvSpec, VectorEnv
 from envs.registry import make_env
 from learner import checkpoint as checkpoints
@@ -28,21 +29,25 @@ from learner.video import captioned, contact_sheet, evenly_spaced, require_writa
 from rtrl_core import PolicyNetwork
 
 SHEET_FRAMES = 16
+Played = tuple[Checkpoint, TrainConfig]
+"""With the configuration that the caller trusts."""
 
 
 @dataclass
 class PlayConfig:
-    checkpoint: str | None = knob(None, "run folder or checkpoint to play")
+    checkpoint: str | None = knob(None, "run folder or checkpoint to play", place=True)
     which: str = knob(
         "last", "of a run folder: its last checkpoint, or the best by return in training", choices=("last", "best")
     )
-    env: str | None = knob(None, "SUITE/NAME to play without a checkpoint; needs policy=random; env.OPTION=value too")
+    env: str | None = knob(
+        None, "SUITE/NAME to play without a checkpoint; needs policy=random; env.OPTION=value too", place=True
+    )
     policy: str = knob("sampled", "how actions are chosen", choices=("greedy", "sampled", "random"))
-    steps: int = knob(300, "steps to record", minimum=1)
-    seed: int = knob(0, "environment seed", minimum=0)
-    threads: int = knob(1, "torch threads", minimum=1)
-    output: str = knob("play.gif", "video file, .gif or .mp4; the contact sheet is written beside it")
-    frames_per_second: float = knob(15.0, "of the video", minimum=1)
+    steps: int = knob(300, "steps to record", minimum=1, maximum=100_000_000)
+    seed: int = knob(0, "environment seed", minimum=0, maximum=MAX_SEED)
+    threads: int = knob(1, "torch threads", minimum=1, maximum=1024)
+    output: str = knob("play.gif", "video file, .gif or .mp4; the contact sheet is written beside it", place=True)
+    frames_per_second: float = knob(15.0, "of the video", minimum=1, maximum=1000)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,7 +67,7 @@ def run(arguments: Sequence[str]) -> int:
     output = Path(config.output)
     require_writable(output)
     prepare_process(config.threads)
-    env_config, checkpoint = what_to_play(config, env_words)
+    env_config, played = what_to_play(config, env_words)
     wanted = set(evenly_spaced(SHEET_FRAMES, config.steps))
     kept: list[Image.Image] = []
 
@@ -73,7 +78,7 @@ def run(arguments: Sequence[str]) -> int:
             yield frame
 
     with closing(make_env(env_config, 1, config.seed)) as env:
-        frames = record(policy_for(config, checkpoint, env.spec), env, env_config.reward_clip, config)
+        frames = record(policy_for(config, played, env.spec), env, env_config.reward_clip, config)
         write_video(keep_for_the_sheet(frames), output, config.frames_per_second)
     sheet = output.with_suffix(".png")
     contact_sheet(kept).save(sheet)
@@ -81,8 +86,8 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def what_to_play(config: PlayConfig, env_words: Sequence[str]) -> tuple[EnvConfig, Checkpoint | None]:
-    """The environment, and the checkpoint unless play is random without one.
+def what_to_play(config: PlayConfig, env_words: Sequence[str]) -> tuple[EnvConfig, Played | None]:
+    """The environment, and the checkpoint unless play is random without one. Places of a checkpoint are taken from ``env_words`` only.
 
     Raises:
         ConfigError: if it is not said what to play, or said twice.
@@ -92,16 +97,17 @@ def what_to_play(config: PlayConfig, env_words: Sequence[str]) -> tuple[EnvConfi
         if config.env is None or config.policy != "random":
             raise ConfigError("nothing to play: give checkpoint=RUN, or env=SUITE/NAME with policy=random")
         return load_train([f"env={config.env}", *env_words]).env, None
-    if config.env is not None or env_words:
+    if config.env is not None:
         raise ConfigError("a checkpoint is played in its own environment: leave env out, or leave checkpoint out")
     checkpoint = checkpoints.load(checkpoints.find(Path(config.checkpoint), which=config.which))
-    return next(iter(protocol(checkpoint.config.env).splits.values())), checkpoint
+    trained = checkpoint.trusted_config(env_words)
+    return next(iter(protocol(trained.env).splits.values())), (checkpoint, trained)
 
 
-def policy_for(config: PlayConfig, checkpoint: Checkpoint | None, spec: EnvSpec) -> PolicyNetwork:
+def policy_for(config: PlayConfig, played: Played | None, spec: EnvSpec) -> PolicyNetwork:
     """The checkpoint's policy, or a fresh one; with ``random``, its actions do not depend on what it sees."""
-    if checkpoint is not None:
-        network = load_network(checkpoint, checkpoint.config, spec, "cpu")
+    if played is not None:
+        network = load_network(*played, spec, "cpu")
     else:
         options = load_train([]).network
         options.encoder = "none" if spec.layout == "vector" else "impala"

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from learner.error_line import print_error
 from learner.report.runs import RunError, group_runs, read_run
 
 
@@ -19,10 +20,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         written = write_report(arguments.runs, arguments.output)
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 2
     except OSError as error:
-        print(f"error: cannot write the report: {error}; choose another --output", file=sys.stderr)
+        print_error(f"cannot write the report: {error}; choose another --output")
         return 2
     print(f"{arguments.output} and {written} PNG files beside it")
     return 0

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from actors.fleet import FleetState
+from conf.data_yaml import read_yaml
 from conf.load import to_yaml
 from conf.schema import TrainConfig
 from learner import checkpoint as checkpoints
@@ -133,7 +132,7 @@ def _changed(saved: Checkpoint, config: TrainConfig, options: Iterable[str]) -> 
 
 def _values(saved: Checkpoint, config: TrainConfig, option: str) -> tuple[Any, Any]:
     """Of a section or an option: in the checkpoint and now; ``ABSENT`` for what the version that wrote it did not have."""
-    sides = [yaml.safe_load(text) for text in (saved.config_yaml, to_yaml(config))]
+    sides = [read_yaml(text, "the stored configuration") for text in (saved.config_yaml, to_yaml(config))]
     for key in option.split("."):
         sides = [side.get(key, ABSENT) if isinstance(side, dict) else ABSENT for side in sides]
     return sides[0], sides[1]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from conf.knobs import ConfigError
 from conf.load_submit import describe_submit, load_submit
+from learner.error_line import print_error
 from learner.submission import kuberay, local, ray_job, slurm
 from learner.submission.job import Job, SubmitError
 
@@ -29,10 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         return place.submit(job, config.target, config.follow)
     except (ConfigError, SubmitError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 2
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 1
 
 

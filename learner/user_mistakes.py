@@ -8,6 +8,7 @@ from actors.fleet import FleetError
 from conf.knobs import ConfigError
 from envs.base import MissingDependency, UnknownEnvironment
 from learner.checkpoint import CheckpointError
+from learner.error_line import print_error
 from learner.refusals import NoProgress
 from learner.run_folder import RunFolderError
 
@@ -37,14 +38,14 @@ def _status(run: Callable[[], int]) -> int:
     try:
         return run()
     except ONE_LINE as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 2
     except BrokenPipeError:  # whoever read what is printed has gone, as in "| head"
         return 0
     except OSError as error:
         if error.errno is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from conf.knobs import ConfigError
-from conf.load import NOT_LEARNING, config_hash, from_yaml
+from conf.load import NOT_LEARNING, config_hash
+from conf.stored import read_verbatim
 
 LOG = "metrics.jsonl"
 CONFIG = "config.yaml"
@@ -182,7 +183,7 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
 
 def _hash(text: str) -> str:
     try:
-        return config_hash(from_yaml(text))
+        return config_hash(read_verbatim(text))
     except (ConfigError, AttributeError):  # of another version: told apart by name alone
         return "unknown"
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from conf.data_yaml import read_yaml
 from conf.load import to_yaml
 from conf.schema import TrainConfig
 from learner.sinks.continuation import Continuation
@@ -74,6 +75,4 @@ class WandbSink:
 
 
 def _nested(config: TrainConfig) -> dict[str, Any]:
-    import yaml
-
-    return yaml.safe_load(to_yaml(config))
+    return read_yaml(to_yaml(config), "the configuration")

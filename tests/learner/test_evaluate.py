@@ -217,7 +217,7 @@ def test_a_run_is_judged_by_its_last_checkpoint_and_by_the_best_only_if_that_is_
         assert program([f"checkpoint={tmp_path}/run", "which=newest", *more]) == 2
     named = play_main.what_to_play(play_main.PlayConfig(checkpoint=f"{tmp_path}/run", which="best"), [])[1]
     assert named is not None
-    assert named.score == 1e9
+    assert named[0].score == 1e9
     assert play_main.what_to_play(play_main.PlayConfig(checkpoint=f"{tmp_path}/run"), [])[1] != named
 
 

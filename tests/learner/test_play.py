@@ -143,7 +143,6 @@ def test_a_long_video_is_on_the_sheet_from_its_first_frame_to_its_last():
         (["steps=3"], "nothing to play: give checkpoint=RUN, or env=SUITE/NAME with policy=random"),
         (["checkpoint=/nowhere"], "no checkpoint at /nowhere"),
         (["checkpoint=/nowhere", "env=atari/pong"], "a checkpoint is played in its own environment"),
-        (["checkpoint=/nowhere", "env.sticky_actions=0"], "a checkpoint is played in its own environment"),
         (["env=atari/pong", "policy=random", "env.mood=1"], "env.mood"),
         (["env=tmaze", "policy=random"], "has no picture: there is nothing to record"),
         (["env=atari/pong", "policy=random", "output=x.avi"], "expected a file that ends in .gif or .mp4"),

@@ -1,0 +1,18 @@
+"""How what is parsed is fed with anything: many cases, the same in every run, none of them a matter of time."""
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def cases(count: int) -> settings:
+    unimportant = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+    unimportant += [HealthCheck.function_scoped_fixture, HealthCheck.large_base_example]
+    return settings(
+        max_examples=count, deadline=None, database=None, derandomize=True, suppress_health_check=unimportant
+    )
