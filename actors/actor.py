@@ -22,7 +22,7 @@ from actors.stem import StepInput, choose_stem
 from actors.unroll import EpisodeAccounts, Unroll
 from actors.wire import WireEncoder
 from conf.schema import ActorsConfig, LossConfig, NetworkConfig
-from envs.base import Discrete, Timestep, VectorEnv
+from envs.base import Timestep, VectorEnv
 from rtrl_core import (
     ContributionHeader,
     CoreState,
@@ -93,8 +93,7 @@ class Actor:
         self.device = require_device("actors.device", options.device)
         self.network = build_seeded_network(network, rule, env.spec, identity.seed).to(self.device)
         self.parameters = FlatParameters(self.network)
-        self.policy_version = -1
-        """Of the weights that act; none has been loaded yet, whatever the version of the first ones may be."""
+        self.policy_version = 0
         self._sequence = 0
         self._noise = torch.Generator(self.device).manual_seed(identity.action_seed)
         self._wire = WireEncoder(options.wire, self.parameters.gradient)
@@ -105,11 +104,7 @@ class Actor:
         self._spare = sensitivity.empty_like() if sensitivity is not None and options.unroll > 1 else None
         # Policy version at which each stream's present episode began: the oldest weights inside its sensitivity.
         self._born = torch.zeros(env.num_envs, dtype=torch.int64)
-        first_actions = (
-            torch.zeros(env.num_envs, dtype=torch.int64, device=self.device)
-            if isinstance(env.spec.actions, Discrete)
-            else torch.zeros(env.num_envs, env.spec.actions.size, device=self.device)
-        )
+        first_actions = self._tensor(env.spec.actions.zeros(env.num_envs))
         self._last_action = first_actions
         self._last_reward = torch.zeros(env.num_envs, device=self.device)
         self._unroll = Unroll(options.unroll, env.num_envs, self.network.input_size, first_actions)
@@ -147,10 +142,8 @@ class Actor:
         acted = time.perf_counter()
         learnt = self._learn(before)
         gradient = self._wire.encode(self.parameters.gradient)
-        is_first = self._unroll.is_first.cpu()
-        self._born[is_first[0]] = self.policy_version
         ages = (self.policy_version - self._born).clamp_(min=0)
-        self._born[is_first.any(0)] = self.policy_version
+        self._born[self._unroll.is_first.any(0).cpu()] = self.policy_version
         unsound, norms = self._reset_unsound(learnt.left_out)
         header = ContributionHeader(
             actor_id=self.identity.actor_id,
@@ -194,7 +187,7 @@ class Actor:
             raise ValueError(
                 f"weights of network {weights.layout}, but this actor's network is {self.parameters.layout.fingerprint}"
             )
-        if weights.version > self.policy_version:
+        if weights.version > self.policy_version or self._sequence == 0:
             self.parameters.load(weights.vector)
             self.policy_version = weights.version
 

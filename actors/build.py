@@ -4,16 +4,27 @@ import torch
 
 from conf.knobs import ConfigError
 from conf.schema import NetworkConfig
-from envs.base import Discrete, EnvSpec
+from envs.actions import Discrete, MultiDiscrete
+from envs.base import EnvSpec
 from rtrl_core.network import NetworkSpec, PolicyNetwork
+from rtrl_core.policies import ActionDistribution, Categorical, DiagonalGaussian, FactoredCategorical
+
+
+def distribution(env: EnvSpec) -> ActionDistribution:
+    """The family of policies for an environment's actions."""
+    actions = env.actions
+    if isinstance(actions, Discrete):
+        return Categorical(actions.num_actions)
+    if isinstance(actions, MultiDiscrete):
+        return FactoredCategorical(actions.sizes)
+    return DiagonalGaussian(actions.size)
 
 
 def network_spec(network: NetworkConfig, rule: str, env: EnvSpec) -> NetworkSpec:
     return NetworkSpec(
         observation_shape=env.observation_shape,
         layout=env.layout,
-        num_actions=env.actions.num_actions if isinstance(env.actions, Discrete) else env.actions.size,
-        continuous=not isinstance(env.actions, Discrete),
+        actions=distribution(env),
         encoder=network.encoder,
         encoder_init=network.encoder_init,
         features=network.features,

@@ -9,7 +9,7 @@ import torch
 
 from actors.stem import StemPass, StepInput
 from conf.knobs import ConfigError
-from envs.base import Discrete, Timestep, VectorEnv
+from envs.base import Timestep, VectorEnv
 from rtrl_core import PolicyNetwork, PolicyOutput, Sensitivity, clip_rewards
 from rtrl_core.recurrent import CoreState
 from rtrl_core.shapes import Shaped, Tensor
@@ -38,10 +38,7 @@ def play(
     timestep = env.reset()
     state: CoreState = network.initial_state(env.num_envs)
     reward = torch.zeros(env.num_envs, device=device)
-    discrete = isinstance(env.spec.actions, Discrete)
-    action = torch.zeros(env.num_envs, device=device, dtype=torch.int64)
-    if not discrete:
-        action = torch.zeros(env.num_envs, network.distribution.encoding_size, device=device)
+    action = torch.from_numpy(env.spec.actions.zeros(env.num_envs)).to(device)
     while True:
         step = StepInput(
             torch.from_numpy(timestep.observation).to(device),

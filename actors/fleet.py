@@ -91,11 +91,17 @@ class Fleet(Protocol):
 
 
 def build_actor(config: TrainConfig, identity: ActorIdentity, state: dict[str, Any] | None = None) -> Actor:
-    """Raises ``UnknownEnvironment``, ``MissingDependency`` or ``ValueError`` for a configuration that cannot work."""
+    """Raises ``UnknownEnvironment``, ``MissingDependency`` or ``ValueError`` for a configuration that cannot work,
+    ``EnvironmentFailure`` if the environment does not start."""
     env = make_env(config.env, config.actors.num_envs, identity.env_seed)
-    actor = Actor(identity, env, config.network, config.rule.name, config.loss, config.actors, config.env.reward_clip)
-    if state is not None:
-        actor.set_state(state)
+    try:
+        sections = (config.network, config.rule.name, config.loss, config.actors, config.env.reward_clip)
+        actor = Actor(identity, env, *sections)
+        if state is not None:
+            actor.set_state(state)
+    except Exception:
+        env.close()
+        raise
     return actor
 
 
@@ -167,10 +173,17 @@ class LocalFleet:
                 self.replace(actor_id, str(failure))
 
     def replace(self, actor_id: int, cause: str) -> None:
-        actor = self._actors[actor_id]
-        identity = self._restarts.record(actor.identity, cause)
-        actor.close()
-        self._actors[actor_id] = build_actor(self._config, identity)
+        """Starts the next incarnation of an actor; one whose environment does not start counts again."""
+        identity = self._actors[actor_id].identity
+        self._actors[actor_id].close()
+        while True:
+            identity = self._restarts.record(identity, cause)
+            try:
+                self._actors[actor_id] = build_actor(self._config, identity)
+            except EnvironmentFailure as failure:
+                cause = str(failure)
+            else:
+                return
 
     def get_state(self) -> FleetState:
         states = {actor.identity.actor_id: actor.get_state() for actor in self._actors}

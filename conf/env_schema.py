@@ -47,11 +47,11 @@ class AtariConfig(EnvConfig):
 
 @dataclass
 class GymConfig(EnvConfig):
-    """Any registered gymnasium id, through gymnasium's vector API."""
+    """Any gymnasium id, through its vector API; gym/MODULE:ID imports MODULE, which registers yours."""
 
     suite: str = "gym"
-    name: str = knob("CartPole-v1", "gymnasium id", place=imports_module)
-    kwargs: dict[str, Any] = knob({}, "keyword arguments of gymnasium.make", place=holds_text)
+    name: str = knob("CartPole-v1", "gymnasium id, or MODULE:ID", place=imports_module)
+    kwargs: dict[str, Any] = knob({}, "arguments of its constructor, as env.kwargs.size=5", place=holds_text)
     max_episode_steps: int | None = knob(None, "time limit; null keeps the id's own", minimum=1, maximum=MAX_INT32)
     asynchronous: bool = knob(False, "one process per stream, for slow environments")
     reward_clip: str = knob("none", "what the loss sees of a reward", choices=("none", "abs_one", "asymmetric"))

@@ -63,6 +63,8 @@ def load_train(overrides: Sequence[str]) -> TrainConfig:
             GlobalHydra.instance().clear()
     assert isinstance(config, TrainConfig)
     given = {override.partition("=")[0]: override.partition("=")[2] for override in overrides}
+    if any(map(_is_kwargs, given)) and "kwargs" not in [option.name for option in fields(config.env)]:
+        raise ConfigError(f"unknown option 'env.kwargs': env={config.env.suite} takes none, env=gym/ID does")
     if "env" in given and "name" not in given:
         config.name = _run_name(given.get("experiment"), config)
     return _checked(config)
@@ -183,10 +185,16 @@ def _translate(word: str) -> list[str]:
         if value not in _files(key):
             raise ConfigError(_unknown(key, value, _files(key)))
         return [word]
+    if _is_kwargs(key):  # whose own keys Hydra takes only if it is told to add them
+        return [f"++{key.lstrip('+')}={value}"]
     section = key.split(".")[0]
     if section != "env" and key not in _options(TrainConfig):
         raise ConfigError(_unknown("option", key, _options(TrainConfig)))
     return [f"{key}={_quoted(value)}" if key in _free_text(TrainConfig) else word]
+
+
+def _is_kwargs(key: str) -> bool:
+    return key.lstrip("+").split(".")[:2] == ["env", "kwargs"]
 
 
 def _translate_env(value: str) -> list[str]:

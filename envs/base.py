@@ -18,6 +18,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from envs.actions import Continuous, Discrete, MultiDiscrete
+
 Layout = Literal["CHW", "HWC", "vector"]
 
 
@@ -34,25 +36,6 @@ class MissingDependency(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Discrete:
-    """Actions ``0 .. num_actions - 1``, sent as int64 ``[B]``."""
-
-    num_actions: int
-
-
-@dataclass(frozen=True, slots=True)
-class Continuous:
-    """Real vectors, sent as float32 ``[B, size]`` and clipped to ``[low, high]`` by the environment."""
-
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-
-    @property
-    def size(self) -> int:
-        return len(self.low)
-
-
-@dataclass(frozen=True, slots=True)
 class EnvSpec:
     """All that the rest of the system knows about a suite."""
 
@@ -62,8 +45,8 @@ class EnvSpec:
     """Of one stream, without the batch axis."""
     observation_dtype: Literal["uint8", "float32"]
     layout: Layout
-    """Meaning of the axes of ``observation_shape``; images are uint8, vectors float32."""
-    actions: Discrete | Continuous
+    """Meaning of the axes of ``observation_shape``; images are uint8, or float32 from 0 to 1, vectors float32."""
+    actions: Discrete | MultiDiscrete | Continuous
     action_repeat: int = 1
     """Frames per step."""
     instruction_length: int = 0

@@ -1,44 +1,91 @@
-"""Any registered gymnasium id, through gymnasium's vector environments in their SAME_STEP habit, which is ours.
+"""Any gymnasium id, through gymnasium's vector environments in their SAME_STEP habit, which is ours.
 
-Actions are discrete, or real vectors (clipped to their bounds here). Observations are real vectors, vectors of uint8 (as numbers
-from 0 to 1), images of uint8, or discrete numbers (one-hot). The state of a gymnasium environment cannot be saved: after a resume,
-episodes start anew.
+How an id is found is in ``gymnasium_modules``, what spaces mean in ``gymnasium_spaces``, and what may go wrong in somebody else's
+environment in ``gymnasium_edge``. The state of a gymnasium environment cannot be saved: after a resume, episodes start anew.
 """
 
-import difflib
-import importlib
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import EnvSpec as Registered
 from gymnasium.envs.registration import load_env_creator
-from gymnasium.spaces import Box
-from gymnasium.spaces import Discrete as DiscreteSpace
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector.utils import concatenate, create_empty_array
 
 from conf.env_schema import EnvConfig, GymConfig
 from envs.base import (
-    Continuous,
-    Discrete,
     EnvironmentFailure,
     EnvSpec,
-    Layout,
     MissingDependency,
     Timestep,
     UnknownEnvironment,
     VectorEnv,
     spawn_seeds,
 )
+from envs.gymnasium_edge import Edge, words
+from envs.gymnasium_modules import registered
+from envs.gymnasium_spaces import ObservationReader, Space, action_writer, observation_reader
 
-Wrap = Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]
+Env = gymnasium.Env[Any, Any]
+SILENT = gymnasium.logger.ERROR + 1
+LAST_WORDS_S = 1.0
+"""How long a process whose pipe is closed may take to be gone."""
 
 
-def make(config: EnvConfig, num_envs: int, seed: int) -> VectorEnv:
-    """Raises ``UnknownEnvironment`` for an unknown id or spaces that a network here cannot use."""
+def make(config: EnvConfig, num_envs: int, seed: int, pictures: bool = False) -> VectorEnv:
+    """Raises ``UnknownEnvironment`` for an unknown id, or spaces that a network here cannot use."""
     assert isinstance(config, GymConfig)
-    return GymnasiumEnv(config, num_envs, seed)
+    return GymnasiumEnv(config, num_envs, seed, pictures=pictures)
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """Makes one environment, here or in a new process, where nothing is registered yet; see ``GymnasiumEnv``."""
+
+    name: str
+    """For messages: ``suite/id``."""
+    id: str
+    max_episode_steps: int | None
+    kwargs: dict[str, Any]
+    pictures: bool
+    wrap: Callable[[Env], Env]
+    read: Callable[[str, Space], ObservationReader]
+
+    def __call__(self) -> Env:
+        spec = gymnasium.spec(registered(self.id))
+        try:
+            env = self.wrap(self._drawing(spec) if self.pictures else self._make(spec))
+        except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+            raise MissingDependency(f"env={self.name} needs a package that is not installed: {error}") from None
+        except (gymnasium.error.Error, TypeError, ValueError, LookupError, AssertionError) as error:
+            raise UnknownEnvironment(
+                f"gymnasium cannot make {self.id} with env.kwargs={self.kwargs}: {words(error)}"
+            ) from None
+        except (Exception, SystemExit) as error:
+            raise EnvironmentFailure(f"{self.name} could not be made: {words(error)}") from None
+        self.read(
+            self.id, env.observation_space
+        )  # here, because vector environments refuse some spaces in their own words
+        action_writer(self.id, env.action_space)
+        return Edge(env, self.name)
+
+    def _drawing(self, spec: Registered) -> Env:
+        """With pictures if it can: what it lists, its constructor need not know, and there may be no screen."""
+        creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+        if "rgb_array" in getattr(creator, "metadata", {}).get("render_modes", ()):
+            with suppress(Exception):
+                return self._make(spec, render_mode="rgb_array")
+        return self._make(spec)
+
+    def _make(self, spec: Registered, **more: Any) -> Env:
+        # The edge checks what matters here, and at every step: gymnasium's own checker would only warn, of much else.
+        return gymnasium.make(
+            spec, max_episode_steps=self.max_episode_steps, disable_env_checker=True, **{**more, **self.kwargs}
+        )
 
 
 class GymnasiumEnv(VectorEnv):
@@ -46,8 +93,12 @@ class GymnasiumEnv(VectorEnv):
     Args:
         config: its ``name`` is the id.
         suite: the suite's name, for messages.
+        pictures: whether ``render`` will be asked for. Many environments need a screen for it, or draw at every step.
         wrap: applied to every environment, for suites whose observations need it; a function of a module, for other processes.
-        reader: what turns a space's observations into ours.
+        read: chooses what turns a space's observations into ours.
+
+    Raises:
+        UnknownEnvironment, MissingDependency, EnvironmentFailure: one line that names the environment, whatever goes wrong in it.
     """
 
     def __init__(
@@ -55,59 +106,37 @@ class GymnasiumEnv(VectorEnv):
         config: GymConfig,
         num_envs: int,
         seed: int,
+        *,
         suite: str = "gym",
-        wrap: Wrap | None = None,
-        reader: "type[ObservationReader] | None" = None,
+        pictures: bool = False,
+        wrap: Callable[[Env], Env] = lambda env: env,
+        read: Callable[[str, Space], ObservationReader] = observation_reader,
     ) -> None:
         self.num_envs = num_envs
         self._seeds = spawn_seeds(seed, num_envs)
-        _require_registered(config.name)
-        create = partial(_create, config.name, config.max_episode_steps, dict(config.kwargs), wrap)
-        try:
-            if config.asynchronous:
-                # Spawned, because forking a process that has threads, as torch does, may hang.
-                self._envs: Any = AsyncVectorEnv(
-                    [create] * num_envs, context="spawn", autoreset_mode=AutoresetMode.SAME_STEP
-                )
-            else:
-                self._envs = SyncVectorEnv([create] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
-        except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
-            raise MissingDependency(
-                f"env={suite}/{config.name} needs a package that is not installed: {error}"
-            ) from None
-        except (gymnasium.error.Error, TypeError, ValueError, LookupError, AssertionError) as error:
-            raise UnknownEnvironment(
-                f"gymnasium cannot make {config.name} with env.kwargs={config.kwargs}: {type(error).__name__} {error}"
-            ) from None
-        self._observation = (reader or ObservationReader)(config.name, self._envs.single_observation_space)
+        name = f"{suite}/{config.name}"
+        maker = Maker(name, config.name, config.max_episode_steps, dict(config.kwargs), pictures, wrap, read)
+        self._envs = _vectorised(maker, num_envs, config.asynchronous)
+        self._observation = read(config.name, self._envs.single_observation_space)
+        actions, self._action = action_writer(config.name, self._envs.single_action_space)
         self.spec = EnvSpec(
-            name=f"{suite}/{config.name}",
+            name=name,
             observation_shape=self._observation.shape,
             observation_dtype=self._observation.dtype,
             layout=self._observation.layout,
-            actions=_actions(config.name, self._envs.single_action_space),
+            actions=actions,
         )
 
     def reset(self) -> Timestep:
-        observation, _ = self._envs.reset(seed=self._seeds)
+        with self._named("a reset"):
+            observation, _ = self._envs.reset(seed=self._seeds)
         no = np.zeros(self.num_envs, bool)
         return Timestep(self._observation(observation), np.zeros(self.num_envs, np.float32), no, no, ~no, no)
 
     def step(self, actions: np.ndarray) -> Timestep:
-        if isinstance(self.spec.actions, Continuous):
-            actions = np.clip(actions, self.spec.actions.low, self.spec.actions.high).astype(np.float32)
-        else:
-            actions = actions + self._envs.single_action_space.start
-        try:
-            observation, reward, terminated, truncated, info = self._envs.step(actions)
-        except Exception as error:  # whatever goes wrong in somebody else's environment, a new one may go on
-            raise EnvironmentFailure(f"{self.spec.name} failed at a step: {type(error).__name__} {error}") from error
+        with self._named("a step"):
+            observation, reward, terminated, truncated, info = self._envs.step(self._action(actions))
         truncated = truncated & ~terminated
-        final = None
-        if truncated.any():
-            final = np.zeros((self.num_envs, *self.spec.observation_shape), self.spec.observation_dtype)
-            for stream in np.flatnonzero(truncated):
-                final[stream] = self._observation(np.asarray(info["final_obs"][stream])[None])[0]
         return Timestep(
             self._observation(observation),
             np.asarray(reward, np.float32),
@@ -115,22 +144,45 @@ class GymnasiumEnv(VectorEnv):
             truncated,
             terminated | truncated,
             np.ones(self.num_envs, bool),
-            final,
+            self._final(info["final_obs"], truncated) if truncated.any() else None,
         )
 
+    def _final(self, observations: np.ndarray, cut: np.ndarray) -> np.ndarray:
+        rows = list(observations[cut])
+        space = self._envs.single_observation_space
+        final = np.zeros((self.num_envs, *self.spec.observation_shape), self.spec.observation_dtype)
+        final[cut] = self._observation(concatenate(space, rows, create_empty_array(space, len(rows))))
+        return final
+
     def render(self, index: int) -> np.ndarray:
-        """The environment's own ``rgb_array``, if it has one."""
+        """The environment's own ``rgb_array``, if it has one and was made with ``pictures``."""
         if self._envs.render_mode != "rgb_array":
             return super().render(index)
         try:
-            pictures = self._envs.call("render") if isinstance(self._envs, AsyncVectorEnv) else self._envs.render()
+            with self._named("a picture"):
+                return self._envs.call("render")[index]
         except gymnasium.error.DependencyNotInstalled as error:
             raise MissingDependency(f"pictures of {self.spec.name} need a package: {error}") from None
-        return pictures[index]
+
+    @contextmanager
+    def _named(self, where: str) -> Iterator[None]:
+        """Whatever goes wrong in somebody else's environment is a failure of its own: a new one may go on."""
+        try:
+            with _quiet():
+                yield
+        except EnvironmentFailure as failure:
+            raise EnvironmentFailure(str(failure)) from None
+        except gymnasium.error.DependencyNotInstalled:
+            raise
+        except Exception as error:
+            raise EnvironmentFailure(
+                f"{self.spec.name} failed at {where}: {_ended(self._envs) or words(error)}"
+            ) from None
 
     def close(self) -> None:
         try:
-            self._envs.close()
+            with _quiet():
+                self._envs.close()
         except (EOFError, OSError):  # one of its processes is dead, and gymnasium waits for its goodbye
             for process in self._envs.processes:
                 process.kill()
@@ -138,74 +190,33 @@ class GymnasiumEnv(VectorEnv):
             self._envs.closed = True
 
 
-def _create(
-    name: str, max_episode_steps: int | None, kwargs: dict[str, Any], wrap: Wrap | None
-) -> gymnasium.Env[Any, Any]:
-    """One environment. Runs in a new process if the streams are asynchronous, where nothing is registered yet."""
-    _require_registered(name)
-    entry_point = gymnasium.spec(name).entry_point
-    creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
-    if "rgb_array" in getattr(creator, "metadata", {}).get("render_modes", ()):
-        kwargs = {"render_mode": "rgb_array", **kwargs}
-    env = gymnasium.make(name, max_episode_steps=max_episode_steps, **kwargs)
-    return env if wrap is None else wrap(env)
+def _vectorised(maker: Maker, num_envs: int, asynchronous: bool) -> Any:
+    try:
+        if not asynchronous:
+            return SyncVectorEnv([maker] * num_envs, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+        # Spawned, because forking a process that has threads, as torch does, may hang.
+        return AsyncVectorEnv([maker] * num_envs, context="spawn", copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+    except (UnknownEnvironment, MissingDependency, EnvironmentFailure):
+        raise
+    except Exception as error:  # streams whose spaces differ, a process that ends at once
+        raise EnvironmentFailure(f"{maker.name} could not be made: {words(error)}") from None
 
 
-class ObservationReader:
-    """Turns a batch of a space's observations into what the project uses: uint8 images or float32 vectors, owned by the receiver."""
-
-    def __init__(self, name: str, space: gymnasium.Space[Any]) -> None:
-        self.layout: Layout = "vector"
-        self.dtype: Any = "float32"
-        self._states, self._scale = 0, 1.0
-        if isinstance(space, DiscreteSpace):
-            self._states, self._start = int(space.n), int(space.start)
-            self.shape: tuple[int, ...] = (self._states,)
-        elif isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) == 2:
-            self.layout, self.dtype, self.shape = "HWC", "uint8", (*space.shape, 1)
-        elif isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) == 3 and min(space.shape) <= 16:
-            self.layout = "CHW" if space.shape[0] <= space.shape[2] else "HWC"
-            self.dtype = "uint8"
-            self.shape = space.shape
-        elif isinstance(space, Box):
-            self.shape = (int(np.prod(space.shape)),)
-            self._scale = 1 / 255 if space.dtype == np.uint8 else 1.0
-        else:
-            raise UnknownEnvironment(
-                f"{name} has observations of type {type(space).__name__}, expected one array per step: "
-                f"flatten it with a gymnasium wrapper and register that under an id of its own"
-            )
-
-    def __call__(self, batch: np.ndarray) -> np.ndarray:
-        if self._states:
-            return np.eye(self._states, dtype=np.float32)[batch - self._start]
-        observations = np.array(batch, self.dtype).reshape(len(batch), *self.shape)
-        return observations if self._scale == 1.0 else observations * np.float32(self._scale)
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without gymnasium's own warnings: of an error in another process it would print the traceback beside raising it."""
+    level = gymnasium.logger.min_level
+    gymnasium.logger.min_level = SILENT
+    try:
+        yield
+    finally:
+        gymnasium.logger.min_level = level
 
 
-def _actions(name: str, space: gymnasium.Space[Any]) -> Discrete | Continuous:
-    if isinstance(space, DiscreteSpace):
-        return Discrete(int(space.n))
-    if isinstance(space, Box) and np.issubdtype(space.dtype, np.floating) and len(space.shape) == 1:
-        return Continuous(tuple(map(float, space.low)), tuple(map(float, space.high)))
-    raise UnknownEnvironment(
-        f"{name} has actions of type {type(space).__name__}, expected a discrete choice or one real vector"
-    )
-
-
-def _require_registered(name: str) -> None:
-    """Raises ``UnknownEnvironment`` with the nearest ids, ``MissingDependency`` if the module that an id names is not there."""
-    module, _, name_within = name.rpartition(":")
-    if name.startswith("ALE/"):
-        module = "ale_py"
-    if module:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise MissingDependency(f"env=gym/{name} needs the Python module {module}: {error}") from None
-    name = name_within
-    if name in gymnasium.registry:
-        return
-    close = difflib.get_close_matches(name, list(gymnasium.registry), n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else "gymnasium.pprint_registry() lists them"
-    raise UnknownEnvironment(f"gymnasium has no environment {name!r}: {hint}")
+def _ended(envs: Any) -> str | None:
+    """How the first of the streams' processes that is gone has ended."""
+    for stream, process in enumerate(getattr(envs, "processes", ())):
+        process.join(LAST_WORDS_S / envs.num_envs)
+        if process.exitcode is not None:
+            return f"the process of its stream {stream} ended with exit code {process.exitcode}"
+    return None

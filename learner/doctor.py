@@ -30,16 +30,16 @@ ADVICE = {"dmlab": "its module and its levels are your own: docs/dmlab.md lists 
 """For suites that no installation of ours can mend."""
 
 PLAY = f"""
-import json, sys, numpy as np
+import json, sys
 from conf.env_schema import ENV_CONFIGS
-from envs.base import Discrete, MissingDependency
+from envs.base import MissingDependency
 from envs.registry import make_env
 try:
-    env = make_env(ENV_CONFIGS[sys.argv[1]](**json.loads(sys.argv[2])), 2, 1)
+    env = make_env(ENV_CONFIGS[sys.argv[1]](**json.loads(sys.argv[2])), 2, 1, pictures=True)
     env.reset()
 except MissingDependency as error:
     print(error); sys.exit({MISSING})
-actions = np.zeros(2, np.int64) if isinstance(env.spec.actions, Discrete) else np.zeros((2, env.spec.actions.size), np.float32)
+actions = env.spec.actions.zeros(2)
 for _ in range(10):
     env.step(actions)
 try:

@@ -18,7 +18,7 @@ from conf.env_schema import EnvConfig
 from conf.knobs import MAX_SEED, ConfigError, knob
 from conf.load import describe, load_options, load_train
 from conf.schema import TrainConfig
-from envs.base import Discrete, EnvSpec, VectorEnv
+from envs.base import EnvSpec, VectorEnv
 from envs.registry import make_env
 from learner import checkpoint as checkpoints
 from learner.checkpoint import Checkpoint
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: Sequence[str]) -> int:
-    env_words = [word for word in arguments if word.startswith("env.")]
+    env_words = [word for word in arguments if word.lstrip("+").startswith("env.")]
     config = load_options(PlayConfig, [word for word in arguments if word not in env_words])
     output = Path(config.output)
     require_writable(output)
@@ -77,7 +77,7 @@ def run(arguments: Sequence[str]) -> int:
                 kept.append(frame)
             yield frame
 
-    with closing(make_env(env_config, 1, config.seed)) as env:
+    with closing(make_env(env_config, 1, config.seed, pictures=True)) as env:
         frames = record(policy_for(config, played, env.spec), env, env_config.reward_clip, config)
         write_video(keep_for_the_sheet(frames), output, config.frames_per_second)
     sheet = output.with_suffix(".png")
@@ -141,11 +141,7 @@ def record(network: PolicyNetwork, env: VectorEnv, reward_clip: str, config: Pla
 
 
 def caption(move: Move, spec: EnvSpec, total: float) -> list[str]:
-    action = move.action[0]
-    if not isinstance(spec.actions, Discrete):
-        name = " ".join(f"{value:+.1f}" for value in action.tolist())
-    else:
-        name = spec.action_meanings[int(action)] if spec.action_meanings else str(int(action))
+    name = spec.actions.caption(move.action[0].cpu().numpy(), spec.action_meanings)
     if not move.next_timestep.valid[0]:
         name += " (ignored)"
     lines = [

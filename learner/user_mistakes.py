@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from actors.fleet import FleetError
 from conf.knobs import ConfigError
-from envs.base import MissingDependency, UnknownEnvironment
+from envs.base import EnvironmentFailure, MissingDependency, UnknownEnvironment
 from learner.checkpoint import CheckpointError
 from learner.error_line import print_error
 from learner.refusals import NoProgress
@@ -16,6 +16,7 @@ ONE_LINE = (
     ConfigError,
     UnknownEnvironment,
     MissingDependency,
+    EnvironmentFailure,
     CheckpointError,
     FleetError,
     RunFolderError,

@@ -1,7 +1,7 @@
 """What turns an observation into features: the IMPALA residual stem, the Nature CNN, an MLP, and an instruction reader.
 
-Images enter as uint8 and become channels-last floats here: the memory format that convolutions are fast in. Weights of
-convolutions stay in that format, see ``layout.py``.
+Images enter as uint8, or as floats from 0 to 1, and become channels-last floats here: the memory format that convolutions are
+fast in. Weights of convolutions stay in that format, see ``layout.py``.
 """
 
 import math
@@ -16,12 +16,13 @@ from rtrl_core.shapes import Float, Int, Shaped, Tensor
 
 
 def image_input(observation: Shaped[Tensor, "B x y z"], layout: str) -> Float[Tensor, "B C H W"]:
-    """uint8 images as channels-last floats in [0, 1], in the type of the surrounding autocast (float32 without one)."""
+    """uint8 images as channels-last floats in [0, 1], float ones as they are; in the type of the surrounding autocast, else float32."""
     device = observation.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.get_default_dtype()
     if layout == "HWC":
         observation = observation.permute(0, 3, 1, 2)
-    return observation.to(dtype=dtype, memory_format=torch.channels_last).mul_(1 / 255)
+    maps = observation.to(dtype=dtype, memory_format=torch.channels_last)
+    return maps if observation.is_floating_point() else maps.mul_(1 / 255)
 
 
 class Encoder(nn.Module):

@@ -22,7 +22,7 @@ from rtrl_core.encoders import (
     NoEncoder,
     initialise_orthogonally,
 )
-from rtrl_core.policies import ActionDistribution, Categorical, DiagonalGaussian
+from rtrl_core.policies import ActionDistribution
 from rtrl_core.recurrent import ELSTM, CoreState
 from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Bool, Float, Int, Shaped, Tensor
@@ -34,10 +34,8 @@ class NetworkSpec:
 
     observation_shape: tuple[int, ...]
     layout: str
-    """``CHW`` or ``HWC`` images (uint8), or ``vector`` (float32)."""
-    num_actions: int
-    """Discrete actions, or dimensions of a continuous one."""
-    continuous: bool = False
+    """``CHW`` or ``HWC`` images (uint8, or float32 from 0 to 1), or ``vector`` (float32)."""
+    actions: ActionDistribution
     encoder: str = "impala"
     """``impala``, ``nature``, ``mlp``, or ``none``: the observation itself is the features."""
     encoder_init: str = "torch"
@@ -67,9 +65,7 @@ class PolicyNetwork(nn.Module):
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.distribution: ActionDistribution = (
-            DiagonalGaussian(spec.num_actions) if spec.continuous else Categorical(spec.num_actions)
-        )
+        self.distribution = spec.actions
         self.encoder = _encoder(spec)
         if spec.encoder_init == "orthogonal":
             initialise_orthogonally(self.encoder)

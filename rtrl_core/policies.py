@@ -1,6 +1,7 @@
 """What the numbers of the policy head mean: a distribution over actions, as pure functions of ``[..., A]`` parameters."""
 
 import math
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -61,6 +62,46 @@ class Categorical:
 
     def encode(self, actions: Shaped[Tensor, "..."]) -> Float[Tensor, "*batch E"]:
         return functional.one_hot(actions, self.encoding_size).float()
+
+
+class FactoredCategorical:
+    """Several independent choices at once, one after the other in the parameters: A is the sum of ``sizes``; actions int64 ``[..., K]``."""
+
+    ABSENT = -1e9
+    """Logit of the options that a smaller choice lacks beside the widest: its probability is exactly zero."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self.sizes = tuple(sizes)
+        self.num_parameters = sum(self.sizes)
+        self.encoding_size = self.num_parameters
+        self._each = Categorical(max(self.sizes))
+
+    def sample(
+        self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None
+    ) -> Shaped[Tensor, "..."]:
+        return self._each.sample(self._split(parameters), generator)
+
+    def mode(self, parameters: Float[Tensor, "*batch A"]) -> Shaped[Tensor, "..."]:
+        return self._each.mode(self._split(parameters))
+
+    def log_prob(
+        self, parameters: Float[Tensor, "*batch A"], actions: Shaped[Tensor, "..."]
+    ) -> Float[Tensor, "*batch"]:
+        return self._each.log_prob(self._split(parameters), actions).sum(-1)
+
+    def entropy(self, parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
+        return self._each.entropy(self._split(parameters)).sum(-1)
+
+    def encode(self, actions: Shaped[Tensor, "..."]) -> Float[Tensor, "*batch E"]:
+        choices = zip(actions.unbind(-1), self.sizes, strict=True)
+        return torch.cat([functional.one_hot(choice, size) for choice, size in choices], -1).float()
+
+    def _split(self, parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch K M"]:
+        """The logits of each choice, filled up to the widest."""
+        parts = parameters.split(self.sizes, -1)
+        return torch.stack(
+            [functional.pad(p, (0, max(self.sizes) - p.shape[-1]), value=self.ABSENT) for p in parts], -2
+        )
 
 
 class DiagonalGaussian:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from conf.env_schema import DMLabConfig
 from envs.base import VectorEnv
 from envs.dmlab.environment import DMLabEnv
-from envs.registry import make_env
+from envs.dmlab.suite import make
 
 STREAMS = 3
 
@@ -17,7 +17,7 @@ class Opened:
     envs: list[VectorEnv] = field(default_factory=list)
 
     def __call__(self, config: DMLabConfig, seed: int = 1, streams: int = STREAMS) -> DMLabEnv:
-        env = make_env(config, streams, seed)
+        env = make(config, streams, seed)
         assert isinstance(env, DMLabEnv)
         self.envs.append(env)
         return env

@@ -50,7 +50,8 @@ def test_the_rows_of_the_papers_atari_table_differ_only_in_their_rule_or_core(ga
             40,
         )
         assert (config.learner.batch_segments, config.network.num_units, config.network.encoder) == (32, 256, "impala")
-        assert (config.fleet.num_streams, config.fleet.num_actors) == (48, None)
+        assert config.fleet.num_actors is not None
+        assert config.fleet.num_actors * config.actors.num_envs == 48
     assert rows["feedforward"].network.core == "feedforward"
     assert (rows["tbptt"].rule.name, rows["rtrl"].rule.name) == ("tbptt", "segment")
 
@@ -67,6 +68,14 @@ def test_what_is_typed_wins_over_the_experiment():
     )
     assert (config.env.name, config.rule.name, config.fleet.kind) == ("pong", "tbptt", "local")
     assert (config.actors.unroll, config.total_steps) == (3, 1000)
+
+
+@pytest.mark.parametrize("plus", ["", "+", "++"])
+@pytest.mark.parametrize("word", ["env.kwargs={gravity: 3}", "env.kwargs.gravity=3"])
+def test_an_environments_own_arguments_are_given_in_any_of_hydras_ways(plus: str, word: str):
+    env = load_train(["env=gym/module:Foo-v0", plus + word, "env.kwargs.depth.inner=[1,2]"]).env
+    assert isinstance(env, GymConfig)
+    assert env.kwargs == {"gravity": 3, "depth": {"inner": [1, 2]}}
 
 
 def test_paths_may_hold_any_character():
@@ -92,6 +101,9 @@ def test_paths_may_hold_any_character():
         (["experiment=nothing"], "unknown experiment 'nothing': expected one of atari_breakout"),
         (["rule=bptt"], "unknown rule 'bptt': did you mean tbptt?"),
         (["env=nes/mario"], "unknown environment suite 'nes': expected one of atari"),
+        (["env=tmaze", "env.kwargs.x=1"], "unknown option 'env.kwargs': env=tmaze takes none, env=gym/ID does"),
+        (["env=gym/Foo-v0", "env.kwargs=3"], r"env.kwargs: Cannot assign int to Dict\[str, Any\]"),
+        (["env=gym/Foo-v0", "+env.kwarg.x=3"], "unknown option '\\+env.kwarg.x'"),
         (["sync"], "expected option=value, got 'sync'"),
         (["actors.num_envs=["], r"cannot read 'actors.num_envs=\['"),
     ],

@@ -20,7 +20,7 @@ from conf.env_schema import DMLabConfig
 from conf.schema import ActorsConfig, LossConfig, NetworkConfig
 from envs.base import EnvironmentFailure, Timestep
 from envs.dmlab.environment import DMLabEnv
-from envs.registry import make_env
+from envs.dmlab.suite import make
 from rtrl_core import WeightsSnapshot
 
 STREAMS = 3
@@ -41,7 +41,7 @@ def open_env(standin: Callable[..., None], tmp_path: Path) -> Iterator[Callable[
     def build(config: DMLabConfig, streams: int = STREAMS, **behaviour: Any) -> DMLabEnv:
         folder = tmp_path / "faults"
         standin(**behaviour | ({"faults": str(folder)} if folder.exists() else {}))
-        env = make_env(config, streams, 1)
+        env = make(config, streams, 1)
         assert isinstance(env, DMLabEnv)
         envs.append(env)
         return env
@@ -181,9 +181,9 @@ OWNER = """
 import sys
 import numpy as np
 from conf.env_schema import DMLabConfig
-from envs.registry import make_env
+from envs.dmlab.suite import make
 
-env = make_env(DMLabConfig(spare_engines=0), 2, 1)
+env = make(DMLabConfig(spare_engines=0), 2, 1)
 env.reset()
 open(sys.argv[1], "w").close()  # one engine will hang in its next step, with the interpreter's lock
 print(*(engine.pid for engine in env._supervisor.playing), flush=True)

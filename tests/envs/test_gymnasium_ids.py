@@ -1,14 +1,17 @@
 """Any gymnasium id: spaces, boundaries against the plain environment, names."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.spaces import Box, Discrete
 
 from conf.env_schema import GymConfig
 from envs.base import Continuous, EnvironmentFailure, MissingDependency, UnknownEnvironment
+from envs.gymnasium_ids import GymnasiumEnv
 from envs.registry import make_env
 
 
@@ -36,10 +39,6 @@ class Counting(gymnasium.Env[np.ndarray, int]):
         return np.array([self.episode, self.count], np.float32)
 
 
-class OddSpaces(Counting):
-    observation_space = Dict({"a": Box(0, 1, (2,))})  # pyright: ignore[reportAssignmentType]
-
-
 class GreyImages(Counting):
     observation_space = Box(0, 255, (5, 4), np.uint8)  # pyright: ignore[reportAssignmentType]
 
@@ -59,7 +58,26 @@ class Breaking(Counting):
         raise ZeroDivisionError("somebody else's mistake")
 
 
-HAND_MADE = (Counting, OddSpaces, GreyImages, Bytes, Breaking)
+LAMP = """
+import gymnasium
+from gymnasium.spaces import Box, Discrete
+
+class Lamp(gymnasium.Env):
+    observation_space, action_space = Box(0, 1, (1,)), Discrete(2)
+
+    def __init__(self, volts):
+        self.volts = volts
+
+    def reset(self, *, seed=None, options=None):
+        return [0], {}
+
+    def step(self, action):
+        return [0], self.volts, False, False, {}
+
+gymnasium.register("Lamp-v0", Lamp)
+"""
+
+HAND_MADE = (Counting, GreyImages, Bytes, Breaking)
 
 
 @pytest.fixture(autouse=True)
@@ -93,13 +111,17 @@ def test_the_end_of_an_episode_shows_the_next_one_and_the_final_observation_besi
         assert timestep.valid.all()
 
 
-def test_continuous_actions_are_clipped_to_their_bounds():
-    env = make_env(GymConfig(name="Pendulum-v1"), 3, 1)
+def test_continuous_actions_are_scaled_and_clipped_to_their_bounds():
+    env, plain = make_env(GymConfig(name="Pendulum-v1"), 4, 1), gymnasium.make("Pendulum-v1")
     assert env.spec.actions == Continuous((-2.0,), (2.0,))
-    env.reset()
-    timestep = env.step(np.array([[100.0], [-100.0], [0.0]], np.float32))
-    assert timestep.observation.shape == (3, 3)
-    assert np.isfinite(timestep.reward).all()
+    first = env.reset().observation
+    torques = np.array([2.0, -2.0, 0.0, 1.0], np.float32)
+    rewards = env.step(np.array([[100.0], [-1.0], [0.0], [0.5]], np.float32)).reward
+    for stream, torque in enumerate(torques):
+        plain.reset()
+        velocity = float(first[stream, 2])
+        plain.unwrapped.state = np.array([np.arctan2(*first[stream, [1, 0]]), velocity])  # pyright: ignore[reportAttributeAccessIssue]
+        assert plain.step(np.array([torque]))[1] == pytest.approx(rewards[stream], abs=1e-4)
 
 
 def test_discrete_observations_become_one_hot():
@@ -136,13 +158,77 @@ def test_discrete_observations_of_a_cut_off_episode_are_one_hot_too():
 
 
 def test_the_environments_own_picture_is_shown():
-    env = make_env(GymConfig(name="ALE/Pong-v5", kwargs={"obs_type": "ram"}), 2, 1)
+    env = make_env(GymConfig(name="ALE/Pong-v5", kwargs={"obs_type": "ram"}), 2, 1, pictures=True)
     env.reset()
     assert (env.render(1).shape, env.render(1).dtype) == ((210, 160, 3), np.uint8)
     env.close()
-    without = make_env(GymConfig(name="Counting-v0"), 2, 1)
-    with pytest.raises(NotImplementedError, match="gym/Counting-v0 has no picture"):
-        without.render(0)
+    for pictures in (False, True):
+        without = make_env(GymConfig(name="Counting-v0"), 2, 1, pictures=pictures)
+        with pytest.raises(NotImplementedError, match="gym/Counting-v0 has no picture"):
+            without.render(0)
+
+
+@pytest.mark.parametrize("how", ["takes no mode", "no display"])
+def test_an_environment_that_cannot_draw_what_it_lists_plays_all_the_same(how: str):
+    config = GymConfig(name="own_envs:NoScreen-v0", kwargs={"how": how})
+    assert make_env(config, 2, 1).reset().observation.shape == (2, 2)
+    drawing = make_env(config, 2, 1, pictures=True)
+    drawing.reset()
+    with pytest.raises(NotImplementedError, match="gym/own_envs:NoScreen-v0 has no picture"):
+        drawing.render(0)
+
+
+def test_nothing_is_drawn_unless_pictures_are_asked_for():
+    modes = [
+        make_env(
+            GymConfig(name="own_envs:NoScreen-v0", kwargs={"how": ""}), 1, 1, pictures=pictures
+        ).inner._envs.render_mode  # pyright: ignore
+        for pictures in (False, True)
+    ]
+    assert modes == [None, "rgb_array"]
+
+
+def test_a_picture_that_fails_is_one_line():
+    env = make_env(GymConfig(name="own_envs:NoScreen-v0", kwargs={"how": "late"}), 1, 1, pictures=True)
+    env.reset()
+    with pytest.raises(
+        EnvironmentFailure, match="gym/own_envs:NoScreen-v0 failed at a picture: RuntimeError no display"
+    ):
+        env.render(0)
+
+
+@pytest.mark.parametrize("asynchronous", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_module_in_the_current_folder_brings_its_ids(
+    asynchronous: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As from an installed program, whose path lacks the current folder; here and in processes that start anew."""
+    (tmp_path / "lamps").mkdir()
+    (tmp_path / "lamps" / "small.py").write_text(LAMP)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    env = make_env(GymConfig(name="lamps.small:Lamp-v0", kwargs={"volts": 3}, asynchronous=asynchronous), 2, 1)
+    env.reset()
+    assert env.step(np.zeros(2, np.int64)).reward.tolist() == [3, 3]
+    env.close()
+    del sys.modules["lamps.small"], sys.modules["lamps"], gymnasium.registry["Lamp-v0"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import gymnasium\n1/0", "env=gym/broken:Foo-v0: the module broken cannot be imported: ZeroDivisionError"),
+        ("import sys\nsys.exit('no')", "the module broken cannot be imported: it ended its process with sys.exit"),
+        ("def f(:", "the module broken cannot be imported: SyntaxError"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_one_line(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "broken.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UnknownEnvironment, match=message) as failure:
+        make_env(GymConfig(name="broken:Foo-v0"), 1, 1)
+    assert "\n" not in str(failure.value)
 
 
 def test_an_environment_that_breaks_is_a_failure_that_the_fleet_survives():
@@ -185,12 +271,15 @@ def test_slow_environments_run_in_processes_of_their_own():
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_is_a_failure_and_the_others_go_with_it():
-    env = make_env(GymConfig(name="ALE/Pong-v5", kwargs={"obs_type": "ram"}, asynchronous=True), 2, 1)
+    env = GymnasiumEnv(GymConfig(name="ALE/Pong-v5", kwargs={"obs_type": "ram"}, asynchronous=True), 2, 1)
     env.reset()
     processes = env._envs.processes  # pyright: ignore[reportAttributeAccessIssue]
     processes[1].kill()
     processes[1].join()
-    with pytest.raises(EnvironmentFailure, match="gym/ALE/Pong-v5 failed at a step"):
+    with pytest.raises(
+        EnvironmentFailure,
+        match="gym/ALE/Pong-v5 failed at a step: the process of its stream 1 ended with exit code -9",
+    ):
         env.step(np.zeros(2, np.int64))
     env.close()
     env.close()
@@ -201,7 +290,12 @@ def test_a_process_that_is_killed_is_a_failure_and_the_others_go_with_it():
     ("name", "message"),
     [
         ("CartPol-v1", "gymnasium has no environment 'CartPol-v1': did you mean CartPole-v1"),
-        ("OddSpaces-v0", "OddSpaces-v0 has observations of type Dict, expected one array per step"),
+        (
+            "Xyzzy",
+            r"no environment 'Xyzzy': gymnasium.pprint_registry\(\) lists them; write env=gym/MODULE:ID",
+        ),
+        ("own_envs:Gues-v0", "gymnasium has no environment 'Gues-v0': did you mean Guess-v0"),
+        ("own_envs:OnlyTogether-v0", "cannot make own_envs:OnlyTogether-v0 with env.kwargs={}: Error OnlyTogether-v0"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(name: str, message: str):

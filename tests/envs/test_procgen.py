@@ -90,8 +90,7 @@ def time_limit_in(state: bytes) -> int:
 @pytest.mark.parametrize("mode", MODES)
 def test_the_time_limits_are_those_of_the_library(mode: str):
     for game in sorted(MODES[mode]):
-        env = make_env(ProcgenConfig(name=game, mode=mode), 1, 1)
-        assert isinstance(env, ProcgenEnv)
+        env = ProcgenEnv(ProcgenConfig(name=game, mode=mode), 1, 1)
         state = env.get_state()
         assert state is not None
         assert time_limit_in(state["games"]["0"].tobytes()) == env.time_limit, game
@@ -100,8 +99,7 @@ def test_the_time_limits_are_those_of_the_library(mode: str):
 
 def test_a_level_that_is_won_by_its_last_step_is_not_cut_off():
     """Stands for a game whose last step wins: the library's report is changed, all else is real."""
-    env = make_env(ProcgenConfig(name="leaper", mode="easy", num_levels=0), 2, 3)
-    assert isinstance(env, ProcgenEnv)
+    env = ProcgenEnv(ProcgenConfig(name="leaper", mode="easy", num_levels=0), 2, 3)
     env.reset()
     for _ in range(TIME_LIMITS["leaper"] - 1):
         env.step(np.full(2, 4))
@@ -157,8 +155,8 @@ def test_levels_come_from_the_range_and_the_test_splits_are_disjoint_from_traini
     assert list(splits) == ["train", "test 1000", "test 1200", "test 1400"]
     seen: dict[str, set[int]] = {}
     for name, config in splits.items():
-        env = make_env(config, 32, 1)
-        assert isinstance(env, ProcgenEnv)
+        assert isinstance(config, ProcgenConfig)
+        env = ProcgenEnv(config, 32, 1)
         env.reset()
         seen[name] = set(env.level_seeds())
         for timestep in play(env, 100):

@@ -227,7 +227,9 @@ def test_an_output_that_is_not_contiguous_is_refused(rule: str):
 )
 def test_the_network_refuses_wrong_inputs_of_its_core(core, changes, error, message):
     network = PolicyNetwork(
-        NetworkSpec((3,), "vector", 2, encoder="none", core=core, num_units=N, last_action=True, instruction=True)
+        NetworkSpec(
+            (3,), "vector", Categorical(2), encoder="none", core=core, num_units=N, last_action=True, instruction=True
+        )
     )
     good = {
         "features": torch.zeros(B, 3),

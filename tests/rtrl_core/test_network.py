@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rtrl_core import FlatParameters, NetworkSpec, ParameterLayout, PolicyNetwork, actor_critic_losses, clip_rewards
-from rtrl_core.policies import Categorical, DiagonalGaussian
+from rtrl_core.policies import Categorical, DiagonalGaussian, FactoredCategorical
 from rtrl_core.returns import VTrace
 
 
@@ -14,7 +14,7 @@ def make_network(**changes) -> PolicyNetwork:
     options = {
         "observation_shape": (4, 84, 84),
         "layout": "CHW",
-        "num_actions": 6,
+        "actions": Categorical(6),
         "encoder": "nature",
         "num_units": 16,
     }
@@ -219,6 +219,45 @@ def test_the_gaussian_agrees_with_torch():
     actions = distribution.sample(parameters, torch.Generator().manual_seed(0))
     torch.testing.assert_close(distribution.log_prob(parameters, actions), theirs.log_prob(actions))
     torch.testing.assert_close(distribution.entropy(parameters), theirs.entropy())
+
+
+@pytest.mark.parametrize("sizes", [(3, 2, 5), (2, 2, 2, 2), (1, 4), (6,)])
+def test_several_choices_are_independent_categoricals(sizes: tuple[int, ...]):
+    distribution = FactoredCategorical(sizes)
+    parameters = torch.randn(4, 7, sum(sizes), requires_grad=True)
+    actions = distribution.sample(parameters, torch.Generator().manual_seed(0))
+    parts = parameters.split(sizes, -1)
+    each = [Categorical(size) for size in sizes]
+    alone = [actions[..., k] for k in range(len(sizes))]
+    assert actions.shape == (4, 7, len(sizes))
+    assert all(int(choice.max()) < size for choice, size in zip(alone, sizes, strict=True))
+    log_prob = sum((d.log_prob(p, a) for d, p, a in zip(each, parts, alone, strict=True)), torch.zeros(4, 7))
+    entropy = sum((d.entropy(p) for d, p in zip(each, parts, strict=True)), torch.zeros(4, 7))
+    torch.testing.assert_close(distribution.log_prob(parameters, actions), log_prob)
+    torch.testing.assert_close(distribution.entropy(parameters), entropy)
+    encoded = torch.cat([d.encode(a) for d, a in zip(each, alone, strict=True)], -1)
+    assert torch.equal(distribution.encode(actions), encoded)
+    assert encoded.shape[-1] == distribution.encoding_size
+    modes = torch.stack([d.mode(p) for d, p in zip(each, parts, strict=True)], -1)
+    assert torch.equal(distribution.mode(parameters), modes)
+    ours = torch.autograd.grad((log_prob + entropy).sum(), parameters, retain_graph=True)
+    theirs = torch.autograd.grad(
+        (distribution.log_prob(parameters, actions) + distribution.entropy(parameters)).sum(), parameters
+    )
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_several_choices_are_drawn_with_their_own_probabilities():
+    logits = torch.tensor([0.0, 1.0, -1.0, 2.0, 0.0]).expand(20_000, 5)
+    actions = FactoredCategorical((3, 2)).sample(logits, torch.Generator().manual_seed(0))
+    for choice, part in zip(actions.unbind(-1), logits[0].split((3, 2)), strict=True):
+        torch.testing.assert_close(choice.bincount() / 20_000, part.softmax(-1), atol=0.015, rtol=0)
+
+
+def test_float_images_are_read_as_the_bytes_they_stand_for():
+    network = make_network()
+    bytes_ = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8)
+    torch.testing.assert_close(network.encode(bytes_ / 255), network.encode(bytes_))
 
 
 def test_actions_are_drawn_with_the_probabilities_of_the_policy():

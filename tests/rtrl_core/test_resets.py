@@ -12,6 +12,7 @@ from unrolled import full_gradient
 
 from rtrl_core import CELLS, ELSTM, RULES, CoreState, DiagonalCore, NetworkSpec, PolicyNetwork, Sensitivity
 from rtrl_core.encoders import InstructionEncoder
+from rtrl_core.policies import Categorical, DiagonalGaussian
 from rtrl_core.rules import segment
 
 STREAMS, INPUTS, UNITS, BROKEN = 6, 3, 4, 4
@@ -142,9 +143,8 @@ def test_acting_forgets_at_a_reset_as_learning_does(cell, poison):
 
 @pytest.mark.parametrize("continuous", [False, True])
 def test_the_core_input_of_a_first_step_has_nothing_of_the_episode_before(continuous: bool):
-    network = PolicyNetwork(
-        NetworkSpec((3,), "vector", 2, continuous=continuous, encoder="none", num_units=4, last_action=True)
-    )
+    policy = DiagonalGaussian(2) if continuous else Categorical(2)
+    network = PolicyNetwork(NetworkSpec((3,), "vector", policy, encoder="none", num_units=4, last_action=True))
     actions = torch.full((2, 2), math.nan) if continuous else torch.ones(2, dtype=torch.int64)
     inputs = network.core_inputs(torch.zeros(2, 3), torch.full((2,), math.nan), actions, torch.tensor([True, False]))
     assert not inputs[0].any()

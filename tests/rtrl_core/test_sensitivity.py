@@ -5,6 +5,7 @@ import torch
 
 from rtrl_core import CoreState, DiagonalCore, PolicyNetwork, Sensitivity
 from rtrl_core.network import NetworkSpec
+from rtrl_core.policies import Categorical
 
 BROKEN = (math.nan, math.inf, -math.inf)
 
@@ -91,7 +92,7 @@ def test_a_state_names_the_streams_that_are_not_finite_and_lets_them_begin_anew(
 
 
 def test_the_empty_state_of_a_network_without_recurrence_is_finite_and_can_be_reset():
-    spec = NetworkSpec((3,), "vector", 2, encoder="none", core="feedforward")
+    spec = NetworkSpec((3,), "vector", Categorical(2), encoder="none", core="feedforward")
     state = PolicyNetwork(spec).initial_state(2)
     assert state.finite_streams().tolist() == [True, True]
     assert state.reset(torch.tensor([True, False])).cell.shape == (2, 0)
