@@ -58,7 +58,7 @@ class EpisodeAccounts:
     def record(self, timestep: Timestep) -> None:
         valid = timestep.valid
         self.num_steps += int(valid.sum())
-        self.episode_return += timestep.reward * valid
+        self.episode_return += np.where(valid, timestep.reward, 0)
         self.length += valid
         if timestep.level is not None:
             self.level_steps += np.bincount(timestep.level[valid], minlength=self._num_levels)
