@@ -129,7 +129,7 @@ def test_an_environment_that_dies_costs_its_unroll_and_is_counted(tmp_path: Path
 
     monkeypatch.setattr(actors.fleet, "make_env", make)
     monkeypatch.setattr("learner.training.make_env", lambda config, num_envs, seed: CountingEnv(num_envs, seed))
-    row = run(toy("total_steps=480"), tmp_path)
+    row = run(toy("total_steps=480", "learner.batch_segments=32"), tmp_path)
     assert row["actor_restarts"] == 1
     assert row["updates"] == (row["contributions_accepted"] or 0) // 8
     assert row["agent_steps"] == 12 * (row["contributions_accepted"] or 0)
