@@ -93,7 +93,8 @@ class Actor:
         self.device = require_device("actors.device", options.device)
         self.network = build_seeded_network(network, rule, env.spec, identity.seed).to(self.device)
         self.parameters = FlatParameters(self.network)
-        self.policy_version = 0
+        self.policy_version = -1
+        """Of the weights that act; none has been loaded yet, whatever the version of the first ones may be."""
         self._sequence = 0
         self._noise = torch.Generator(self.device).manual_seed(identity.action_seed)
         self._wire = WireEncoder(options.wire, self.parameters.gradient)
@@ -142,8 +143,10 @@ class Actor:
         acted = time.perf_counter()
         learnt = self._learn(before)
         gradient = self._wire.encode(self.parameters.gradient)
+        is_first = self._unroll.is_first.cpu()
+        self._born[is_first[0]] = self.policy_version
         ages = (self.policy_version - self._born).clamp_(min=0)
-        self._born[self._unroll.is_first.any(0).cpu()] = self.policy_version
+        self._born[is_first.any(0)] = self.policy_version
         unsound, norms = self._reset_unsound(learnt.left_out)
         header = ContributionHeader(
             actor_id=self.identity.actor_id,
@@ -187,7 +190,7 @@ class Actor:
             raise ValueError(
                 f"weights of network {weights.layout}, but this actor's network is {self.parameters.layout.fingerprint}"
             )
-        if weights.version > self.policy_version or self._sequence == 0:
+        if weights.version > self.policy_version:
             self.parameters.load(weights.vector)
             self.policy_version = weights.version
 

@@ -11,6 +11,7 @@ from conf.load import load_train
 from learner.cluster import ray_cluster
 from learner.ray_learner import RayLearner
 from learner.schedules import asynchronous
+from learner.sizing import sized
 from learner.training import available_cores, describe_environment, initial_weights, learner_plan
 
 
@@ -18,12 +19,11 @@ def run(seconds: float) -> list[Result]:
     """Six times as long as the other measurements: a minute and a half by default, ten with ``seconds=100``."""
     duration = 6 * seconds
     actors = available_cores()
-    config = load_train(
-        ["experiment=atari_breakout", "logging=quiet", f"fleet.num_actors={actors}", "fleet.max_restarts=0"]
-    )
+    words = ["experiment=atari_breakout", "logging=quiet", f"fleet.num_actors={actors}", "fleet.max_restarts=0"]
+    config = sized(load_train(words), actors)
     spec = describe_environment(config, print)
     layout, vector = initial_weights(config, spec)
-    plan = learner_plan(config, layout, actors)
+    plan = learner_plan(config, layout)
     state = plan.first_state(vector)
     stores: list[float] = []
     sizes: list[int] = []

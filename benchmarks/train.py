@@ -27,6 +27,7 @@ from envs.registry import make_env
 from learner.cluster import ray_cluster
 from learner.ray_learner import RayLearner
 from learner.schedules import asynchronous
+from learner.sizing import sized
 from learner.training import available_cores, describe_environment, initial_weights, learner_plan
 
 ROUNDS = 2
@@ -99,20 +100,19 @@ def _run_task(task: Task, actors: int, seconds: float) -> list[Result]:
 
 
 def _config(task: Task, rule: str, actors: int) -> TrainConfig:
-    return load_train(
-        [
-            *task.words,
-            *(f"rule={rule}", "logging=quiet", f"actors.num_envs={task.streams}"),
-            *(f"learner.batch_segments={actors * task.streams}", f"fleet.num_actors={actors}", "fleet.max_restarts=0"),
-        ]
-    )
+    words = [
+        *task.words,
+        *(f"rule={rule}", "logging=quiet", f"actors.num_envs={task.streams}"),
+        *(f"learner.batch_segments={actors * task.streams}", f"fleet.num_actors={actors}", "fleet.max_restarts=0"),
+    ]
+    return sized(load_train(words), actors)
 
 
 def _training_speed(config: TrainConfig, actors: int, seconds: float) -> tuple[float, float]:
     """Steps per second of fleet, learner and schedule together, after a warm-up of two unrolls each; and bytes per step."""
     spec = describe_environment(config, print)
     layout, vector = initial_weights(config, spec)
-    plan = learner_plan(config, layout, actors)
+    plan = learner_plan(config, layout)
     state = plan.first_state(vector)
     fleet = RayFleet(config, actors, FleetState(), print)
     with (

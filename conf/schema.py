@@ -70,7 +70,9 @@ class LossConfig:
 class ActorsConfig:
     """One actor: B streams, one network, unrolls of T steps."""
 
-    num_envs: int = knob(32, "B, streams per actor", minimum=1, maximum=65_536)
+    num_envs: int = knob(
+        32, "B, streams per actor; the most of them where fleet.num_streams is given", minimum=1, maximum=65_536
+    )
     unroll: int = knob(20, "T, steps per unroll", minimum=1, maximum=1_000_000)
     device: str = knob("cpu", "cpu, cuda or cuda:N")
     num_cpus: float = knob(1, "CPU cores that Ray sets aside for an actor", minimum=0, maximum=10_000)
@@ -100,6 +102,12 @@ class FleetConfig:
 
     kind: str = knob("ray", "ray: processes on a cluster; local: in this process", choices=("ray", "local"))
     num_actors: int | None = knob(None, "actors; null is one per core of this machine", minimum=1, maximum=100_000)
+    num_streams: int | None = knob(
+        None,
+        "streams of all actors together, spread evenly over them; null is actors.num_envs for each",
+        minimum=1,
+        maximum=1_000_000,
+    )
     address: str | None = knob(None, "Ray cluster to join (auto, or host:port); null starts a local one", place=True)
     in_flight: int = knob(1, "unrolls queued per actor in async mode (1 or 2)", minimum=1, maximum=2)
     placement_timeout_s: float = knob(5.0, "how long to wait for nodes that the actors need", minimum=0, maximum=MAX_S)
@@ -124,10 +132,19 @@ class LearnerConfig:
         "sync: every contribution of a version; lockstep: fixed lag of one; async: as they come",
         choices=("sync", "lockstep", "async"),
     )
-    batch_segments: int = knob(
-        32, "segments (unrolls of one stream) per update in async mode", minimum=1, maximum=10_000_000
+    batch_segments: int | None = knob(
+        None,
+        "segments (unrolls of one stream) per update in async mode; null is num_envs * ceil((num_actors * in_flight - 1) / 8)",
+        minimum=1,
+        maximum=10_000_000,
     )
-    max_lag: int = knob(20, "versions a contribution may be behind", minimum=0, maximum=MAX_STEPS)
+    max_lag: int | None = knob(
+        None,
+        "versions a contribution may be behind; null is twice what is expected, (num_actors * in_flight - 1) * num_envs / "
+        "batch_segments, and at least 20",
+        minimum=0,
+        maximum=MAX_STEPS,
+    )
     lag_rule: str = knob("drop", "what happens to a later one", choices=("accept", "damp", "drop"))
     optimizer: str = knob("rmsprop", "update rule", choices=("rmsprop", "adam"))
     learning_rate: float = knob(
@@ -135,9 +152,9 @@ class LearnerConfig:
     )
     final_learning_rate: float = knob(0.0, "at total_steps", minimum=0, maximum=1)
     rmsprop_decay: float = knob(0.99, "alpha", minimum=0, maximum=BELOW_ONE)
-    rmsprop_epsilon: float = knob(0.01, "outside the root", minimum=0, maximum=1)
+    rmsprop_epsilon: float = knob(0.01, "outside the root", minimum=1e-12, maximum=1)
     adam_betas: list[float] = knob([0.9, 0.999], "moment decays", minimum=0, maximum=BELOW_ONE, length=(2, 2))
-    adam_epsilon: float = knob(1e-8, "outside the root", minimum=0, maximum=1)
+    adam_epsilon: float = knob(1e-8, "outside the root", minimum=1e-12, maximum=1)
     clip_norm: float = knob(40.0, "global norm above which the gradient is scaled down", minimum=0, maximum=1e12)
     device: str = knob("cpu", "cpu, cuda or cuda:N")
     num_cpus: float = knob(0, "CPU cores that Ray sets aside for the learner", minimum=0, maximum=10_000)

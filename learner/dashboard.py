@@ -109,6 +109,7 @@ ROWS: dict[str, tuple[Curves, ...]] = {
             ("contributions_accepted", "contributions_damped", "contributions_dropped", "contributions_refused"),
             per_second=True,
         ),
+        Curves("Contributions dropped", ("dropped_share",)),
         Curves("Restarts", ("actor_restarts", "learner_restarts", "engine_restarts")),
         Curves("Streams that began anew", ("streams_reset",)),
         Curves("Actors in the fleet", ("actors_alive",)),

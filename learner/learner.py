@@ -185,7 +185,7 @@ class Learner:
             return Verdict.REFUSED, f"{name} is {self._what_is_broken(contribution.gradient)}", 0.0
         if header.policy_version < self._oldest_version:
             return Verdict.DROPPED, f"{name} is of weights that were lost with a failed learner", 0.0
-        excess = lag - self._config.max_lag
+        excess = 0 if self._config.max_lag is None else lag - self._config.max_lag
         if excess <= 0 or self._config.lag_rule == "accept":
             return Verdict.ACCEPTED, "", 1.0
         if self._config.lag_rule == "damp":

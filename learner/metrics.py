@@ -87,6 +87,7 @@ METRICS: dict[str, Metric] = {
     "contributions_dropped": _health(
         "", "late or repeated contributions left out", "below 1 % of accepted", counter=True
     ),
+    "dropped_share": _health("share", "of the interval's contributions: late or repeated, left out", "below 0.05"),
     "contributions_refused": _health("", "contributions that were not finite or of another network", "0", counter=True),
     "streams_reset": _health(
         "", "streams whose state or sensitivity ran away and began anew inside an episode", "0", counter=True

@@ -15,6 +15,9 @@ from rich.text import Text
 
 Row = Mapping[str, float | int | None]
 
+DROPPED_SHARE = 0.05
+"""Of the contributions of an interval; more than that is what costs most."""
+
 
 @runtime_checkable
 class Terminal(Protocol):
@@ -134,9 +137,11 @@ def summary_line(row: Row) -> str:
 
 
 def bottleneck(row: Row) -> str:
-    """What limits the speed, from the shares of time: the environment, acting, gradients, or the learner."""
+    """What limits the speed: work that is thrown away, or by the shares of time the environment, acting, gradients, or the learner."""
     if row.get("env_share") is None:
         return ""
+    if (dropped := row.get("dropped_share") or 0.0) > DROPPED_SHARE:
+        return f"bottleneck: policy lag ({100 * dropped:.0f} % of the contributions are too late and dropped)"
     if (row.get("actor_wait_share") or 0.0) > 0.2 and (row.get("learner_idle_share") or 1.0) < 0.1:
         return "bottleneck: learner"
     shares = {

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from learner.learner import Counters, Receipt
+from learner.learner import Counters, Receipt, Verdict
 
 Row = dict[str, float | int | None]
 
@@ -139,6 +139,7 @@ class Tally:
         variance = sum(part.target_square_sum for part in statistics) / steps - mean_target**2
         error = sum(part.error_square_sum for part in statistics) / steps
         return {
+            "dropped_share": sum(receipt.verdict is Verdict.DROPPED for receipt in receipts) / len(receipts),
             "policy_lag_mean": float(np.mean(lags)),
             "policy_lag_p95": float(np.percentile(lags, 95)),
             "sensitivity_age_mean": float(np.mean(ages)),

@@ -28,6 +28,7 @@ from learner.refusals import Refusals
 from learner.resume import finished_line, load_matching, resume_point
 from learner.schedules import SCHEDULES
 from learner.sinks import Sinks
+from learner.sizing import doubts, sized
 from learner.tally import Row, Tally
 from rtrl_core import FlatParameters, ParameterLayout
 from rtrl_core.shapes import Float, Tensor
@@ -95,9 +96,11 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
     """
     spec = describe_environment(config, sinks.event)
     layout, vector = initial_weights(config, spec)
+    config = sized(config, available_cores())
     saved = resume_point(config, run_dir, layout, sinks.event)
-    num_actors = config.fleet.num_actors or available_cores()
-    plan = learner_plan(config, layout, num_actors)
+    for doubt in doubts(config):
+        sinks.event(doubt)
+    plan = learner_plan(config, layout)
     tally = Tally(spec.levels, config.total_steps, own_processes=config.fleet.kind == "ray")
     state, fleet_state, before = plan.first_state(vector), FleetState(), {"actor": 0, "learner": 0}
     if saved is not None:
@@ -110,9 +113,7 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
     sinks.begin(tally.counters.agent_steps, {} if saved is None else saved.progress["sinks"])
 
     with ExitStack() as stack:
-        fleet, learner = open_machinery(
-            config, plan, num_actors, state, fleet_state, run_dir, layout, sinks.event, stack
-        )
+        fleet, learner = open_machinery(config, plan, state, fleet_state, run_dir, layout, sinks.event, stack)
 
         def restarts() -> dict[str, int]:
             return {
@@ -120,7 +121,7 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
                 "learner": before["learner"] + learner.restarts,
             }
 
-        refusals = Refusals(num_actors, fleet.replace, sinks.event)
+        refusals = Refusals(fleet.num_actors, fleet.replace, sinks.event)
 
         def absorb(receipts: list[Receipt]) -> None:
             tally.add(receipts)
@@ -188,7 +189,6 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
 def open_machinery(
     config: TrainConfig,
     plan: LearnerPlan,
-    num_actors: int,
     state: dict[str, Any],
     fleet_state: FleetState,
     run_dir: Path,
@@ -196,7 +196,9 @@ def open_machinery(
     announce: Callable[[str], None],
     stack: ExitStack,
 ) -> tuple[Fleet, LearnerClient]:
-    """The fleet and the learner, in this process or on Ray; ``stack`` closes them."""
+    """The fleet and the learner of a sized configuration, in this process or on Ray; ``stack`` closes them."""
+    num_actors = config.fleet.num_actors
+    assert num_actors is not None
     if config.fleet.kind == "local":
         fleet: Fleet = LocalFleet(config, num_actors, fleet_state, announce)
         stack.callback(fleet.close)
@@ -257,10 +259,11 @@ def copy_encoder(source: Checkpoint, parameters: FlatParameters) -> None:
         ours[name].view(parameters.vector).copy_(theirs[name].view(source.vector))
 
 
-def learner_plan(config: TrainConfig, layout: ParameterLayout, num_actors: int) -> LearnerPlan:
-    """In ``sync`` and ``lockstep`` a batch is a round of the whole fleet, and the schedule ends it."""
-    batch = config.learner.batch_segments if config.learner.mode == "async" else None
-    return LearnerPlan(config.learner, layout, batch, config.total_steps)
+def learner_plan(config: TrainConfig, layout: ParameterLayout) -> LearnerPlan:
+    """Of a sized configuration. In ``sync`` and ``lockstep`` a batch is a round of the whole fleet, and the schedule ends it."""
+    batch = config.learner.batch_segments
+    assert batch is not None, "learner.sizing says how many"
+    return LearnerPlan(config.learner, layout, batch if config.learner.mode == "async" else None, config.total_steps)
 
 
 def available_cores() -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from conf.load import load_train
 from conf.submit_schema import SubmitConfig
+from learner.sizing import sized
 
 SUCCEEDED, FAILED = 0, 1
 """Exit status of a job's final state."""
@@ -45,8 +46,11 @@ class Job:
         return shlex.join(["rtrl-train", *self.words(**defaults)])
 
     def actors_on(self, cores: int) -> int:
-        """As many actors as fit on the cores of a cluster."""
-        return max(1, int(cores / (load_train(self.options).actors.num_cpus or 1.0)))
+        """As many actors as fit on the cores of a cluster, or as ``fleet.num_streams`` makes of them."""
+        config = load_train(self.options)
+        num_actors = sized(config, max(1, int(cores / (config.actors.num_cpus or 1.0)))).fleet.num_actors
+        assert num_actors is not None
+        return num_actors
 
 
 def run_tool(command: Sequence[str], text: str | None = None) -> str:

@@ -323,3 +323,24 @@ def test_the_age_of_the_sensitivity_counts_versions_since_the_episode_began():
     actor = make_actor(TMaze(2, 1, corridor=50), unroll=5)
     ages = [actor.unroll(present_weights(actor, version)).statistics.sensitivity_age_max for version in range(0, 12, 2)]
     assert ages == [0, 2, 4, 6, 8, 10]
+
+
+@pytest.mark.parametrize(("corridor", "ages"), [(50, [0, 7, 14]), (1, [0, 0, 0])])
+def test_a_sensitivity_that_holds_nothing_has_no_age_however_old_the_run_is(corridor: int, ages: list[int]):
+    # A new actor's; and with a corridor of one step that of every unroll, because each begins with an episode.
+    actor = make_actor(TMaze(2, 1, corridor=corridor), unroll=2)
+    weights = [present_weights(actor, version) for version in (50_000, 50_007, 50_014)]
+    assert [actor.unroll(snapshot).statistics.sensitivity_age_max for snapshot in weights] == ages
+
+
+def test_a_resumed_actor_loads_the_weights_of_version_zero():
+    first = make_actor(TMaze(2, 1, corridor=5))
+    first.unroll(present_weights(first))
+    state = first.get_state()
+    assert state is not None
+    resumed = make_actor(TMaze(2, 1, corridor=5))
+    resumed.set_state({**state, "now": {name: np.array(value) for name, value in state["now"].items()}})
+    weights = present_weights(resumed)
+    weights.vector.fill_(0.25)  # as after network.load_encoder: not what the seed gives
+    assert resumed.unroll(weights).header.policy_version == 0
+    assert torch.equal(resumed.parameters.vector, weights.vector)

@@ -32,8 +32,7 @@ def check_constants(config: TrainConfig) -> None:
     assert (config.learner.rmsprop_decay, config.learner.rmsprop_epsilon, config.learner.clip_norm) == (0.99, 0.01, 40)
     assert (config.loss.entropy_cost, config.loss.baseline_cost, config.loss.discount) == (0.01, 0.5, 0.99)
     assert config.learner.batch_segments == 32
-    assert config.fleet.num_actors is not None
-    assert config.fleet.num_actors * config.actors.num_envs == 48
+    assert (config.fleet.num_streams, config.fleet.num_actors) == (48, None)
 
 
 @pytest.mark.parametrize(("level", "rule", "unroll"), list(product(LEVELS, ("tbptt", "rtrl"), (10, 50, 100))))

@@ -50,8 +50,7 @@ def test_the_rows_of_the_papers_atari_table_differ_only_in_their_rule_or_core(ga
             40,
         )
         assert (config.learner.batch_segments, config.network.num_units, config.network.encoder) == (32, 256, "impala")
-        assert config.fleet.num_actors is not None
-        assert config.fleet.num_actors * config.actors.num_envs == 48
+        assert (config.fleet.num_streams, config.fleet.num_actors) == (48, None)
     assert rows["feedforward"].network.core == "feedforward"
     assert (rows["tbptt"].rule.name, rows["rtrl"].rule.name) == ("tbptt", "segment")
 

@@ -1,0 +1,114 @@
+"""What a configuration leaves open about a fleet's size follows from the machine and from each other.
+
+    actors                 fleet.num_actors, or one per core
+    streams of an actor    fleet.num_streams spread over them, or actors.num_envs
+    segments per update    learner.batch_segments, or as many contributions as keep the expected lag at TYPICAL_LAG
+    largest lag            learner.max_lag, or twice the expected lag
+
+An actor's unroll is under way while each of the others sends one, so with ``k`` unrolls in flight for each of ``n`` actors, and ``m``
+contributions per update, its contribution is expected ``(n k - 1) / m`` versions late.
+"""
+
+import math
+from dataclasses import replace
+
+from conf.knobs import ConfigError
+from conf.schema import TrainConfig
+
+TYPICAL_LAG = 8
+"""Versions that a contribution is late, on average, where ``learner.batch_segments`` is left open."""
+LEAST_MAX_LAG = 20
+"""Of ``learner.max_lag`` where it is left open."""
+
+
+def sized(config: TrainConfig, cores: int) -> TrainConfig:
+    """The configuration with every number that it left open, for a machine or cluster of that many cores.
+
+    Raises:
+        ConfigError: if ``fleet.num_streams`` cannot be spread evenly, or no contribution would ever be in time.
+    """
+    if config.learner.mode == "lockstep" and config.learner.max_lag == 0 and config.learner.lag_rule == "drop":
+        raise ConfigError(
+            "learner.mode=lockstep has a lag of one, so with learner.max_lag=0 every contribution would be dropped: "
+            "raise learner.max_lag, or use learner.mode=sync"
+        )
+    num_actors, num_envs = _spread(config, cores)
+    num_cpus = config.actors.num_cpus
+    if config.fleet.num_actors is None and config.fleet.address is None and num_actors > cores:
+        # More processes than cores, because the streams would have it so: they share what there is.
+        num_cpus = min(num_cpus, math.floor(1000 * max(0.0, cores - config.learner.num_cpus) / num_actors) / 1000)
+    config = replace(
+        config,
+        fleet=replace(config.fleet, num_actors=num_actors),
+        actors=replace(config.actors, num_envs=num_envs, num_cpus=num_cpus),
+    )
+    learner = config.learner
+    if learner.batch_segments is None:
+        updates_late = _unrolls_under_way(config) - 1
+        learner = replace(learner, batch_segments=num_envs * max(1, math.ceil(updates_late / TYPICAL_LAG)))
+    config = replace(config, learner=learner)
+    if learner.max_lag is None:
+        config.learner = replace(learner, max_lag=max(LEAST_MAX_LAG, math.ceil(2 * expected_lag(config))))
+    return config
+
+
+def expected_lag(config: TrainConfig) -> float:
+    """Versions that a contribution of a sized configuration arrives late, on average."""
+    if config.learner.mode != "async":
+        return 0.0 if config.learner.mode == "sync" else 1.0
+    return (_unrolls_under_way(config) - 1) / _contributions_per_update(config)
+
+
+def doubts(config: TrainConfig) -> list[str]:
+    """What a user should know about a sized configuration before it runs, a sentence each."""
+    learner, num_envs = config.learner, config.actors.num_envs
+    if learner.mode != "async":
+        return []
+    assert learner.batch_segments is not None
+    assert learner.max_lag is not None
+    sentences = []
+    if (taken := _contributions_per_update(config) * num_envs) != learner.batch_segments:
+        sentences.append(
+            f"an update takes {taken} segments instead of learner.batch_segments={learner.batch_segments}, because a contribution "
+            f"holds {num_envs} (actors.num_envs)"
+        )
+    lag = expected_lag(config)
+    if lag > learner.max_lag and learner.lag_rule != "accept":
+        fate = "dropped" if learner.lag_rule == "drop" else "damped"
+        sentences.append(
+            f"{config.fleet.num_actors} actors and {taken} segments per update let contributions arrive about {lag:.0f} versions late, "
+            f"beyond learner.max_lag={learner.max_lag}, so about {1 - learner.max_lag / lag:.0%} of them will be {fate}: leave "
+            f"learner.batch_segments and learner.max_lag open (null), or use fewer actors"
+        )
+    return sentences
+
+
+def _spread(config: TrainConfig, cores: int) -> tuple[int, int]:
+    """Actors, and streams of each."""
+    streams, num_actors = config.fleet.num_streams, config.fleet.num_actors
+    if streams is None:
+        return num_actors or cores, config.actors.num_envs
+    if num_actors is not None:
+        if streams % num_actors:
+            fitting = [count for count in range(1, streams + 1) if streams % count == 0]
+            raise ConfigError(
+                f"fleet.num_streams={streams} cannot be spread evenly over fleet.num_actors={num_actors}: choose one of "
+                f"{', '.join(map(str, fitting))}, or leave fleet.num_actors open (null)"
+            )
+        return num_actors, streams // num_actors
+    # Updates of exactly batch_segments need contributions that divide it.
+    batch = config.learner.batch_segments if config.learner.mode == "async" else None
+    sizes = [size for size in range(1, config.actors.num_envs + 1) if streams % size == 0 and (batch or 0) % size == 0]
+    counts = [streams // size for size in sizes]
+    num_actors = max((count for count in counts if count <= cores), default=min(counts))
+    return num_actors, streams // num_actors
+
+
+def _unrolls_under_way(config: TrainConfig) -> int:
+    assert config.fleet.num_actors is not None
+    return config.fleet.num_actors * config.fleet.in_flight
+
+
+def _contributions_per_update(config: TrainConfig) -> int:
+    assert config.learner.batch_segments is not None
+    return math.ceil(config.learner.batch_segments / config.actors.num_envs)
