@@ -21,7 +21,7 @@ from conf.schema import ActorsConfig, LossConfig, NetworkConfig
 from envs.base import EnvironmentFailure, Timestep
 from envs.dmlab.environment import DMLabEnv
 from envs.dmlab.suite import make
-from rtrl_core import WeightsSnapshot
+from rtrl_core import VTrace, WeightsSnapshot, vtrace
 
 STREAMS = 3
 
@@ -306,3 +306,48 @@ def test_an_unroll_in_which_an_engine_died_has_a_finite_gradient_of_its_real_ste
     assert contribution.statistics.episodes == ()
     assert torch.isfinite(contribution.gradient).all()
     assert contribution.gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize("spares", [0, 1])
+def test_what_came_before_an_engine_was_lost_is_bootstrapped_as_at_any_cut(
+    open_env: Callable[..., DMLabEnv],
+    faults: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    spares: int,
+):
+    env = open_env(DMLabConfig(spare_engines=spares, width=16, height=16), steps=[30, 40])
+    actor = Actor(
+        *(ActorIdentity(0, 0, 1), env, NetworkConfig(features=8, num_units=4), "segment", LossConfig()),
+        *(ActorsConfig(num_envs=STREAMS, unroll=10, autocast="float32"), "none"),
+    )
+    with torch.no_grad():  # values that show whether one is missing, doubled or discounted once more
+        actor.network.value_head.bias.fill_(10.0)
+    weights = WeightsSnapshot(0, actor.parameters.layout.fingerprint, actor.parameters.vector.clone())
+    wait_for_spares(env)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def listen(**arguments: Any) -> VTrace:
+        returns = vtrace(**arguments)
+        seen.append((arguments["values"], returns.targets))
+        return returns
+
+    step, steps = env.step, iter(range(10))
+
+    def lose_one(actions: np.ndarray) -> Timestep:
+        if next(steps) == 5:
+            faults("exit-step")
+        return step(actions)
+
+    monkeypatch.setattr("actors.gradients.vtrace", listen)
+    monkeypatch.setattr(env, "step", lose_one)
+    actor.unroll(weights)
+    rows, ((values, targets),) = actor._unroll, seen
+    ((stream,),) = np.nonzero((rows.truncated & ~rows.valid)[5].numpy())
+    assert rows.valid[:5].all()
+    assert not rows.is_first[1:6, stream].any(), "until then it is in the middle of its episode"
+    assert rows.is_first[6, stream]
+    expected = values[5, stream]
+    assert expected > 5
+    for t in range(4, -1, -1):
+        expected = rows.rewards[t, stream] + LossConfig().discount * expected
+        assert targets[t, stream] == pytest.approx(float(expected), abs=1e-4)
