@@ -119,7 +119,8 @@ def evaluate(
             level = -1 if now.level is None else int(now.level[stream])
             if len(finished[stream]) < quota:
                 finished[stream].append((float(total[stream]), int(length[stream]), level))
-            total[stream], length[stream] = 0.0, 0
+        begun_anew = now.game_over | now.game_lost
+        total[begun_anew], length[begun_anew] = 0.0, 0
         waiting = np.array([len(games) < quota for games in finished])
         if not waiting.any():
             break

@@ -65,8 +65,9 @@ class EpisodeAccounts:
         for stream in np.flatnonzero(timestep.game_over):
             level = None if timestep.level is None else int(timestep.level[stream])
             self.episodes.append(Episode(float(self.episode_return[stream]), int(self.length[stream]), level))
-            self.episode_return[stream] = 0.0
-            self.length[stream] = 0
+        begun_anew = timestep.game_over | timestep.game_lost
+        self.episode_return[begun_anew] = 0.0
+        self.length[begun_anew] = 0
 
     def get_state(self) -> dict[str, Any]:
         return {"episode_return": self.episode_return.copy(), "length": self.length.copy()}

@@ -91,6 +91,11 @@ class Timestep(NamedTuple):
         over = (self.terminated | self.truncated) & self.valid
         return over if self.life_lost is None else over & ~self.life_lost
 
+    @property
+    def game_lost(self) -> np.ndarray:
+        """bool ``[B]``: what played the game is gone, and so is its return: what comes next is another game's."""
+        return self.truncated & ~self.valid
+
 
 class VectorEnv(ABC):
     """``B`` streams of one suite. Not thread-safe. ``reset`` once, then ``step`` for ever: episodes restart by themselves."""

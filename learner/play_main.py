@@ -132,7 +132,7 @@ def record(network: PolicyNetwork, env: VectorEnv, reward_clip: str, config: Pla
         total += float(move.next_timestep.reward[0])
         if picture is not None:  # the very first one is gone before anybody could ask for it
             yield captioned(picture, caption(move, env.spec, total))
-        if move.next_timestep.game_over[0]:
+        if (move.next_timestep.game_over | move.next_timestep.game_lost)[0]:
             total = 0.0
         try:
             picture = env.render(0)

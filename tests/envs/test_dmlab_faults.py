@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from actors.actor import Actor, ActorIdentity
+from actors.evaluation import evaluate
 from conf.env_schema import DMLabConfig
 from conf.schema import ActorsConfig, LossConfig, NetworkConfig
 from envs.base import EnvironmentFailure, Timestep
@@ -306,6 +307,37 @@ def test_an_unroll_in_which_an_engine_died_has_a_finite_gradient_of_its_real_ste
     assert contribution.statistics.episodes == ()
     assert torch.isfinite(contribution.gradient).all()
     assert contribution.gradient.abs().sum() > 0
+
+
+def test_a_game_that_was_lost_with_its_engine_adds_nothing_to_the_next_ones_return(
+    open_env: Callable[..., DMLabEnv], monkeypatch: pytest.MonkeyPatch, faults: Callable[[str], None]
+):
+    env = open_env(DMLabConfig(spare_engines=1, width=16, height=16), streams=1, steps=[16, 16])
+    actor = Actor(
+        *(ActorIdentity(0, 0, 1), env, NetworkConfig(features=8, num_units=4), "segment", LossConfig()),
+        *(ActorsConfig(num_envs=1, unroll=8, autocast="float32"), "none"),
+    )
+    weights = WeightsSnapshot(0, actor.parameters.layout.fingerprint, actor.parameters.vector.clone())
+    step, steps = env.step, iter(range(10**6))
+
+    def lose_one(actions: np.ndarray) -> Timestep:
+        if next(steps) == 10:
+            faults("exit-step")
+        return step(actions)
+
+    monkeypatch.setattr(env, "step", lose_one)
+    episodes = [episode for _ in range(6) for episode in actor.unroll(weights).statistics.episodes]
+    assert len(episodes) == 2
+    assert {episode.length for episode in episodes} == {16}
+    rewards = [float(step) + 0.5 for step in range(1, 17) if step % 2 == 0]
+    assert {episode.episode_return for episode in episodes} == {sum(rewards)}
+
+    other = open_env(DMLabConfig(spare_engines=1, width=16, height=16), streams=1, steps=[16, 16])
+    step, steps = other.step, iter(range(10**6))
+    monkeypatch.setattr(other, "step", lose_one)
+    score = evaluate(actor.network, other, episodes=2, greedy=True, reward_clip="none", seed=1)
+    assert (score.returns, score.lengths) == ([sum(rewards)] * 2, [16] * 2)
+    assert other.statistics()["engine_restarts"] == 1
 
 
 @pytest.mark.parametrize("spares", [0, 1])
