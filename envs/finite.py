@@ -1,6 +1,6 @@
 """One bad number from an environment is named where it comes in, before it is in a recurrent state, a gradient or a mean."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,9 @@ class FiniteEnv(VectorEnv):
 
     def statistics(self) -> Mapping[str, float]:
         return self.inner.statistics()
+
+    def notices(self) -> Sequence[str]:
+        return self.inner.notices()
 
     def render(self, index: int) -> np.ndarray:
         return self.inner.render(index)

@@ -7,7 +7,7 @@ import pytest
 from counting_env import CountingEnv
 
 from conf.env_schema import ENV_CONFIGS
-from envs.base import EnvironmentFailure, Timestep
+from envs.base import EnvironmentFailure, Timestep, VectorEnv
 from envs.finite import FiniteEnv
 from envs.registry import make_env
 
@@ -59,3 +59,8 @@ def test_every_suite_is_checked(suite: str):
     env = make_env(ENV_CONFIGS[suite](), 1, 1)
     assert isinstance(env, FiniteEnv)
     env.close()
+
+
+def test_nothing_that_an_environment_can_do_is_lost_inside():
+    able = {name for name, member in vars(VectorEnv).items() if callable(member) and not name.startswith("_")}
+    assert able <= vars(FiniteEnv).keys()
