@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 ARGS ?=
 BENCH ?= all
 
-.PHONY: help install train demo test lint test-long test-gpu docker-test bench lock clean
+.PHONY: help install train demo evaluate doctor test lint test-long test-lowest test-gpu docker-test bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -19,16 +19,24 @@ help: ## this list
 	@echo '  Options of a run:  make train ARGS="env=atari/pong fleet.num_actors=2 total_steps=1_000_000"'
 	@echo '  All of them:       make train ARGS=--help'
 
-$(INSTALLED): requirements.lock requirements-procgen.lock pyproject.toml
+# What to resolve a lock file with: for every platform and Python, with the hash of every file that the index has of a version.
+LOCK := -q --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock"
+DECLARED := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))
+# A pip that was asked for hashes installs nothing else than what the lock file names.
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
+
+$(INSTALLED): $(wildcard requirements*.lock) pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and none was found; name one: make train PYTHON=/path/to/python" >&2; exit 1; }
 	@test -x $(BIN)/python -a -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) 2>/dev/null || { \
 		rm -rf $(VENV); $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install -q pip; }
 	@echo "Installing the pinned packages into $(VENV) (once; about two minutes)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.lock
-	@# Its metadata asks for an old numpy that it does not need: installed without its dependencies, and only where it has a wheel.
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --only-binary :all: -r requirements-procgen.lock \
+	@$(PIP) --require-hashes -r requirements.lock -r requirements-dev.lock -r requirements-build.lock
+	@$(PIP) -r requirements-torch.lock
+	@# procgen-mirror asks for numpy below 2 and the old gym, which it does not need to play (envs/procgen.py): installed without its
+	@# dependencies, and only where it has a wheel. imageio is imported by gym3.
+	@$(PIP) --require-hashes --no-deps --only-binary :all: -r requirements-procgen.lock \
 		|| echo "ProcGen has no wheel for this Python or platform; everything else works (see rtrl-doctor)."
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 install: $(INSTALLED) ## create the environment in .venv
@@ -57,6 +65,12 @@ test: lint ## lint, types, layer contracts and all tests (long and GPU ones apar
 test-long: $(INSTALLED) ## tests that run for many minutes
 	@$(BIN)/python -m pytest -q -m soak $(ARGS)
 
+test-lowest: ## the fast tests with the lowest versions that pyproject.toml allows; TORCH=torch==X takes another torch than the lowest
+	@test -x $(VENV)-lowest/bin/uv || { $(PYTHON) -m venv $(VENV)-lowest && $(VENV)-lowest/bin/python -m pip install -q uv; }
+	@VIRTUAL_ENV=$(VENV)-lowest $(VENV)-lowest/bin/uv pip install -q --resolution lowest-direct \
+		$(if $(TORCH),--override <(echo $(TORCH))) -e ".[ray,memory,logging,video,dev]"
+	@$(VENV)-lowest/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow and not soak and not gpu and not docker" $(ARGS)
+
 test-gpu: $(INSTALLED) ## tests that need a CUDA device
 	@$(BIN)/python -m pytest -q -m gpu $(ARGS)
 
@@ -66,13 +80,19 @@ docker-test: $(INSTALLED) ## build the images and run the compose stack (needs a
 bench: $(INSTALLED) ## speed and memory, side by side: BENCH=core|train|env|memory|startup for one group
 	@$(BIN)/python -m benchmarks $(BENCH) $(ARGS)
 
-lock: $(INSTALLED) ## resolve requirements.lock anew from pyproject.toml
-	@$(BIN)/python -m pip install -q pip-tools
-	@echo 'torch==2.13.0' > $(VENV)/constraints.txt
-	@CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile -q --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
-		--no-emit-options --allow-unsafe --all-extras --build-deps-for editable -c $(VENV)/constraints.txt -o requirements.lock pyproject.toml
-	@# The build of torch that was resolved here (CPU or CUDA) must not be demanded from others.
-	@sed -i.bak -E "s/^(torch==[0-9.]+)\\+.*/\\1/" requirements.lock && rm requirements.lock.bak
+lock: $(INSTALLED) ## resolve the lock files anew from pyproject.toml; ARGS=--upgrade takes newer versions
+	@$(PIP) uv
+	@$(BIN)/uv pip compile $(LOCK) $(ARGS) --extra ray --extra memory --extra logging --extra video -c requirements-torch.lock \
+		-o requirements.lock pyproject.toml
+	@# torch and its CUDA libraries stay out: see requirements-torch.lock.
+	@awk 'BEGIN { kept = 1 } /^[a-z]/ { kept = !/^(torch|triton|nvidia|cuda)[-=]/ } kept' requirements.lock >$(VENV)/lock \
+		&& mv $(VENV)/lock requirements.lock
+	@$(BIN)/python -c '$(DECLARED)["project"]["optional-dependencies"]["dev"], sep="\n")' \
+		| $(BIN)/uv pip compile $(LOCK) $(ARGS) -c requirements.lock -o requirements-dev.lock -
+	@$(BIN)/python -c '$(DECLARED)["build-system"]["requires"], "editables", sep="\n")' \
+		| $(BIN)/uv pip compile $(LOCK) $(ARGS) -c requirements.lock -c requirements-dev.lock -o requirements-build.lock -
+	@printf '%s\n' procgen-mirror==0.10.7 gym3==0.3.3 imageio==2.38.1 \
+		| $(BIN)/uv pip compile $(LOCK) --no-deps -o requirements-procgen.lock -
 
 clean: ## remove the environment and caches; runs stay
-	@rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache
+	@rm -rf $(VENV) $(VENV)-lowest .pytest_cache .ruff_cache .import_linter_cache

@@ -106,7 +106,7 @@ def _python() -> Finding:
 
 def _torch() -> Finding:
     trial = attempt(MULTIPLY, "cpu")
-    return trial.finding("torch", "pip install -r requirements.lock")
+    return trial.finding("torch", "pip install -r requirements-torch.lock")
 
 
 def _cuda() -> Finding:

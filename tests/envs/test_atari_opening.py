@@ -97,9 +97,9 @@ def test_a_policy_that_does_nothing_loses_all_its_lives(episodic_life: bool):
     for _ in range(450):
         timesteps.append(env.step(np.zeros(2, np.int64)))
     env.close()
-    assert (np.sum([t.game_over for t in timesteps[1:]], axis=0) >= 2).all()
+    assert (np.sum([t.game_over for t in timesteps[1:]], axis=0) >= 1).all()
     lost = lives_lost(timesteps[1:])
-    assert (lost >= 8).all() if episodic_life else not lost.any()
+    assert (lost >= 4).all() if episodic_life else not lost.any()
     for before, after in pairwise(timesteps[1:]):
         assert not (after.terminated | after.truncated)[~after.valid].any()
         if not episodic_life:  # the presses after a lost life lie in the middle of an episode
