@@ -113,7 +113,7 @@ def evaluate(
     total, length = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
     for move in play(network, env, greedy=greedy, reward_clip=reward_clip, seed=seed):
         now = move.next_timestep
-        total += now.reward * now.valid
+        total += np.where(now.valid, now.reward, 0)
         length += now.valid
         for stream in np.flatnonzero(now.game_over):
             level = -1 if now.level is None else int(now.level[stream])
