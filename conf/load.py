@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from conf.data_yaml import read_yaml
 from conf.env_schema import ENV_CONFIGS
 from conf.knobs import CHOICES, HELP, PLACE, ConfigError, validate
+from conf.names import check_run_name, with_home
 from conf.places import Interpolated, shown
 from conf.schema import EvaluateConfig, TrainConfig
 
@@ -67,6 +68,7 @@ def load_train(overrides: Sequence[str]) -> TrainConfig:
         raise ConfigError(f"unknown option 'env.kwargs': env={config.env.suite} takes none, env=gym/ID does")
     if "env" in given and "name" not in given:
         config.name = _run_name(given.get("experiment"), config)
+    check_run_name(config.name)
     return _checked(config)
 
 
@@ -117,7 +119,7 @@ def load_options(schema: type[T], overrides: Sequence[str]) -> T:
             raise ConfigError(f"expected option=value, got {override!r}")
         if key not in _options(schema):
             raise ConfigError(_unknown("option", key, _options(schema)))
-        values[key] = _text_or_none(value) if key in _free_text(schema) else read_yaml(value, key)
+        values[key] = _text_or_none(with_home(key, value)) if key in _free_text(schema) else read_yaml(value, key)
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
     except OmegaConfBaseException as error:
@@ -190,7 +192,7 @@ def _translate(word: str) -> list[str]:
     section = key.split(".")[0]
     if section != "env" and key not in _options(TrainConfig):
         raise ConfigError(_unknown("option", key, _options(TrainConfig)))
-    return [f"{key}={_quoted(value)}" if key in _free_text(TrainConfig) else word]
+    return [f"{key}={_quoted(with_home(key, value))}" if key in _free_text(TrainConfig) else word]
 
 
 def _is_kwargs(key: str) -> bool:

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf.knobs import CHOICES, HELP, ConfigError, validate
 from conf.load import load_train
+from conf.names import with_home
 from conf.submit_schema import TARGET_CONFIGS, SubmitConfig
 
 FOLDER = Path(__file__).parent / "target"
@@ -36,9 +37,9 @@ def load_submit(words: Sequence[str]) -> tuple[SubmitConfig, list[str]]:
         if key == "target":
             target = value
         elif key.startswith("target."):
-            options[key.removeprefix("target.")] = value
+            options[key.removeprefix("target.")] = with_home(key, value)
         elif key in _OWN:
-            own[key] = value
+            own[key] = with_home(key, value)
         elif key in _SET_BY_JOB:
             raise ConfigError(f"{key} follows from the job: set job_name and run_root instead")
         else:

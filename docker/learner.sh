@@ -34,7 +34,7 @@ while :; do
   actors=$(settled_cores)
   [ -z "$stopping" ] || exit 0
   echo "training with $actors actors"
-  rtrl-train fleet.address=auto "fleet.num_actors=$actors" logging.terminal=plain "$@" &
+  rtrl-train "fleet.address=$head" "fleet.num_actors=$actors" logging.terminal=plain "$@" &
   training=$!
   grown=
   while kill -0 "$training" 2>/dev/null; do

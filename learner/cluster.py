@@ -19,11 +19,11 @@ from ray._private.node import Node
 from actors.fleet import FleetError
 from actors.ray_fleet import PROCESS_ENVIRONMENT
 from conf.schema import TrainConfig
+from learner.addresses import AddressError, cluster_at
 
 STORE_BYTES = 512 * 1024**2
 """Object store of a local Ray: weights and gradients of a few MB each, two or three per actor."""
 SHARED_MEMORY = Path("/dev/shm")
-ANSWER_S = 5.0
 
 
 @contextmanager
@@ -56,16 +56,14 @@ def ray_cluster(config: TrainConfig, num_actors: int) -> Iterator[None]:
 
 
 def _join(address: str) -> None:
-    host, separator, port = address.removeprefix("ray://").rpartition(":")
     try:
-        if separator:  # Ray itself would try for minutes
-            socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
-        with _our_signals():
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=cluster_at(address), log_to_driver=False, logging_level=logging.ERROR)
+    except AddressError as error:
+        raise FleetError(str(error)) from None
     except (OSError, RuntimeError, ValueError) as error:
-        raise FleetError(
-            f"no Ray cluster answers at fleet.address={address}: {_reason(error)}; start one, or leave fleet.address out"
-        ) from None
+        said = " ".join(str(error).split()) or type(error).__name__
+        advice = "install the same versions here and there" if "ersion mismatch" in said else "see rtrl-doctor"
+        raise FleetError(f"fleet.address={address} cannot be joined: {said}; {advice}") from None
 
 
 def _start(config: TrainConfig, num_actors: int) -> None:
@@ -94,8 +92,10 @@ def _start(config: TrainConfig, num_actors: int) -> None:
                 _metrics_export_port=config.fleet.metrics_port,
             )
     except Exception as error:  # it has no type for this
+        long = "; its folder for sockets has too long a name: set RAY_TMPDIR to a short one, such as /tmp"
+        why = _reason(error) + (long if "AF_UNIX" in str(error) else "")
         raise FleetError(
-            f"Ray could not be started on this machine ({_reason(error)}): see rtrl-doctor, or use fleet=local"
+            f"Ray could not be started on this machine ({why}): see rtrl-doctor, or use fleet=local"
         ) from None
 
 

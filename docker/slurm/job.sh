@@ -17,7 +17,13 @@ export SRUN_CPUS_PER_TASK=16
 
 nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes%%[[:space:]]*}
-address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{print $1}')
+# The address by which other nodes reach the head: a name may also stand for the loopback interface, and for IPv6.
+address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" bash -c 'hostname --ip-address; hostname --all-ip-addresses' |
+  awk '{ for (i = 1; i <= NF; i++) { if (!first) first = $i; if (!found && $i ~ /^[0-9.]+$/ && $i !~ /^127[.]/) found = $i } }
+    END { print found ? found : first }')
+if timeout 5 bash -c ": <>/dev/tcp/$address/6379" 2>/dev/null; then
+  echo "error: another program, perhaps the Ray of another job, listens at $address:6379: set target.port" >&2; exit 1
+fi
 # One step per node, ended by this script alone: other jobs' Ray on a shared node is left alone.
 steps=()
 srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" \
@@ -35,7 +41,7 @@ done
 srun --overlap --nodes=1 --ntasks=1 --exclude="$head" \
   ray start --address="$address:6379" --num-cpus=16 --num-gpus=0 --block &
 steps+=($!)
-rtrl-train experiment=tmaze total_steps=1000 fleet.address=auto fleet.num_actors=31 fleet.placement_timeout_s=120 logging.terminal=plain name=breakout run_dir=/shared/runs/breakout resume=auto &
+rtrl-train experiment=tmaze total_steps=1000 fleet.num_actors=31 fleet.placement_timeout_s=120 logging.terminal=plain name=breakout run_dir=/shared/runs/breakout resume=auto "fleet.address=$address:6379" &
 training=$!
 # SLURM sends USR1 before the time is over: the training saves and ends, and the job goes back into the queue.
 out_of_time=

@@ -1,5 +1,6 @@
 """What is submitted: a training command that finds its run again, whoever starts it and how often."""
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -10,6 +11,9 @@ from pathlib import Path
 from conf.load import load_train
 from conf.submit_schema import SubmitConfig
 from learner.sizing import sized
+
+_LOG_LINE = re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d\S*\s+\d+ \S+\] |warning: |Warning: |Flag --", re.ASCII)
+_ERROR = re.compile(r"\berror\b|\bfatal\b|\bdenied\b|\binvalid\b", re.IGNORECASE)
 
 SUCCEEDED, FAILED = 0, 1
 """Exit status of a job's final state."""
@@ -33,12 +37,16 @@ class Job:
         root = config.run_root if "://" in config.run_root else str(Path(config.run_root).absolute())
         return cls(config.job_name, f"{root.rstrip('/')}/{config.job_name}", tuple(options))
 
+    @property
+    def given(self) -> set[str]:
+        """Options that the user set."""
+        return {word.partition("=")[0] for word in self.options}
+
     def words(self, **defaults: object) -> list[str]:
         """Words of ``rtrl-train``. ``defaults`` (``fleet__address`` for ``fleet.address``) give way to what the user said."""
-        given = {word.partition("=")[0] for word in self.options}
         settings = {key.replace("__", "."): value for key, value in defaults.items()}
         settings.setdefault("logging.terminal", "plain")
-        words = [f"{key}={value}" for key, value in settings.items() if key not in given]
+        words = [f"{key}={value}" for key, value in settings.items() if key not in self.given]
         return [*self.options, *words, f"name={self.name}", f"run_dir={self.run_dir}", "resume=auto"]
 
     def command(self, **defaults: object) -> str:
@@ -57,12 +65,23 @@ def run_tool(command: Sequence[str], text: str | None = None) -> str:
     """Output of a cluster's command-line tool.
 
     Raises:
-        SubmitError: if it is not installed or fails; the first line that it says about it.
+        SubmitError: if it is not installed or fails; the line in which it says why.
     """
     if shutil.which(command[0]) is None:
         raise SubmitError(f"{command[0]} is not installed here: submit from a machine that has it, or use --dry-run")
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()[0]
+        said = explanation(done.stderr) or explanation(done.stdout) or f"exit status {done.returncode}"
         raise SubmitError(f"{' '.join(command[:3])} failed: {said}")
     return done.stdout
+
+
+def explanation(output: str) -> str:
+    """The line of a tool's output that says what went wrong: the first that calls itself an error, else the last.
+
+    Before it stand log lines and warnings (kubectl's begin ``W1125 10:00:00.000000``), after it advice or a usage text.
+    """
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    lines = [line for line in lines if not _LOG_LINE.match(line)] or [_LOG_LINE.sub("", line) for line in lines]
+    errors = [line for line in lines if _ERROR.search(line)]
+    return (errors or lines[-1:] or [""])[0]

@@ -52,12 +52,25 @@ def connect(address: str) -> Any:
         from ray.job_submission import JobSubmissionClient
     except ImportError:
         raise SubmitError("target=ray_job needs Ray with its dashboard: pip install 'r2ac[ray]'") from None
+    from learner.addresses import JOB_API, AddressError, Endpoint, cluster_at, what_answers
+
+    wanted = "expected the address of the cluster's dashboard, http://HOST:8265"
+    try:
+        endpoint = Endpoint.parse(cluster_at(address) if address == "auto" else address)
+    except AddressError as error:
+        raise SubmitError(str(error).replace("fleet.address", "target.address")) from None
+    except ValueError:
+        raise SubmitError(f"target.address={address}: {wanted}") from None
+    if address == "auto":
+        address = str(endpoint)
+    elif "://" not in address and what_answers(endpoint) == JOB_API:
+        address = f"http://{endpoint}"
     try:
         return JobSubmissionClient(address)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise SubmitError(
-            f"no Ray cluster answers at target.address={address}: {_first_line(error)}; is it the dashboard's port (8265)?"
-        ) from None
+        found = what_answers(endpoint)
+        what = _first_line(error) if found == JOB_API else f"{found} answers there"
+        raise SubmitError(f"no Ray cluster answers at target.address={address}: {wanted}, but {what}") from None
 
 
 def _request(job: Job, target: RayJobTarget, attempt: int) -> dict[str, Any]:

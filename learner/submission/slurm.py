@@ -11,6 +11,8 @@ from learner.submission.job import FAILED, SUCCEEDED, Job, SubmitError, run_tool
 
 POLL_S = 2.0
 SECONDS_TO_SAVE = 300
+LONGEST_SCRATCH = 37
+"""A socket's name has at most 107 bytes, of which ``/ray/session_DATE_TIME_MICROSECONDS_PID/sockets/plasma_store`` are up to 70."""
 UNFINISHED = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "RESIZING", "SUSPENDED")
 
 _HEAD = Template("""\
@@ -32,7 +34,13 @@ export SRUN_CPUS_PER_TASK=$cpus
 $scratch
 nodes=$$(scontrol show hostnames "$$SLURM_JOB_NODELIST")
 head=$${nodes%%[[:space:]]*}
-address=$$(srun --nodes=1 --ntasks=1 --nodelist="$$head" hostname --ip-address | awk '{print $$1}')
+# The address by which other nodes reach the head: a name may also stand for the loopback interface, and for IPv6.
+address=$$(srun --nodes=1 --ntasks=1 --nodelist="$$head" bash -c 'hostname --ip-address; hostname --all-ip-addresses' |
+  awk '{ for (i = 1; i <= NF; i++) { if (!first) first = $$i; if (!found && $$i ~ /^[0-9.]+$$/ && $$i !~ /^127[.]/) found = $$i } }
+    END { print found ? found : first }')
+if timeout 5 bash -c ": <>/dev/tcp/$$address/$port" 2>/dev/null; then
+  echo "error: another program, perhaps the Ray of another job, listens at $$address:$port: set target.port" >&2; exit 1
+fi
 """)
 
 _MANUAL = Template("""\
@@ -77,7 +85,16 @@ srun --nodes=$nodes --ntasks=$nodes \\
 
 
 def render(job: Job, target: SlurmTarget) -> str:
-    """The batch script."""
+    """The batch script.
+
+    Raises:
+        SubmitError: if Ray's sockets would have too long a name.
+    """
+    if target.scratch is not None and len(target.scratch.encode()) > LONGEST_SCRATCH:
+        raise SubmitError(
+            f"target.scratch must have at most {LONGEST_SCRATCH} characters, because the names of Ray's sockets begin with it, "
+            f"got {len(target.scratch.encode())}: {target.scratch}"
+        )
     manual = target.launcher == "manual"
     options = {
         "partition": target.partition,
@@ -86,7 +103,7 @@ def render(job: Job, target: SlurmTarget) -> str:
         "gpus-per-node": target.gpus_per_node or None,
         "signal": f"B:USR1@{SECONDS_TO_SAVE}" if manual else None,
     }
-    lines = [f"#SBATCH --{name}={value}" for name, value in options.items() if value is not None]
+    lines = [f"#SBATCH --{name}={_quoted(value)}" for name, value in options.items() if value is not None]
     lines += [] if manual else ["#SBATCH --exclusive"]
     values = {
         "name": job.name,
@@ -96,17 +113,17 @@ def render(job: Job, target: SlurmTarget) -> str:
         "gpus": f"--num-gpus={target.gpus_per_node}",
         "port": target.port,
         "time_limit": target.time_limit,
-        "log": _log(job),
+        "log": _quoted(_log(job).replace("%", "%%")),
         "options": "\n".join(lines) + "\n" if lines else "",
         "setup": target.setup,
         "scratch": f"export RAY_TMPDIR={shlex.quote(target.scratch)}\n" if target.scratch else "",
         "train": job.command(
-            fleet__address="auto",
             fleet__num_actors=job.actors_on(
                 target.nodes * target.cpus_per_node - 1
             ),  # one is left to driver and learner
             fleet__placement_timeout_s=120,
-        ),
+        )
+        + ("" if "fleet.address" in job.given else f' "fleet.address=$address:{target.port}"'),
     }
     workers = _WORKERS.substitute(values) if target.nodes > 1 else ""
     body = _MANUAL if manual else _SYMMETRIC
@@ -134,7 +151,7 @@ def submit(job: Job, target: SlurmTarget, follow: bool) -> int:
     try:
         return _follow(number, log, seen)
     except KeyboardInterrupt:
-        print(f"\njob {number} goes on; follow it: tail -f {log}; stop it: scancel {number}")
+        print(f"\njob {number} goes on; follow it: tail -f {shlex.quote(str(log))}; stop it: scancel {number}")
         return SUCCEEDED
 
 
@@ -158,6 +175,11 @@ def _state(number: str) -> str:
     if found is None:
         raise SubmitError(f"scontrol does not say how job {number} is: ask sacct --jobs={number}")
     return found[1]
+
+
+def _quoted(value: object) -> str:
+    """As sbatch reads the value of an option in a script: with a shell's quotes."""
+    return shlex.quote(str(value))
 
 
 def _log(job: Job) -> str:

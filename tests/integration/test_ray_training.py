@@ -208,7 +208,8 @@ def test_an_unreachable_cluster_is_one_line(tmp_path: Path):
     with training(tmp_path, "fleet.address=127.0.0.1:1") as process:
         output, _ = process.communicate(timeout=120)
     assert process.returncode == 2
-    assert "error: no Ray cluster answers at fleet.address=127.0.0.1:1" in output
+    assert "error: fleet.address=127.0.0.1:1: expected the address of a running Ray cluster" in output
+    assert "but nothing (Connection refused) answers there" in output
 
 
 def test_a_port_in_use_is_one_line_and_at_once(tmp_path: Path):

@@ -68,7 +68,8 @@ def test_every_target_renders_a_command_that_training_understands_and_that_resum
     config = load_train(words)
     assert config.run_dir == ("/r2ac/runs/first" if target == "kuberay" else "/shared/runs/first")
     assert config.resume == "auto"
-    assert config.fleet.address == (None if target == "local" else "auto")
+    # A job of the job API is told by Ray where it is; the script of an allocation knows the head that it started.
+    assert config.fleet.address == {"local": None, "slurm": "$address:6379"}.get(target, "auto")
 
 
 def test_what_the_user_says_wins_over_what_a_target_proposes(capsys) -> None:
