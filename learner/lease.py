@@ -115,10 +115,9 @@ class Lease:
 
     def _await_end_of(self, number: int) -> None:
         """Returns when the attempt is over; raises as soon as it shows a sign of life."""
-        first = self._read(number)
+        first = seen = self._read(number)
         deadline = time.monotonic() + self._expiry_s
         while True:
-            seen = self._read(number)
             if seen is not None and _over(seen, self._expiry_s):
                 return
             if seen != first or (seen is not None and _runs_here(seen)):
@@ -129,19 +128,17 @@ class Lease:
                 )
             if time.monotonic() >= deadline:
                 return
-            time.sleep(self._beat_s / 10)
+            time.sleep(self._beat_s / 2)
+            seen = self._read(number)
 
     def _renew(self) -> None:
+        """One write per beat. Whether the folder is lost is looked up where it matters: before something is written into it."""
         while not self._stopping.wait(self._beat_s):
             self._attempt = replace(self._attempt, beat=self._attempt.beat + 1, time=time.time())
             try:
                 self._write(self.number, self._attempt)
-                newest = self._newest_number()
             except OSError:
                 continue  # storage that is away for a moment: the lease lasts for several beats
-            if newest > self.number:
-                self._lost_to = newest
-                return
 
     def _newest_number(self) -> int:
         self._files.invalidate_cache()

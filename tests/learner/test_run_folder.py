@@ -9,11 +9,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from learner.checkpoint import FOLDER, MANIFEST, available
+from learner.lease import Lease
 from learner.run_folder import RunFolder, RunFolderError
 from learner.storage import Mirror
 
@@ -72,6 +75,58 @@ def test_the_lease_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> 
     assert time.monotonic() - start < 5
 
 
+class Counted(LocalFileSystem):
+    """Counts what is done with a lease's files."""
+
+    cachable = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: list[str] = []
+        self.beats = threading.Semaphore(0)
+
+    def ls(self, path: str, detail: bool = False, **options: Any) -> Any:
+        self.done.append("list")
+        return super().ls(path, detail, **options)
+
+    def cat_file(self, path: str, **options: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self.done.append("read")
+        return super().cat_file(path, **options)
+
+    def pipe_file(self, path: str, value: bytes, **options: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self.done.append("write")
+        super().pipe_file(path, value, **options)
+        self.beats.release()
+
+
+def test_a_lease_touches_its_files_no_more_than_it_needs(tmp_path: Path) -> None:
+    with Lease(Counted(), str(tmp_path), beat_s=0.05):
+        pass
+    files = Counted()
+    with Lease(files, str(tmp_path), beat_s=0.05) as lease:
+        assert files.done[:2] == [
+            "list",
+            "read",
+        ]  # the newest attempt, and whether it has ended; then its own is created
+        assert files.beats.acquire(timeout=10)
+        files.done.clear()
+        assert files.beats.acquire(timeout=10)
+        assert set(files.done) == {"write"}
+    files.done.clear()
+    lease.check()
+    assert files.done == ["list"]
+
+
+def test_waiting_for_an_owner_elsewhere_reads_twice_per_beat(tmp_path: Path) -> None:
+    with Lease(Counted(), str(tmp_path), beat_s=0.1):
+        pass
+    pretend(tmp_path, 1, ended=False, machine="another", time=time.time())
+    files = Counted()
+    with Lease(files, str(tmp_path), beat_s=0.1, expiry_s=0.5) as lease:
+        assert lease.number == 2
+        assert files.done.count("read") <= 1 + 2 * 0.5 / 0.1
+
+
 def test_a_process_number_that_was_given_away_again_is_not_the_owner(tmp_path: Path) -> None:
     with RunFolder.open(str(tmp_path / "run")):
         pass
@@ -125,12 +180,12 @@ def test_a_lease_of_yesterday_on_another_machine_is_not_waited_for(tmp_path: Pat
     assert time.monotonic() - start < 5
 
 
-def take(path: str, barrier, results) -> None:
+def take(path: str, barrier, results, all_answered) -> None:
     barrier.wait()
     try:
         with RunFolder.open(path):
             results.put("owner")
-            time.sleep(2)
+            all_answered.wait(60)
     except RunFolderError:
         results.put("refused")
 
@@ -138,11 +193,13 @@ def take(path: str, barrier, results) -> None:
 @pytest.mark.slow
 def test_of_many_attempts_that_start_together_one_becomes_the_owner(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
-    barrier, results = context.Barrier(4), context.Queue()
-    processes = [context.Process(target=take, args=(str(tmp_path / "run"), barrier, results)) for _ in range(4)]
+    barrier, results, all_answered = context.Barrier(4), context.Queue(), context.Event()
+    arguments = (str(tmp_path / "run"), barrier, results, all_answered)
+    processes = [context.Process(target=take, args=arguments) for _ in range(4)]
     for process in processes:
         process.start()
     outcomes = sorted(results.get(timeout=60) for _ in processes)
+    all_answered.set()
     for process in processes:
         process.join()
     assert outcomes == ["owner", "refused", "refused", "refused"]
