@@ -125,7 +125,8 @@ class Actor:
         )
         self._bfloat16 = autocast is not None
         self._process = psutil.Process()
-        self._idle_since = time.perf_counter()
+        self._idle_since: float | None = None
+        """Before its first unroll it waits for others to start, not for weights."""
 
     def unroll(self, weights: WeightsSnapshot) -> GradientContribution:
         """Loads ``weights`` if they are newer, takes T steps in every stream and returns the exact gradient of the unroll's loss.
@@ -135,7 +136,7 @@ class Actor:
             EnvironmentFailure: if the environment died.
         """
         started = time.perf_counter()
-        wait_time = started - self._idle_since
+        wait_time = 0.0 if self._idle_since is None else started - self._idle_since
         self._load(weights)
         self._episodes.clear()
         before = self._core

@@ -6,16 +6,16 @@ from pathlib import PurePath
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+import grpc
 import psutil
 from ray._private import services
-from ray._raylet import GcsClient
-from ray.exceptions import RayError
 
 ANSWER_S = 5.0
 FOUND_BY = "RAY_ADDRESS"
 """Environment variable that names a cluster."""
 RAY, JOB_API = "Ray's own port", "the job API of a cluster"
 _GREETING = b"GET /api/version HTTP/1.1\r\nHost: ray\r\nConnection: close\r\n\r\n"
+_WHO = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 _SETTINGS = 4
 """Type of the HTTP/2 frame with which a gRPC server begins."""
 
@@ -127,11 +127,13 @@ def _as_ray_reaches_it(endpoint: Endpoint, option: str) -> str:
     return str(numbers)
 
 
-def _cluster_id(address: str) -> str | None:
-    try:
-        return GcsClient(address=address).cluster_id.hex()
-    except RayError:
-        return None
+def _cluster_id(address: str) -> bytes | None:
+    """A cluster's answer to who it is, empty if it wants a token first; ``None`` from a server that does not know the question."""
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            return channel.unary_unary(_WHO)(b"", timeout=ANSWER_S)
+        except grpc.RpcError as error:
+            return None if error.code() is grpc.StatusCode.UNIMPLEMENTED else b""  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _cluster_of_node(process: psutil.Process) -> str | None:

@@ -70,7 +70,7 @@ class LivePanel:
         self._name = name
         self._total_steps = total_steps
         self._events: deque[str] = deque(maxlen=4)
-        self._row: Row = {}
+        self._row: Row = {"steps_per_second": None}
         self._live = Live(self._draw(), console=console, refresh_per_second=2, transient=False)
         self._live.start()
 
@@ -137,7 +137,12 @@ def summary_line(row: Row) -> str:
 
 
 def bottleneck(row: Row) -> str:
-    """What limits the speed: work that is thrown away, or by the shares of time the environment, acting, gradients, or the learner."""
+    """What limits the speed: work that is thrown away, or by the shares of time the environment, acting, gradients, or the learner.
+
+    A run has no speed before its second contribution.
+    """
+    if row.get("steps_per_second", 0.0) is None:
+        return "starting"
     if row.get("env_share") is None:
         return ""
     if (dropped := row.get("dropped_share") or 0.0) > DROPPED_SHARE:

@@ -41,17 +41,19 @@ class Tally:
         self._incarnations: dict[int, int] = {}
         self.counters = Counters()
         self._process = psutil.Process()
-        self._started = time.monotonic()
-        self._clear()
+        self.start()
 
     def start(self) -> None:
-        """Begins the first interval: what came before was preparation."""
+        """What came before was preparation. Speeds are measured from the first contributions on: those took as long as starting did."""
         self._started = time.monotonic()
+        self._opened = False
         self._clear()
 
     def _clear(self) -> None:
         self._interval_start = time.monotonic()
         self._receipts: list[Receipt] = []
+        self._opening = 0
+        """Receipts of the interval that came when it had no length yet."""
         self._at_start = self.counters
 
     def add(self, receipts: Iterable[Receipt]) -> None:
@@ -69,6 +71,9 @@ class Tally:
             if statistics.level_steps:
                 self._level_steps += np.array(statistics.level_steps)
             self._remember_env_counters(receipt)
+        if self._receipts and not self._opened:
+            self._opened, self._opening = True, len(self._receipts)
+            self._interval_start, self._at_start = time.monotonic(), self.counters
 
     def _remember_env_counters(self, receipt: Receipt) -> None:
         """Counters of an environment start at zero again with each incarnation of its actor: totals must not."""
@@ -86,10 +91,12 @@ class Tally:
     def row(self, extra: Row) -> Row:
         """Closes the interval and returns its row; ``extra`` are gauges of the machinery (restarts, object store, ...)."""
         now = time.monotonic()
-        seconds = max(now - self._interval_start, 1e-9)
         counters, before, receipts = self.counters, self._at_start, self._receipts
+        timed = receipts[self._opening :]
+        begun = self._opened and (bool(timed) or not self._opening)
+        seconds = max(now - self._interval_start, 1e-9) if begun else None
         steps = counters.agent_steps - before.agent_steps
-        steps_per_second = steps / seconds
+        steps_per_second = _rate(steps, seconds)
         elapsed = self._elapsed_before + now - self._started
         self._peak_rss = max(self._peak_rss, self._rss_of_run())
         left = max(0, self._total_steps - counters.agent_steps)
@@ -100,9 +107,9 @@ class Tally:
             "policy_version": counters.version,
             "wall_time_s": elapsed,
             "progress": min(1.0, counters.agent_steps / self._total_steps),
-            "eta_s": left / steps_per_second if steps else None,
+            "eta_s": left / steps_per_second if steps_per_second else None,
             "steps_per_second": steps_per_second,
-            "frames_per_second": (counters.frames - before.frames) / seconds,
+            "frames_per_second": _rate(counters.frames - before.frames, seconds),
             "mean_return_100": self.mean_return,
             "episodes": self._episodes,
             "contributions_accepted": counters.accepted,
@@ -111,15 +118,18 @@ class Tally:
             "contributions_refused": counters.refused,
             "streams_reset": self._streams_reset,
             "policy_lag_max": self._lag_max,
-            "wire_bytes_per_second": (counters.wire_bytes - before.wire_bytes) / seconds,
+            "wire_bytes_per_second": _rate(counters.wire_bytes - before.wire_bytes, seconds),
             "wire_bytes_per_step": (counters.wire_bytes - before.wire_bytes) / steps if steps else None,
-            "learner_idle_share": max(0.0, 1.0 - sum(receipt.busy_s for receipt in receipts) / seconds),
+            "learner_idle_share": max(0.0, 1.0 - sum(receipt.busy_s for receipt in timed) / seconds)
+            if seconds
+            else None,
             "rss_bytes": self._process.memory_info().rss,
             "peak_rss_bytes": self._peak_rss,
             **self._of_unrolls(receipts),
             **self._of_updates(receipts),
-            **self._of_actors(receipts, seconds),
-            **self._of_levels(receipts, seconds),
+            **self._of_actors(receipts),
+            **self._speed_of_each(timed, seconds),
+            **self._of_levels(timed, seconds),
             **self._of_environments(),
             **extra,
         }
@@ -166,8 +176,8 @@ class Tally:
         norm = float(np.mean([update.gradient_norm for update in updates]))
         return {"gradient_norm": norm, "learning_rate": updates[-1].learning_rate, **parts}
 
-    def _of_actors(self, receipts: list[Receipt], seconds: float) -> Row:
-        """Shares of the actors' time, and the speed of each."""
+    def _of_actors(self, receipts: list[Receipt]) -> Row:
+        """Shares of the actors' time."""
         if not receipts:
             return {}
         times = {
@@ -181,14 +191,17 @@ class Tally:
         all_steps = max(1, sum(receipt.header.num_steps for receipt in receipts))
         row["bfloat16_share"] = sum(part.header.num_steps for part in receipts if part.statistics.bfloat16) / all_steps
         row["actor_rss_bytes_max"] = max(receipt.statistics.rss_bytes for receipt in receipts)
+        return row
+
+    def _speed_of_each(self, receipts: list[Receipt], seconds: float | None) -> Row:
         steps: dict[int, int] = defaultdict(int)
         for receipt in receipts:
             steps[receipt.header.actor_id] += receipt.header.num_steps
-        return row | {
-            f"actor_steps_per_second/{actor_id}": count / seconds for actor_id, count in sorted(steps.items())
+        return {
+            f"actor_steps_per_second/{actor_id}": _rate(count, seconds) for actor_id, count in sorted(steps.items())
         }
 
-    def _of_levels(self, receipts: list[Receipt], seconds: float) -> Row:
+    def _of_levels(self, receipts: list[Receipt], seconds: float | None) -> Row:
         if not self._levels:
             return {}
         in_interval = sum(
@@ -199,7 +212,7 @@ class Tally:
             returns = self._recent_by_level[index]
             row[f"level_return/{level}"] = sum(returns) / len(returns) if returns else None
             row[f"level_steps/{level}"] = int(self._level_steps[index])
-            row[f"level_steps_per_second/{level}"] = float(in_interval[index]) / seconds
+            row[f"level_steps_per_second/{level}"] = _rate(float(in_interval[index]), seconds)
         return row
 
     def _of_environments(self) -> Row:
@@ -246,3 +259,8 @@ class Tally:
         self._elapsed_before = state["elapsed_s"]
         self._peak_rss = state["peak_rss_bytes"]
         self._env_counters_lost.update(state["env_counters"])
+
+
+def _rate(amount: float | int, seconds: float | None) -> float | None:
+    """Per second; ``None`` where no time has been measured."""
+    return None if seconds is None else amount / seconds

@@ -290,6 +290,13 @@ def test_a_sensitivity_that_holds_nothing_has_no_age_however_old_the_run_is(corr
     assert [actor.unroll(snapshot).statistics.sensitivity_age_max for snapshot in weights] == ages
 
 
+def test_the_first_unroll_has_not_waited_for_weights_and_later_ones_have():
+    actor = make_actor(TMaze(2, 1, corridor=5))
+    weights = present_weights(actor)
+    assert actor.unroll(weights).statistics.wait_time_s == 0.0
+    assert actor.unroll(weights).statistics.wait_time_s > 0.0
+
+
 def test_a_resumed_actor_loads_the_weights_of_version_zero():
     first = make_actor(TMaze(2, 1, corridor=5))
     first.unroll(present_weights(first))

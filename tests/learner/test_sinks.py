@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,9 @@ RELIED_ON = {
 def make_row(levels: tuple[str, ...] = ()) -> dict[str, float | int | None]:
     tally = Tally(levels, total_steps=1000)
     tally.start()
+    nothing = ContributionHeader(1, 0, 0, 0, num_steps=0, num_frames=0, num_segments=0)
+    tally.add([Receipt(nothing, no_statistics(), Verdict.ACCEPTED, "", 0, None, Counters(), 0.0)])
+    tally.row({})  # before it there is no speed
     statistics = no_statistics()
     statistics = type(statistics)(
         **{
@@ -180,6 +184,73 @@ def test_the_default_sinks_touch_no_network(tmp_path: Path, monkeypatch: pytest.
     with open_sinks(load_train(["experiment=tmaze", "fleet=local", "logging.terminal=none"]), tmp_path, {}) as sinks:
         sinks.write(make_row())
     assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl", "summary.json", "tensorboard"}
+
+
+def receipt(steps_before: int, steps: int = 10, wait_time_s: float = 0.0) -> Receipt:
+    statistics = replace(no_statistics(), env_time_s=1.0, wait_time_s=wait_time_s)
+    header = ContributionHeader(0, 0, 0, 0, num_steps=steps, num_frames=4 * steps, num_segments=2)
+    counters = Counters(agent_steps=steps_before + steps, frames=4 * (steps_before + steps), wire_bytes=100)
+    return Receipt(header, statistics, Verdict.ACCEPTED, "", 0, None, counters, 0.5)
+
+
+SPEEDS = ("steps_per_second", "frames_per_second", "wire_bytes_per_second", "eta_s", "learner_idle_share")
+
+
+def test_a_run_has_no_speed_before_it_has_begun_and_then_that_of_what_came_since(monkeypatch: pytest.MonkeyPatch):
+    now = 100.0
+    monkeypatch.setattr("learner.tally.time.monotonic", lambda: now)
+    tally = Tally((), 1000)
+    tally.start()
+    now += 50  # warming up
+    row = tally.row({})
+    assert [row[name] for name in SPEEDS] == [None] * len(SPEEDS)
+    assert bottleneck(row) == "starting"
+    assert "- steps/s" in summary_line(row)
+    now += 50
+    tally.add([receipt(0)])
+    row = tally.row({})  # the first contribution took a hundred seconds of starting
+    assert [row[name] for name in SPEEDS] == [None] * len(SPEEDS)
+    assert "actor_steps_per_second/0" not in row
+    assert bottleneck(row) == "starting"
+    assert (row["agent_steps"], row["wall_time_s"]) == (10, 100.0)
+    now += 2
+    tally.add([receipt(10)])
+    row = tally.row({})
+    assert (row["steps_per_second"], row["actor_steps_per_second/0"], row["learner_idle_share"]) == (5.0, 5.0, 0.75)
+    assert bottleneck(row) == "bottleneck: environment (100 % of the actors' time)"
+
+
+def test_the_first_interval_is_timed_from_the_first_contribution(monkeypatch: pytest.MonkeyPatch):
+    now = 100.0
+    monkeypatch.setattr("learner.tally.time.monotonic", lambda: now)
+    tally = Tally((), 1000)
+    tally.start()
+    now += 50
+    tally.add([receipt(0)])
+    now += 2
+    tally.add([receipt(10)])
+    assert tally.row({})["steps_per_second"] == 5.0
+
+
+def test_the_panel_says_that_a_run_is_starting() -> None:
+    console = Console(width=120, record=True, file=io.StringIO(), force_terminal=True)
+    panel = LivePanel("atari_breakout", 1000, console)
+    panel.close()
+    console.print(panel._draw())
+    assert "starting" in console.export_text()
+
+
+def test_a_run_that_stands_still_has_speed_zero(monkeypatch: pytest.MonkeyPatch):
+    now = 100.0
+    monkeypatch.setattr("learner.tally.time.monotonic", lambda: now)
+    tally = Tally((), 1000)
+    tally.start()
+    tally.add([receipt(0)])
+    tally.row({})
+    now += 10
+    row = tally.row({})
+    assert (row["steps_per_second"], row["eta_s"]) == (0.0, None)
+    assert bottleneck(row) == ""
 
 
 def test_totals_of_environments_survive_a_restart_of_their_actor():
