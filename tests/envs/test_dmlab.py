@@ -326,7 +326,7 @@ def test_engines_end_and_their_files_go_when_the_trainer_is_killed(
     program = (
         "import sys, time; from conf.env_schema import DMLabConfig; from envs.registry import make_env;"
         "env = make_env(DMLabConfig(spare_engines=0), 1, 1); env.reset();"
-        "print(env._supervisor.playing[0].pid, flush=True); time.sleep(60)"
+        "print(env.inner._supervisor.playing[0].pid, flush=True); time.sleep(60)"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([*filter(None, sys.path)])}
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment) as trainer:

@@ -245,7 +245,7 @@ def test_an_engine_that_does_not_find_its_map_says_which_and_of_which_level(
     ("level", "limit", "fault", "words"),
     [
         ("rooms_keys_doors_puzzle", 20, "raise-reset", "ended with status 1: RuntimeError: the stand-in was told to"),
-        ("rooms_watermaze", 3, "hang-reset", "gave no answer in time (env.step_timeout_s, env.reset_timeout_s)"),
+        ("rooms_watermaze", 0.5, "hang-reset", "gave no answer in time (env.step_timeout_s, env.reset_timeout_s)"),
     ],
 )
 def test_whatever_ends_an_engine_its_level_is_named(
