@@ -1,4 +1,4 @@
-"""Recurrent layers for ordinary PyTorch code, whose ``loss.backward()`` leaves the exact untruncated gradient in ``.grad``.
+"""Recurrent layers for ordinary PyTorch code: ``loss.backward()`` leaves the exact untruncated gradient in their ``.grad``.
 
     core = ELSTM(input_size=257, num_units=512)
     state = core.initial_state(batch_size)
@@ -7,6 +7,9 @@
         loss_of(outputs, targets).backward()                    # credit reaches back to the start of each episode
 
 The state is detached between calls: what happened earlier is credited through the sensitivity, not through an old graph.
+
+This holds for one layer on given inputs. The gradient of the inputs ends at the start of the unroll, and with it that of whatever
+computed them: below a recurrent layer an encoder or another recurrent layer is trained truncated, also under an exact rule.
 """
 
 from typing import NamedTuple, TypeVar
