@@ -79,8 +79,8 @@ class Fleet(Protocol):
         """
         ...
 
-    def get_state(self) -> FleetState:
-        """Waits for the unrolls that are running."""
+    def get_state(self, limit_s: float | None = None) -> FleetState:
+        """Waits for the unrolls that are running, at most so long if a limit is given; actors that are not done then begin new games."""
         ...
 
     def resource_usage(self) -> dict[str, float | None]:
@@ -185,7 +185,8 @@ class LocalFleet:
             else:
                 return
 
-    def get_state(self) -> FleetState:
+    def get_state(self, limit_s: float | None = None) -> FleetState:
+        del limit_s  # nothing is running
         states = {actor.identity.actor_id: actor.get_state() for actor in self._actors}
         return FleetState(
             incarnations={actor.identity.actor_id: actor.identity.incarnation for actor in self._actors},

@@ -188,11 +188,11 @@ class RayFleet:
         for member in self._members:
             member.stands = True
 
-    def get_state(self) -> FleetState:
+    def get_state(self, limit_s: float | None = None) -> FleetState:
         calls = {
             member.identity.actor_id: member.process.get_state.remote() for member in self._members if member.stands
         }
-        deadline = time.monotonic() + self._config.fleet.unroll_timeout_s
+        deadline = time.monotonic() + (self._config.fleet.unroll_timeout_s if limit_s is None else limit_s)
         states: dict[int, dict[str, Any]] = {}
         for actor_id, call in calls.items():
             try:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from actors.precision import prepare_process
 from conf.knobs import MAX_SEED, MAX_STEPS, knob
 from conf.load import describe, load_options
-from learner.user_mistakes import reported
+from learner.user_mistakes import printed, reported
 from rtrl_core import ELSTM
 from rtrl_core.shapes import Float, Tensor
 
@@ -111,8 +111,7 @@ def run(config: CopyConfig, console: Console) -> CopyScore:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
-        print("usage: rtrl-copy [option=value ...]\n\n" + describe(CopyConfig))
-        return 0
+        return printed("usage: rtrl-copy [option=value ...]\n\n" + describe(CopyConfig))
 
     def program() -> int:
         run(load_options(CopyConfig, arguments), Console())

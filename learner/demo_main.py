@@ -20,7 +20,7 @@ from rich.table import Table
 from conf.knobs import MAX_SEED, MAX_STEPS, knob
 from conf.load import describe, load_options
 from learner.stop_signals import StopSignals
-from learner.user_mistakes import reported
+from learner.user_mistakes import printed, reported
 
 RULES = {"segment": "RTRL (exact, untruncated)", "tbptt": "truncated BPTT"}
 STEPS_PER_ROW = 20_480
@@ -53,8 +53,7 @@ class Curve:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
-        print("usage: rtrl-demo [option=value ...]\n\n" + describe(DemoConfig))
-        return 0
+        return printed("usage: rtrl-demo [option=value ...]\n\n" + describe(DemoConfig))
     return reported(lambda: run(load_options(DemoConfig, arguments), Console()))
 
 

@@ -26,7 +26,7 @@ from envs.dmlab.engine import EngineOptions
 from envs.dmlab.levels import BUILD_MAPS
 from envs.dmlab.process import EngineDied, EngineProcess, EngineRefused, ModuleUnusable
 from envs.dmlab.suite import engine_options, level_names
-from learner.user_mistakes import reported
+from learner.user_mistakes import printed, reported
 
 REPORT_EVERY_S = 10.0
 FIRST_FAILURES = 3
@@ -204,8 +204,7 @@ def _report(tally: Tally, config: DMLabCacheConfig, env: DMLabConfig, console: C
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
-        print("usage: rtrl-dmlab-cache level_cache=FOLDER [option=value ...]\n\n" + describe(DMLabCacheConfig))
-        return 0
+        return printed("usage: rtrl-dmlab-cache level_cache=FOLDER [option=value ...]\n\n" + describe(DMLabCacheConfig))
     return reported(lambda: run(load_options(DMLabCacheConfig, arguments), Console(soft_wrap=True)))
 
 

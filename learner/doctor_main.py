@@ -36,6 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"error: unknown option {word!r}: expected --json, env.dataset_path=FOLDER or nothing", file=sys.stderr
             )
             return 2
+    try:
+        return run(as_json, dataset_path)
+    except KeyboardInterrupt:  # not ``reported``, which needs what may be broken
+        return 130
+
+
+def run(as_json: bool, dataset_path: str | None) -> int:
     console = Console(highlight=False, soft_wrap=True)
     marks = ASCII_MARKS if console.options.ascii_only else MARKS
     findings = []

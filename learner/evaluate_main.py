@@ -26,7 +26,7 @@ from envs.registry import make_env
 from learner import checkpoint as checkpoints
 from learner.checkpoint import Checkpoint, CheckpointError
 from learner.protocol import Protocol, protocol
-from learner.user_mistakes import reported
+from learner.user_mistakes import printed, reported
 from rtrl_core import FlatParameters, PolicyNetwork
 
 Result = dict[str, Any]
@@ -36,11 +36,10 @@ POLICIES = {"greedy": [True], "sampled": [False], "both": [True, False]}
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
-        print(
+        return printed(
             "usage: rtrl-evaluate checkpoint=PATH [option=value ...] [env.PLACE=value ...]\n\n"
             + describe(EvaluateConfig)
         )
-        return 0
     places = [word for word in arguments if word.startswith("env.")]
     options = [word for word in arguments if word not in places]
     return reported(lambda: run(load_evaluate(options), places))
@@ -67,10 +66,10 @@ def run(config: EvaluateConfig, places: Sequence[str] = ()) -> int:
         "results": results,
         **dmlab30_scores(trained.env, results),
     }
+    if output is not None:  # before the table: whoever reads that may be gone
+        output.write_text(json.dumps(document, indent=2) + "\n")
     # A file or a pipe has no width to keep to.
     show(document, Console(width=None if sys.stdout.isatty() else 140))
-    if output is not None:
-        output.write_text(json.dumps(document, indent=2) + "\n")
     return 0
 
 

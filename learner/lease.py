@@ -151,13 +151,24 @@ class Lease:
     def _create(self, number: int) -> None:
         """Raises ``FileExistsError`` if another attempt has this number. Object stores do it with a conditional write."""
         if isinstance(self._files, LocalFileSystem):  # whose own "create" looks first and writes then
-            with open(self._path(number), "xb") as file:
-                file.write(_encode(self._attempt))
+            with open(self._path(number), "xb", buffering=0) as file:
+                try:
+                    file.write(_encode(self._attempt))
+                except OSError:  # an empty one would be waited for by whoever comes next
+                    os.unlink(file.name)
+                    raise
         else:
             self._files.pipe_file(self._path(number), _encode(self._attempt), mode="create")
 
     def _write(self, number: int, attempt: Attempt) -> None:
-        self._files.pipe_file(self._path(number), _encode(attempt))
+        if isinstance(self._files, LocalFileSystem):  # in its own place, for which a full disk has room
+            descriptor = os.open(self._path(number), os.O_WRONLY | os.O_CREAT, 0o666)
+            try:
+                os.ftruncate(descriptor, os.write(descriptor, _encode(attempt)))
+            finally:
+                os.close(descriptor)
+        else:
+            self._files.pipe_file(self._path(number), _encode(attempt))
 
     def _read(self, number: int) -> Attempt | None:
         """``None`` while its owner is in the middle of writing it."""

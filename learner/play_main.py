@@ -24,7 +24,7 @@ from learner import checkpoint as checkpoints
 from learner.checkpoint import Checkpoint
 from learner.evaluate_main import load_network
 from learner.protocol import protocol
-from learner.user_mistakes import reported
+from learner.user_mistakes import printed, reported
 from learner.video import captioned, contact_sheet, evenly_spaced, require_writable, write_video
 from rtrl_core import PolicyNetwork
 
@@ -53,11 +53,10 @@ class PlayConfig:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
-        print(
+        return printed(
             "usage: rtrl-play checkpoint=PATH | env=SUITE/NAME policy=random [option=value ...]\n\n"
             + describe(PlayConfig)
         )
-        return 0
     return reported(lambda: run(arguments))
 
 

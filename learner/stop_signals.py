@@ -3,7 +3,8 @@
 import os
 import signal
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 """Ctrl-C; ``kill``, ``timeout``, containers; a terminal that closes; what batch systems send before the time is over."""
@@ -55,6 +56,20 @@ class StopSignals:
             _say(f"{name}: stopped before training began")
             raise StoppedBeforeTraining
         _say(f"{name}: finishing the unrolls under way and saving; Ctrl-C once more ends at once")
+
+
+@contextmanager
+def passed_on(receive: Callable[[int], None]) -> Iterator[None]:
+    """Inside, ``receive`` is given every ending signal; this process goes on."""
+    before = {number: signal.getsignal(number) for number in ENDING}
+    for number in ENDING:
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: receive(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _say(text: str) -> None:

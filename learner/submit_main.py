@@ -3,11 +3,11 @@
 import sys
 from collections.abc import Sequence
 
-from conf.knobs import ConfigError
 from conf.load_submit import describe_submit, load_submit
 from learner.error_line import print_error
 from learner.submission import kuberay, local, ray_job, slurm
 from learner.submission.job import Job, SubmitError
+from learner.user_mistakes import printed, reported
 
 TARGETS = {"local": local, "ray_job": ray_job, "kuberay": kuberay, "slurm": slurm}
 """Per kind of target: ``render(job, target)`` and ``submit(job, target, follow)``."""
@@ -18,23 +18,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 submitted or succeeded, 2 a mistake in what was asked for, 1 the job failed."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
-        print(describe_submit())
-        return 0
-    words = [word for word in arguments if word != DRY_RUN]
+        return printed(describe_submit())
+    return reported(lambda: run(arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
     try:
-        config, options = load_submit(words)
+        config, options = load_submit([word for word in arguments if word != DRY_RUN])
         place = TARGETS[config.target.kind]
         job = Job.of(config, options)
         if DRY_RUN in arguments:
             print(place.render(job, config.target), end="")
             return 0
         return place.submit(job, config.target, config.follow)
-    except (ConfigError, SubmitError) as error:
+    except SubmitError as error:
         print_error(error)
         return 2
-    except OSError as error:
-        print_error(error)
-        return 1
 
 
 if __name__ == "__main__":

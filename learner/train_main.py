@@ -13,7 +13,7 @@ from learner.run_folder import RunFolder, RunFolderError
 from learner.sinks import Sinks, open_sinks
 from learner.stop_signals import StopSignals
 from learner.training import RunHooks, train
-from learner.user_mistakes import reported
+from learner.user_mistakes import printed, reported
 from learner.writing import replace_file
 
 
@@ -49,8 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done or stopped cleanly; else see ``reported``."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
-        print(describe(TrainConfig))
-        return 0
+        return printed(describe(TrainConfig))
     used: list[Sinks] = []
     status = reported(lambda: run(load_train(arguments), used.append))
     if not all(

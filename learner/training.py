@@ -33,6 +33,9 @@ from learner.tally import Row, Tally
 from rtrl_core import FlatParameters, ParameterLayout
 from rtrl_core.shapes import Float, Tensor
 
+STOPPING_S = 15.0
+"""How long a run that ends waits for unrolls that are still running: whoever stopped it does not wait for ever."""
+
 
 class Clock:
     """Says when something is due: every so many seconds, or every so many agent steps."""
@@ -134,7 +137,7 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
                 layout=layout,
                 score=tally.mean_return,
                 learner=learner.get_state(),
-                fleet=fleet.get_state().after(fleet_state),
+                fleet=fleet.get_state(STOPPING_S if required else None).after(fleet_state),
                 progress={"tally": tally.get_state(), "restarts": restarts(), "sinks": sinks.get_state()},
             )
             try:

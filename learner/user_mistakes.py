@@ -35,6 +35,16 @@ def reported(run: Callable[[], int]) -> int:
     return status
 
 
+def printed(text: str) -> int:
+    """Exit status of a program that only prints this."""
+
+    def show() -> int:
+        print(text)
+        return 0
+
+    return reported(show)
+
+
 def _status(run: Callable[[], int]) -> int:
     try:
         return run()

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from conf.submit_schema import LocalTarget
+from learner.stop_signals import passed_on
 from learner.submission.job import FAILED, SUCCEEDED, Job, SubmitError
 
 LOG = "train.log"
@@ -20,7 +21,9 @@ def submit(job: Job, target: LocalTarget, follow: bool) -> int:
     """Runs it here, or leaves it in the background with its output in the run folder."""
     del target
     if follow:
-        status = subprocess.run(_command(job), check=False).returncode
+        # The signals that end a run are for the job; what waits for it must not cut its saving short.
+        with subprocess.Popen(_command(job)) as process, passed_on(process.send_signal):
+            status = process.wait()
         print(f"job {job.name} {'succeeded' if status == 0 else f'failed with exit status {status}'}")
         return SUCCEEDED if status == 0 else FAILED
     if "://" in job.run_dir:
