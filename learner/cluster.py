@@ -3,9 +3,7 @@
 import logging
 import os
 import shutil
-import signal
 import socket
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -13,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import parameter, ray_constants, services
+from ray._private import parameter, ray_constants, services, utils
 from ray._private.node import Node
 
 from actors.fleet import FleetError
@@ -168,13 +166,13 @@ def _own_session() -> Iterator[None]:
 
 @contextmanager
 def _our_signals() -> Iterator[None]:
-    """Ray takes SIGTERM for itself when it starts: an exit without a checkpoint."""
-    before = signal.getsignal(signal.SIGTERM)
+    """A Ray that is started or joined inside leaves SIGTERM alone; it would make it an exit without a checkpoint."""
+    before = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
+        utils.set_sigterm_handler = before
 
 
 def _require_free(option: str, port: int) -> None:

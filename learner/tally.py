@@ -34,7 +34,8 @@ class Tally:
         self._episodes = 0
         self._streams_reset = 0
         self._lag_max = 0
-        self._elapsed_before = 0.0
+        self.elapsed_before_s = 0.0
+        """Spent training in earlier starts of the run."""
         self._peak_rss = 0
         self._env_counters: dict[int, dict[str, float]] = {}
         self._env_counters_lost: dict[str, float] = defaultdict(float)
@@ -97,7 +98,7 @@ class Tally:
         seconds = max(now - self._interval_start, 1e-9) if begun else None
         steps = counters.agent_steps - before.agent_steps
         steps_per_second = _rate(steps, seconds)
-        elapsed = self._elapsed_before + now - self._started
+        elapsed = self.elapsed_before_s + now - self._started
         self._peak_rss = max(self._peak_rss, self._rss_of_run())
         left = max(0, self._total_steps - counters.agent_steps)
         row: Row = {
@@ -236,7 +237,7 @@ class Tally:
             "level_steps": self._level_steps.tolist(),
             "levels": list(self._levels),
             "lag_max": self._lag_max,
-            "elapsed_s": self._elapsed_before + time.monotonic() - self._started,
+            "elapsed_s": self.elapsed_before_s + time.monotonic() - self._started,
             "peak_rss_bytes": self._peak_rss,
             "env_counters": dict(self._of_environments()),
         }
@@ -256,7 +257,7 @@ class Tally:
                 self._recent_by_level[number].extend(state["recent_by_level"].get(str(before), []))
                 self._level_steps[number] = state["level_steps"][before]
         self._lag_max = state["lag_max"]
-        self._elapsed_before = state["elapsed_s"]
+        self.elapsed_before_s = state["elapsed_s"]
         self._peak_rss = state["peak_rss_bytes"]
         self._env_counters_lost.update(state["env_counters"])
 

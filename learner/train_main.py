@@ -25,11 +25,13 @@ class Attempt(RunHooks):
         self._config = config
         self._sinks = sinks
         self._signals = signals
+        self.has_started = False
 
     def should_stop(self) -> bool:
         return self._signals.requested
 
     def started(self) -> None:
+        self.has_started = True
         # Not before: a run that is refused must leave the configuration of the one that is there.
         replace_file(self._folder.path / "config.yaml", to_yaml(self._config))
         self._signals.begin()
@@ -73,8 +75,9 @@ def run(config: TrainConfig, opened: Callable[[Sinks], None] = lambda sinks: Non
             texts = {"git_revision": git_revision(), "config_hash": config_hash(config)}
             with open_sinks(config, folder.path, texts) as sinks:
                 opened(sinks)
-                train(config, folder.path, sinks, Attempt(folder, config, sinks, signals))
-            folder.publish()  # what was written while the sinks closed
+                train(config, folder.path, sinks, attempt := Attempt(folder, config, sinks, signals))
+            if attempt.has_started:
+                folder.publish()  # what was written while the sinks closed
     except BaseException:
         if not signals.ended_the_start:
             raise

@@ -113,7 +113,7 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
             sinks.event(finished_line(saved, config, run_dir))
             return tally.row({f"{process}_restarts": count for process, count in before.items()})
         sinks.event(f"going on at {saved.agent_steps:,} agent steps")
-    sinks.begin(tally.counters.agent_steps, {} if saved is None else saved.progress["sinks"])
+    sinks.begin(tally.counters.agent_steps, tally.elapsed_before_s, {} if saved is None else saved.progress["sinks"])
 
     with ExitStack() as stack:
         fleet, learner = open_machinery(config, plan, state, fleet_state, run_dir, layout, sinks.event, stack)

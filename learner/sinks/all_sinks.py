@@ -65,12 +65,12 @@ class Sinks:
         """What a resumed run needs to go on in the same place, JSON-ready."""
         return self.state
 
-    def begin(self, agent_steps: int, state: Mapping[str, Any]) -> None:
-        """Called before the first row: logs go on at ``agent_steps``, with the state from the run's checkpoint if there is one."""
+    def begin(self, agent_steps: int, wall_time_s: float, state: Mapping[str, Any]) -> None:
+        """Called before the first row: logs go on there, with the state from the run's checkpoint if there is one."""
         if state.get(WANDB, {}).get("run_id"):
             self.state = dict(state)
         if self._metrics is not None:
-            self.continuation = find_continuation(self._metrics, agent_steps)
+            self.continuation = find_continuation(self._metrics, agent_steps, wall_time_s)
 
     def __enter__(self) -> "Sinks":
         return self
@@ -118,7 +118,8 @@ def open_sinks(config: TrainConfig, run_dir: Path, texts: Mapping[str, str]) -> 
         isolated("summary.json", lambda: SummarySink(run_dir / "summary.json", texts), later),
     ]
     if options.tensorboard:
-        opened.append(isolated("TensorBoard", lambda: TensorBoardSink(run_dir / "tensorboard", sinks.continuation)))
+        folder = run_dir / "tensorboard"
+        opened.append(isolated("TensorBoard", lambda: TensorBoardSink(folder, sinks.continuation), later))
     if options.prometheus and config.fleet.kind == "ray":
         opened.append(isolated("Prometheus", lambda: PrometheusSink(config.name)))
     if options.wandb != "disabled":

@@ -111,7 +111,7 @@ def test_every_metric_is_explained_in_the_docs_table():
 def test_a_half_written_line_is_removed_when_the_run_goes_on(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"agent_steps": 1}\n{"agent_st')
-    sink = JsonlSink(path, find_continuation(path, agent_steps=1))
+    sink = JsonlSink(path, find_continuation(path, agent_steps=1, wall_time_s=0.0))
     sink.write({"agent_steps": 2, "explained_variance": float("inf")})
     sink.close()
     assert [json.loads(line) for line in path.read_text().splitlines()] == [

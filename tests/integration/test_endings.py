@@ -1,0 +1,162 @@
+"""However a run is told to end, it saves, writes its last row, gives its folder back and ends with status 0, within seconds."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from started_run import StartedRun, gone, started
+
+from learner import checkpoint as checkpoints
+from learner.stop_signals import ENDING
+
+pytestmark = pytest.mark.slow
+
+
+def assert_ended_well(run: StartedRun, family: list[psutil.Process]) -> None:
+    assert run.end() == 0, run.output[-3000:]
+    assert "Traceback" not in run.output
+    saved = checkpoints.load(checkpoints.find(run.run_dir)).agent_steps
+    assert saved > 0
+    assert run.rows[-1]["agent_steps"] == run.steps == saved
+    assert run.attempt["ended"]
+    assert gone(family)
+
+
+@pytest.mark.parametrize("number", ENDING, ids=lambda number: number.name)
+def test_every_ending_signal_saves(tmp_path: Path, number: signal.Signals):
+    with started(tmp_path / "run", "fleet=local") as run:
+        run.wait_for_steps(200)
+        family = run.family()
+        run.process.send_signal(number)
+        assert_ended_well(run, family)
+        assert f"{number.name}: finishing" in run.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1], ids=lambda number: number.name)
+def test_a_signal_to_the_whole_process_group_leaves_ray_to_the_run(tmp_path: Path, number: signal.Signals):
+    with started(tmp_path / "run") as run:
+        run.wait_for_steps(200)
+        family = run.family()
+        assert len(family) > 4
+        os.kill(run.process.pid, number)  # as timeout does it: one to the process, one to its group
+        os.killpg(run.process.pid, number)
+        assert_ended_well(run, family)
+
+
+def test_the_real_timeout_ends_a_run_cleanly(tmp_path: Path):
+    run_dir = tmp_path / "run"
+    with started(run_dir, before=["timeout", "--preserve-status", "3600"]) as run:
+        run.wait_for_steps(200)
+        family = run.family()
+        os.kill(run.process.pid, signal.SIGTERM)  # timeout passes it on to its whole group
+        assert_ended_well(run, family)
+
+
+def test_a_signal_while_the_run_starts_ends_it_at_once_and_leaves_nothing_running(tmp_path: Path):
+    with started(tmp_path / "run") as run:
+        run.wait_until("the raylet", lambda: [p for p in run.family() if p.name() == "raylet"])
+        family = run.family()
+        os.killpg(run.process.pid, signal.SIGTERM)
+        assert run.end() == 0, run.output[-3000:]
+        assert "SIGTERM: stopped before training began" in run.output
+        assert "Traceback" not in run.output
+        assert gone(family)
+    assert [path.name for path in run.run_dir.iterdir()] == ["attempts"]
+    assert run.attempt["ended"]
+
+
+def test_ctrl_c_again_ends_at_once_but_not_if_it_is_the_same_one(tmp_path: Path):
+    with started(tmp_path / "run", "fleet=local", "logging.checkpoint_interval_s=3600", "env.corridor=4") as run:
+        run.wait_for_steps(200)
+        run.process.send_signal(signal.SIGINT)
+        run.process.send_signal(signal.SIGINT)
+        assert run.end() == 0, run.output[-3000:]
+        assert run.checkpoint_steps == run.steps
+
+
+def test_a_run_under_nohup_does_not_hear_its_terminal_close(tmp_path: Path):
+    with started(tmp_path / "run", "fleet=local", before=["nohup"]) as run:
+        run.wait_for_steps(200)
+        run.process.send_signal(signal.SIGHUP)
+        run.wait_for_steps(run.steps + 500)
+        family = run.family()
+        run.process.send_signal(signal.SIGTERM)
+        assert_ended_well(run, family)
+
+
+def test_a_reader_of_its_lines_that_goes_away_does_not_end_a_run(tmp_path: Path):
+    read, write = os.pipe()
+    with started(tmp_path / "run", "fleet=local", stdout=write) as run:
+        os.close(write)
+        os.read(read, 1)
+        os.close(read)  # as "| head -1" does
+        run.wait_for_steps(2000)
+        family = run.family()
+        run.process.send_signal(signal.SIGTERM)
+        assert_ended_well(run, family)
+        assert run.output.count("the terminal failed (Broken pipe): training goes on, its lines are missing") == 1
+
+
+@pytest.mark.parametrize("module", ["train_main", "evaluate_main", "play_main", "submit_main", "demo_main"])
+def test_help_may_be_read_in_part(module: str):
+    command = f"{sys.executable} -m learner.{module} --help | head -1"
+    result = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert result.returncode == 0
+    assert result.stdout
+    assert not result.stderr
+
+
+def test_ctrl_c_while_a_local_job_is_followed_lets_it_save(tmp_path: Path):
+    words = [
+        "fleet=local",
+        "fleet.num_actors=1",
+        "experiment=tmaze",
+        "logging.interval_s=0.2",
+        "total_steps=1_000_000_000",
+    ]
+    command = [sys.executable, "-m", "learner.submit_main", "job_name=job", f"run_root={tmp_path}", *words]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        summary, deadline = tmp_path / "job" / "summary.json", time.monotonic() + 120
+        while not summary.exists():
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(60) == 0
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    output = (tmp_path / "log").read_text()
+    assert "Traceback" not in output
+    assert "job job succeeded" in output
+    assert checkpoints.load(checkpoints.find(tmp_path / "job")).agent_steps > 0
+
+
+@pytest.mark.parametrize("module", ["evaluate_main", "play_main"])
+def test_ctrl_c_in_the_other_programs_is_no_traceback(module: str, tmp_path: Path):
+    if module == "evaluate_main":
+        with started(tmp_path / "run", "fleet=local", "total_steps=100") as run:
+            assert run.end(120) == 0
+        words = [f"checkpoint={tmp_path}/run", "episodes=1000000000"]
+    else:
+        words = ["env=atari/breakout", "policy=random", "steps=1000000", f"output={tmp_path}/a.gif"]
+    command = [sys.executable, "-m", f"learner.{module}", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            program = psutil.Process(process.pid)
+            while program.cpu_times().user < 6:  # well past its imports
+                assert process.poll() is None
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in errors
