@@ -97,9 +97,14 @@ class Misbehaving(gymnasium.Env[Any, Any]):
     observation_space = spaces.Box(-1, 1, (3,))
     action_space = spaces.Discrete(2)
 
+    happened = 0
+    """How often any of them did."""
+    at_most = 10**9
+    fail_when_made_after = 10**9
+
     def __init__(self, how: str, at: int = 1) -> None:
         self._how, self._left = how, at
-        if how == "raises when made":
+        if how == "raises when made" or Misbehaving.happened >= Misbehaving.fail_when_made_after:
             raise RuntimeError("no licence\nfor this machine")
         if how == "exits when made":
             sys.exit("no licence")
@@ -112,7 +117,8 @@ class Misbehaving(gymnasium.Env[Any, Any]):
     def step(self, action: int) -> Any:
         observation, reward = np.zeros(3, np.float32), 0.0
         self._left -= 1
-        if self._left == 0:
+        if self._left == 0 and Misbehaving.happened < Misbehaving.at_most:
+            Misbehaving.happened += 1
             observation, reward = self._misbehave()
         answer = observation, reward, False, False, {}
         return answer[:3] + answer[4:] if self._how == "old step" else answer
