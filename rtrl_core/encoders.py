@@ -82,7 +82,7 @@ class ResidualBlock(nn.Module):
 
 
 class ImpalaEncoder(Encoder):
-    """Three stages of convolution, max-pooling and two residual blocks (Espeholt et al. 2018, figure 3, right; PAPER.md 2.3)."""
+    """Three stages of convolution, max-pooling and two residual blocks (Espeholt et al. 2018, figure 3, right)."""
 
     def __init__(
         self, shape: tuple[int, int, int], layout: str, features: int, channels: Sequence[int] = (16, 32, 32)

@@ -33,7 +33,7 @@ def actor_critic_losses(
     entropy_cost: float,
     baseline_cost: float,
 ) -> Losses:
-    """``policy + baseline_cost * value - entropy_cost * entropy`` (PAPER.md 2.1).
+    """``policy + baseline_cost * value - entropy_cost * entropy``, the loss of A3C and IMPALA.
 
     Rows that are no transitions are left out by selection: whatever they hold, NaN too, reaches neither the loss nor a gradient.
 

@@ -1,4 +1,4 @@
-"""The policy network: encoder -> core input -> recurrent core -> output gate -> policy and value heads (PAPER.md 2.3).
+"""The policy network: encoder -> core input -> recurrent core -> output gate -> policy and value heads.
 
 It is used in two ways. Acting goes one step at a time and needs no core gradient: ``encode``, ``core_inputs``, ``act``. Learning
 takes the same core inputs as a whole unroll: ``unroll``, under autograd. Both give the same numbers.

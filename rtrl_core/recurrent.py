@@ -178,7 +178,7 @@ class DiagonalCore(nn.Module):
 
 
 class ELSTM(nn.Module):
-    """The eLSTM layer (PAPER.md 1.1): element-wise core and output gate, ``h_t = sigmoid(O [x_t, c_t]) * c_t``.
+    """The eLSTM layer (Irie et al. 2024): element-wise core and output gate, ``h_t = sigmoid(O [x_t, c_t]) * c_t``.
 
     The gate sees ``c_t``, not ``c_{t-1}``: nothing recurs through ``h``, so its parameters need no sensitivity.
     """

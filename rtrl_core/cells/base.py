@@ -2,7 +2,7 @@
 
 A cell is element-wise, ``c_t = phi(c_{t-1}, u_{1,t} .. u_{K,t}; p_1 .. p_P)`` with ``u_{k,t} = W_k x_t``: unit ``n`` sees only
 its own state, its own gate inputs and its own parameters. That is what makes exact RTRL cost no more than the parameters
-themselves (DESIGN.md section 3). Learning rules, sensitivities and scans are written once, for every cell.
+themselves. Learning rules, sensitivities and scans are written once, for every cell.
 """
 
 from abc import ABC, abstractmethod

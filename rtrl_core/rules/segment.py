@@ -1,4 +1,4 @@
-"""Exact RTRL at the price of truncated BPTT: the segment identity (DESIGN.md section 4).
+"""Exact RTRL at the price of truncated BPTT: the segment identity (docs/how-it-works.md).
 
 Inside an unroll that starts from ``(c_0, S_0)``, with the ordinary adjoint ``lam_t = e_t + a_{t+1} lam_{t+1}``::
 

@@ -1,4 +1,4 @@
-"""The gradient contract, for every learning rule and every cell (DESIGN.md section 7, contracts 1 and 2)."""
+"""The gradient contract, for every learning rule and every cell."""
 
 import itertools
 
