@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -11,9 +12,12 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.knobs import CHOICES, HELP, ConfigError, validate
+from conf.knobs import CHOICES, HELP, UNPRINTABLE, ConfigError, validate
 from conf.load import load_train
 from conf.names import with_home
+from conf.one_line import one_line
+from conf.places import holds_password, redacted
+from conf.stored import literal
 from conf.submit_schema import TARGET_CONFIGS, SubmitConfig
 
 FOLDER = Path(__file__).parent / "target"
@@ -31,6 +35,7 @@ def load_submit(words: Sequence[str]) -> tuple[SubmitConfig, list[str]]:
     """
     target, options, own, training = "local", {}, {}, []
     for word in words:
+        _check_word(word)
         key, separator, value = word.partition("=")
         if not separator:
             raise ConfigError(f"expected option=value, got {word!r}; rtrl-submit --help lists the options")
@@ -49,8 +54,24 @@ def load_submit(words: Sequence[str]) -> tuple[SubmitConfig, list[str]]:
     config = _build(SubmitConfig, own | {"target": {}}, "")
     config.target = _load_target(target, options)
     _check(config)
-    load_train(training)  # a mistake should not wait for a queue to come to light
+    load_train(without_interpolation(training))  # a mistake should not wait for a queue to come to light
     return config, training
+
+
+def without_interpolation(words: Sequence[str]) -> list[str]:
+    """What can be known here of a training: ``${oc.env:NAME}`` is read where the job runs, and nowhere else."""
+    return [word for word in words if "${" not in word]
+
+
+def _check_word(word: str) -> None:
+    key = word.partition("=")[0]
+    if any(unicodedata.category(character) in UNPRINTABLE for character in word):
+        raise ConfigError(f"{one_line(key, 80)} must be one line without control characters, got {word[:80]!a}")
+    if holds_password(word):
+        raise ConfigError(
+            f"{redacted(word)}: others can read a job's text, and this one holds a password; put it into the environment of the job "
+            "and write ${oc.env:NAME} in its place"
+        )
 
 
 def describe_submit() -> str:
@@ -95,10 +116,10 @@ def _load_target(name: str, options: dict[str, str]) -> Any:
 
 
 def _build(schema: Any, values: dict[str, Any], prefix: str) -> Any:
-    """Words are left as they are where text is expected: ``24:00:00`` is a number to YAML."""
+    """Words are left as they are where text is expected: ``24:00:00`` is a number to YAML, ``${HOME}`` is for the shell of the job."""
     try:
         config = OmegaConf.to_object(
-            OmegaConf.merge(OmegaConf.structured(schema), {key: _read(value) for key, value in values.items()})
+            OmegaConf.merge(OmegaConf.structured(schema), {key: literal(_read(value)) for key, value in values.items()})
         )
     except OmegaConfBaseException as error:
         raise ConfigError(f"{prefix}{error.full_key}: {str(error).strip().splitlines()[0]}") from None
@@ -115,7 +136,7 @@ def _check(config: SubmitConfig) -> None:
         raise ConfigError(
             f"job_name must be lower-case letters, digits and dashes, at most 47, got {config.job_name!r}"
         )
-    local_path = "://" not in config.run_root
+    local_path = "://" not in config.run_root and "${" not in config.run_root
     if config.target.kind == "local" or not local_path:
         return
     if config.target.kind == "kuberay" and config.target.runs_claim is None:  # pyright: ignore[reportAttributeAccessIssue]

@@ -6,6 +6,8 @@ from typing import Any
 SECRET = "***"
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/?#@]*(?:@[^\s/?#@]*)*@")
 """``user:password@`` of a URL. A password may hold an @ that was not escaped: everything up to the last one goes."""
+_PASSWORD = re.compile(r"://[^\s/?#]*:[^\s/?#]+@")
+_INTERPOLATION = re.compile(r"\$\{[^{}]*\}")
 _QUERY = re.compile(r"(?P<start>\b[a-z][a-z0-9+.-]*://[^\s?#'\"]*\?)[^\s#'\"]+", re.IGNORECASE)
 """A URL's parameters: signatures and tokens of presigned addresses."""
 _SHORTEST = 6
@@ -42,6 +44,11 @@ def redacted(text: str) -> str:
     for value, typed in _typed.items():
         text = text.replace(value, typed)
     return _QUERY.sub(rf"\g<start>{SECRET}", _CREDENTIALS.sub(f"{SECRET}@", text))
+
+
+def holds_password(text: str) -> bool:
+    """Whether a URL in it has a password."""
+    return _PASSWORD.search(_INTERPOLATION.sub("", text)) is not None
 
 
 def imports_module(name: str) -> bool:

@@ -94,7 +94,7 @@ def read_verbatim(text: str) -> TrainConfig:
         raise ConfigError(f"not a training configuration: env.suite is {one_line(suite)!r}")
     try:
         schema = OmegaConf.structured(TrainConfig(env=ENV_CONFIGS[suite](**BEFORE.get(suite, {}))))
-        config = OmegaConf.to_object(OmegaConf.merge(schema, _literal(values)))
+        config = OmegaConf.to_object(OmegaConf.merge(schema, literal(values)))
     except (OmegaConfBaseException, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"not a training configuration: {_first_sentence(error)}") from None
     assert isinstance(config, TrainConfig)
@@ -112,12 +112,12 @@ def places(config: Any, path: str = "") -> Iterator[tuple[str, Any, Field[Any]]]
             yield f"{path}{spec.name}", config, spec
 
 
-def _literal(values: Any) -> Any:
-    """With what OmegaConf would interpolate escaped."""
+def literal(values: Any) -> Any:
+    """Values for OmegaConf with what it would interpolate escaped."""
     if isinstance(values, dict):
-        return {_literal_key(key): _literal(value) for key, value in values.items()}
+        return {_literal_key(key): literal(value) for key, value in values.items()}
     if isinstance(values, list):
-        return [_literal(value) for value in values]
+        return [literal(value) for value in values]
     return _INTERPOLATION.sub(r"\1\1\\${", values) if isinstance(values, str) else values
 
 

@@ -59,6 +59,8 @@ class KubeRayTarget(TargetConfig):
     secret: str | None = knob(
         None, "Secret whose entries become environment variables (WANDB_API_KEY, cloud keys)", place=True
     )
+    ray_version: str = knob("2.60.0", "Ray of the image, for the operator (KubeRay 1.5.1 or later)")
+    network_policy: bool = knob(True, "close the job's pods to others by a NetworkPolicy")
     retries: int = knob(
         2, "new clusters after a failure; each goes on from the last checkpoint", minimum=0, maximum=1_000_000
     )

@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray._private import parameter, ray_constants, services, utils
 from ray._private.node import Node
+from ray.exceptions import AuthenticationError
 
 from actors.fleet import FleetError
 from actors.ray_fleet import PROCESS_ENVIRONMENT
@@ -31,7 +32,8 @@ def ray_cluster(config: TrainConfig, num_actors: int) -> Iterator[None]:
     Raises:
         FleetError: if the cluster does not answer, or this machine cannot start one: too little shared memory, a port in use.
     """
-    # Nothing is sent anywhere unless asked for; and a token file left by another Ray of this user must not lock us out.
+    # Nothing is sent anywhere unless asked for; and a token file left by another Ray of this user must not lock us out. A Ray of
+    # our own listens on the loopback interface, a cluster's job finds RAY_AUTH_MODE=token in its environment.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -58,9 +60,13 @@ def _join(address: str) -> None:
         ray.init(address=cluster_at(address), log_to_driver=False, logging_level=logging.ERROR)
     except AddressError as error:
         raise FleetError(str(error)) from None
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, AuthenticationError) as error:
         said = " ".join(str(error).split()) or type(error).__name__
-        advice = "install the same versions here and there" if "ersion mismatch" in said else "see rtrl-doctor"
+        advice = (
+            "install the same versions here and there"
+            if "ersion mismatch" in said
+            else "a cluster with a token wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH; see rtrl-doctor"
+        )
         raise FleetError(f"fleet.address={address} cannot be joined: {said}; {advice}") from None
 
 

@@ -11,7 +11,13 @@
 
 set -euo pipefail
 source .venv/bin/activate
-export RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0
+export RAY_USAGE_STATS_ENABLED=0
+# Ray's ports are open to the whole network, and whoever may use them may run code: only who can read this file may. One per attempt.
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=/shared/runs/.breakout-"$SLURM_JOB_ID".token
+unset RAY_AUTH_TOKEN
+mkdir -p /shared/runs
+(umask 077; rm -f "$RAY_AUTH_TOKEN_PATH"; od -An -v -tx1 -N32 /dev/urandom | tr -d ' \n' >"$RAY_AUTH_TOKEN_PATH")
+trap 'rm -f "$RAY_AUTH_TOKEN_PATH"' EXIT
 # Steps do not take it from the job by themselves.
 export SRUN_CPUS_PER_TASK=16
 
@@ -29,7 +35,7 @@ steps=()
 srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" \
   ray start --head --node-ip-address="$address" --port=6379 --num-cpus=16 --num-gpus=0 --include-dashboard=false --block &
 steps+=($!)
-end_steps() { kill "${steps[@]}" 2>/dev/null || true; wait "${steps[@]}" 2>/dev/null || true; }
+end_steps() { kill "${steps[@]}" 2>/dev/null || true; wait "${steps[@]}" 2>/dev/null || true; rm -f "$RAY_AUTH_TOKEN_PATH"; }
 trap end_steps EXIT
 for attempt in $(seq 60); do
   ray health-check --address "$address:6379" >/dev/null 2>&1 && break

@@ -5,10 +5,11 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from conf.load import load_train
+from conf.load_submit import without_interpolation
 from conf.submit_schema import SubmitConfig
 from learner.sizing import sized
 
@@ -34,8 +35,13 @@ class Job:
     @classmethod
     def of(cls, config: SubmitConfig, options: Sequence[str]) -> "Job":
         """A relative ``run_root`` is meant from here: jobs start in folders of their own."""
-        root = config.run_root if "://" in config.run_root else str(Path(config.run_root).absolute())
-        return cls(config.job_name, f"{root.rstrip('/')}/{config.job_name}", tuple(options))
+        job = cls(config.job_name, f"{config.run_root.rstrip('/')}/{config.job_name}", tuple(options))
+        return job if job.elsewhere else replace(job, run_dir=str(Path(job.run_dir).absolute()))
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the run folder is no folder of this machine: a URL, or ``${oc.env:NAME}``, which only the job itself reads."""
+        return "://" in self.run_dir or "${" in self.run_dir
 
     @property
     def given(self) -> set[str]:
@@ -55,7 +61,7 @@ class Job:
 
     def actors_on(self, cores: int) -> int:
         """As many actors as fit on the cores of a cluster, or as ``fleet.num_streams`` makes of them."""
-        config = load_train(self.options)
+        config = load_train(without_interpolation(self.options))
         num_actors = sized(config, max(1, int(cores / (config.actors.num_cpus or 1.0)))).fleet.num_actors
         assert num_actors is not None
         return num_actors

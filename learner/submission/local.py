@@ -26,7 +26,7 @@ def submit(job: Job, target: LocalTarget, follow: bool) -> int:
             status = process.wait()
         print(f"job {job.name} {'succeeded' if status == 0 else f'failed with exit status {status}'}")
         return SUCCEEDED if status == 0 else FAILED
-    if "://" in job.run_dir:
+    if job.elsewhere:
         raise SubmitError(
             "follow=false writes its log into the run folder: set run_root to a local folder, or follow=true"
         )

@@ -13,6 +13,7 @@ POLL_S = 2.0
 SECONDS_TO_SAVE = 300
 LONGEST_SCRATCH = 37
 """A socket's name has at most 107 bytes, of which ``/ray/session_DATE_TIME_MICROSECONDS_PID/sockets/plasma_store`` are up to 70."""
+WORD = re.compile(r"[\w.,:+@/-]+")
 UNFINISHED = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "RESIZING", "SUSPENDED")
 
 _HEAD = Template("""\
@@ -22,13 +23,19 @@ _HEAD = Template("""\
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=$cpus
 #SBATCH --time=$time_limit
-#SBATCH --output=$log
+#SBATCH --output=$output
 #SBATCH --open-mode=append
 #SBATCH --requeue
 $options
 set -euo pipefail
 $setup
-export RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0
+export RAY_USAGE_STATS_ENABLED=0
+# Ray's ports are open to the whole network, and whoever may use them may run code: only who can read this file may. One per attempt.
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$tokens/.$name-"$$SLURM_JOB_ID".token
+unset RAY_AUTH_TOKEN
+mkdir -p $tokens
+(umask 077; rm -f "$$RAY_AUTH_TOKEN_PATH"; od -An -v -tx1 -N32 /dev/urandom | tr -d ' \\n' >"$$RAY_AUTH_TOKEN_PATH")
+trap 'rm -f "$$RAY_AUTH_TOKEN_PATH"' EXIT
 # Steps do not take it from the job by themselves.
 export SRUN_CPUS_PER_TASK=$cpus
 $scratch
@@ -49,7 +56,7 @@ steps=()
 srun --overlap --nodes=1 --ntasks=1 --nodelist="$$head" \\
   ray start --head --node-ip-address="$$address" --port=$port --num-cpus=$cpus $gpus --include-dashboard=false --block &
 steps+=($$!)
-end_steps() { kill "$${steps[@]}" 2>/dev/null || true; wait "$${steps[@]}" 2>/dev/null || true; }
+end_steps() { kill "$${steps[@]}" 2>/dev/null || true; wait "$${steps[@]}" 2>/dev/null || true; rm -f "$$RAY_AUTH_TOKEN_PATH"; }
 trap end_steps EXIT
 for attempt in $$(seq 60); do
   ray health-check --address "$$address:$port" >/dev/null 2>&1 && break
@@ -88,13 +95,14 @@ def render(job: Job, target: SlurmTarget) -> str:
     """The batch script.
 
     Raises:
-        SubmitError: if Ray's sockets would have too long a name.
+        SubmitError: if Ray's sockets would have too long a name, or for an option that is no word to sbatch.
     """
     if target.scratch is not None and len(target.scratch.encode()) > LONGEST_SCRATCH:
         raise SubmitError(
             f"target.scratch must have at most {LONGEST_SCRATCH} characters, because the names of Ray's sockets begin with it, "
             f"got {len(target.scratch.encode())}: {target.scratch}"
         )
+    _require_words(target)
     manual = target.launcher == "manual"
     options = {
         "partition": target.partition,
@@ -113,7 +121,8 @@ def render(job: Job, target: SlurmTarget) -> str:
         "gpus": f"--num-gpus={target.gpus_per_node}",
         "port": target.port,
         "time_limit": target.time_limit,
-        "log": _quoted(_log(job).replace("%", "%%")),
+        "output": _quoted(_log(job).replace("%", "%%")),
+        "tokens": '"$SLURM_SUBMIT_DIR"' if job.elsewhere else shlex.quote(str(Path(job.run_dir).parent)),
         "options": "\n".join(lines) + "\n" if lines else "",
         "setup": target.setup,
         "scratch": f"export RAY_TMPDIR={shlex.quote(target.scratch)}\n" if target.scratch else "",
@@ -183,4 +192,12 @@ def _quoted(value: object) -> str:
 
 
 def _log(job: Job) -> str:
-    return f"{job.name}.log" if "://" in job.run_dir else f"{job.run_dir}.log"
+    return f"{job.name}.log" if job.elsewhere else f"{job.run_dir}.log"
+
+
+def _require_words(target: SlurmTarget) -> None:
+    """None of these has a blank or a quote in it on any cluster, and some of them are read by more than sbatch."""
+    for option in ("time_limit", "partition", "account", "memory"):
+        value = getattr(target, option)
+        if value is not None and not WORD.fullmatch(value):
+            raise SubmitError(f"target.{option} must be one word of letters, digits and _.,:+@/-, got {value!r}")

@@ -65,7 +65,7 @@ def test_every_number_and_every_list_has_limits_and_a_default_within_them(schema
         ("logging.interval_s=inf", "logging.interval_s must be a finite number, got inf"),
         ("name=a\nb", "name must be one line without control characters"),
         ("run_dir=/tmp/\x1b[31mx", "run_dir must be one line without control characters"),
-        ("name=" + "x" * 5000, "name must have at most 4096 characters, got 5000"),
+        ("env.name=" + "x" * 5000, "env.name must have at most 4096 characters, got 5000"),
     ],
 )
 def test_a_value_outside_of_its_limits_is_one_line(word: str, message: str):

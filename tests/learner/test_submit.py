@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -86,8 +88,18 @@ def test_a_url_is_kept_as_the_place_of_runs(capsys) -> None:
 
 def test_no_secret_of_the_environment_is_rendered(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "very-secret-key")
+    monkeypatch.setenv("R2AC_SECRET", "very-secret-key")
     for target in TARGETS:
         assert "very-secret-key" not in rendered(capsys, f"target={target}", "job_name=first")
+        words = [
+            "run_root=s3://k:${oc.env:R2AC_SECRET}@host/runs",
+            "env=dmlab",
+            "env.level_cache_remote=s3://${oc.env:NOT_HERE}",
+        ]
+        text = rendered(capsys, f"target={target}", "job_name=first", *words)
+        assert "very-secret-key" not in text
+        assert "run_dir=s3://k:${oc.env:R2AC_SECRET}@host/runs/first" in text.replace("\n    ", " ")
+        assert "${oc.env:NOT_HERE}" in text
 
 
 @pytest.mark.parametrize(
@@ -105,6 +117,20 @@ def test_no_secret_of_the_environment_is_rendered(capsys, monkeypatch: pytest.Mo
         (["job_name=a", "actors.unrol=5"], "unknown option"),
         (["job_name=a", "target=kuberay", "target.runs_claim=null"], "set run_root to a URL"),
         (["job_name=a", "target=kuberay", "target.worker_memory=lots", DRY_RUN], "lots"),
+        (
+            ["job_name=a", "target=slurm", "target.partition=a\n#SBATCH --wrap=x", DRY_RUN],
+            "target.partition must be one line",
+        ),
+        (["job_name=a", "target=slurm", "target.partition=a --wrap=x", DRY_RUN], "target.partition must be one word"),
+        (["job_name=a", "target=slurm", "target.account=$(id)", DRY_RUN], "target.account must be one word"),
+        (["job_name=a", "target=slurm", "target.setup=a\nb", DRY_RUN], "target.setup must be one line"),
+        (["job_name=a", "target=slurm", "target.port=65536", DRY_RUN], "target.port must be at most 65535"),
+        (["job_name=a; rm -rf x", DRY_RUN], "lower-case letters"),
+        (
+            ["job_name=a", "run_root=s3://key:hunter22@host/x", DRY_RUN],
+            "run_root=s3://***@host/x: others can read a job's text",
+        ),
+        (["job_name=a", "env=dmlab", "env.level_cache_remote=s3://k:hunter22@h", DRY_RUN], "this one holds a password"),
     ],
 )
 def test_a_mistake_is_one_clear_line(words: list[str], message: str, capsys) -> None:
@@ -168,6 +194,7 @@ def test_kuberay_creates_the_job_shows_its_log_once_and_reports_the_final_state(
       *get*) n=$(cat {tools}/count 2>/dev/null || echo 0); echo $((n + 1)) >{tools}/count; cat {tools}/answer$n ;;
       *logs*) echo "a line of the log" ;;
       *create*) cat >{tools}/created ;;
+      *apply*) cat >{tools}/applied ;;
     esac"""
     make_tool(tools, "kubectl", script)
     assert main(["target=kuberay", "target.namespace=lab", "job_name=first", *TRAIN]) == 0
@@ -176,6 +203,9 @@ def test_kuberay_creates_the_job_shows_its_log_once_and_reports_the_final_state(
     assert "job first succeeded" in output
     created = yaml.safe_load((tools / "created").read_text())
     assert (created["metadata"]["name"], created["metadata"]["namespace"]) == ("first", "lab")
+    assert created["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+    policy = yaml.safe_load((tools / "applied").read_text())
+    assert (policy["kind"], policy["metadata"]["namespace"]) == ("NetworkPolicy", "lab")
     assert "delete" not in (tools / "calls").read_text()
 
 
@@ -258,3 +288,74 @@ def test_the_slurm_script_fails_as_its_training_does(tools: Path, tmp_path: Path
     script = rendered(capsys, "target=slurm", "target.setup=true", "job_name=first")
     environment = os.environ | {"SLURM_JOB_NODELIST": "x", "SLURM_JOB_ID": "42"}
     assert subprocess.run(["bash", "-c", script], env=environment, timeout=60, check=False).returncode == 3
+
+
+def test_a_variable_in_a_jobs_setup_is_its_shells(capsys) -> None:
+    text = rendered(capsys, "target=slurm", "job_name=first", "target.setup=source ${HOME}/venv/bin/activate")
+    assert "\nsource ${HOME}/venv/bin/activate\n" in text
+
+
+@pytest.mark.parametrize("folder", ["a b", "100% c", 'q"u', "it's"])
+def test_a_path_of_any_characters_is_one_path_to_sbatch_and_to_the_shell(folder: str, tmp_path: Path, capsys) -> None:
+    (tmp_path / folder).mkdir()
+    text = rendered(capsys, "target=slurm", "job_name=first", "target.setup=true", f"run_root={tmp_path / folder}")
+    (output,) = [line for line in text.splitlines() if line.startswith("#SBATCH --output=")]
+    assert (
+        shlex.split(output.removeprefix("#SBATCH "))[0].replace("%%", "%") == f"--output={tmp_path / folder}/first.log"
+    )
+    (token,) = [line for line in text.splitlines() if line.startswith("export RAY_AUTH_MODE")]
+    shown = subprocess.run(
+        ["bash", "-c", f'{token}; echo "$RAY_AUTH_TOKEN_PATH"'],
+        env=os.environ | {"SLURM_JOB_ID": "7"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout.strip() == f"{tmp_path / folder}/.first-7.token"
+
+
+def test_the_token_of_a_slurm_job_is_its_owners_alone_in_no_text_and_gone_with_the_job(
+    tools: Path, tmp_path: Path, capsys
+) -> None:
+    make_slurm(tools, "true")
+    make_tool(tools, "ray", '[[ "$*" == *--block* ]] && exec sleep 60; exit 0')
+    make_tool(tools, "rtrl-train", f'cp -p "$RAY_AUTH_TOKEN_PATH" {tools}/token; echo "$RAY_AUTH_MODE" >{tools}/mode')
+    script = rendered(capsys, "target=slurm", "target.setup=true", "job_name=first", f"run_root={tmp_path}/runs")
+    environment = os.environ | {"SLURM_JOB_NODELIST": "x", "SLURM_JOB_ID": "42", "RAY_AUTH_TOKEN": "of another"}
+    tokens = set()
+    for _ in range(2):
+        assert subprocess.run(["bash", "-c", script], env=environment, timeout=60, check=False).returncode == 0
+        token = (tools / "token").read_text()
+        assert re.fullmatch("[0-9a-f]{64}", token)
+        assert (tools / "token").stat().st_mode & 0o777 == 0o600
+        assert token not in script + (tools / "calls").read_text()
+        assert not list((tmp_path / "runs").glob(".*token"))
+        tokens.add(token)
+    assert len(tokens) == 2
+    assert (tools / "mode").read_text() == "token\n"
+
+
+def test_only_a_jobs_own_pods_reach_all_ports_of_its_pods(capsys) -> None:
+    policy, job = yaml.safe_load_all(rendered(capsys, "target=kuberay", "job_name=first"))
+    ours = policy["spec"]["podSelector"]
+    cluster = job["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        assert group["template"]["metadata"]["labels"].items() >= ours["matchLabels"].items()
+    open_to_all = [rule for rule in policy["spec"]["ingress"] if "ports" not in rule]
+    assert open_to_all == [{"from": [{"podSelector": ours}]}]
+    assert "NetworkPolicy" not in rendered(capsys, "target=kuberay", "job_name=first", "target.network_policy=false")
+
+
+def test_no_place_switches_rays_authentication_off() -> None:
+    """Where others can reach its ports; a local Ray listens on the loopback interface alone."""
+    for folder in ("docker", "learner/submission"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and path.suffix not in (".pyc",) and path.name != "ray_job.py":
+                assert not re.search(r"RAY_AUTH_MODE\W+(value: )?disabled", path.read_text()), path
+
+
+def test_the_operator_is_told_the_ray_of_the_lock_file() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    version = re.search(r"^ray==(\S+)", lock, re.MULTILINE)
+    assert version is not None
+    assert TARGET_CONFIGS["kuberay"]().ray_version == version[1]  # pyright: ignore[reportAttributeAccessIssue]
