@@ -42,7 +42,7 @@ def resume_point(
         source = checkpoints.find(Path(config.resume))
         if not present:
             return _of_another_run(load_matching(source, layout), config, announce)
-        _require_not_older(source, present, run_dir)
+        present = _without_damaged_newer(source, present, announce)
         if source.resolve() != present[-1].resolve():
             announce(f"{run_dir} has checkpoints of its own: it goes on from those, resume={config.resume} is left out")
     if not present:
@@ -118,12 +118,32 @@ def _less_actors_of_other_shape(saved: Checkpoint, config: TrainConfig, announce
     return saved
 
 
-def _require_not_older(source: Path, present: list[Path], run_dir: Path) -> None:
-    if source.resolve() in {path.resolve() for path in present[:-1]}:
-        raise CheckpointError(
-            f"resume={source} is older than the newest checkpoint of the same run: "
-            f"choose a new run_dir to go on from it, or remove the newer ones from {run_dir}"
-        )
+def _without_damaged_newer(source: Path, present: list[Path], announce: Callable[[str], None]) -> list[Path]:
+    """The folder's checkpoints up to ``source``, if that is one of them; those after it must be damaged, and are renamed.
+
+    Raises:
+        CheckpointError: if one of them is whole: the run would go on from it later.
+    """
+    places = [path.resolve() for path in present]
+    number = places.index(source.resolve()) if source.resolve() in places else len(present) - 1
+    for newer in present[number + 1 :]:
+        if _is_whole(newer):
+            raise CheckpointError(
+                f"resume={source} is older than {newer} of the same run: "
+                f"choose a new run_dir to go on from it, or remove the newer ones"
+            )
+    for newer in present[number + 1 :]:
+        newer.rename(newer.with_name(f"damaged_{newer.name}"))
+        announce(f"{newer} is damaged, and was renamed")
+    return present[: number + 1]
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        checkpoints.load(path)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _changed(saved: Checkpoint, config: TrainConfig, options: Iterable[str]) -> list[str]:

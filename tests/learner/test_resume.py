@@ -196,10 +196,22 @@ def test_a_job_that_is_queued_again_with_a_path_to_resume_from_goes_on_from_its_
 def test_an_older_checkpoint_of_the_same_folder_is_refused(tmp_path: Path):
     run(toy("total_steps=192"), tmp_path)
     oldest, newest = checkpoints.available(tmp_path)[0], checkpoints.available(tmp_path)[-1]
-    with pytest.raises(CheckpointError, match="is older than the newest checkpoint of the same run"):
+    with pytest.raises(CheckpointError, match=r"is older than .* of the same run: choose a new run_dir"):
         run(toy("total_steps=288", f"resume={oldest}"), tmp_path)
     row, _ = run(toy("total_steps=288", f"resume={newest}"), tmp_path)
     assert row["agent_steps"] >= 288
+
+
+def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_an_older_one(tmp_path: Path):
+    run(toy("total_steps=192"), tmp_path)
+    older, newest = checkpoints.available(tmp_path)[-2:]
+    (newest / "learner.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        run(toy("total_steps=288"), tmp_path)
+    row, said = run(toy("total_steps=288", f"resume={older}"), tmp_path)
+    assert row["agent_steps"] >= 288
+    assert f"{newest} is damaged, and was renamed" in said
+    assert int(checkpoints.find(tmp_path).name) == row["agent_steps"]
 
 
 def test_a_run_from_another_runs_weights_has_logs_and_returns_of_its_own(tmp_path: Path):
