@@ -3,7 +3,9 @@
 import logging
 import os
 import shutil
+import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -172,13 +174,18 @@ def _own_session() -> Iterator[None]:
 
 @contextmanager
 def _our_signals() -> Iterator[None]:
-    """A Ray that is started or joined inside leaves SIGTERM alone; it would make it an exit without a checkpoint."""
-    before = utils.set_sigterm_handler
+    """A Ray that is started or joined inside leaves SIGTERM alone.
+
+    Its Python part would make it an exit without a checkpoint; its C++ part prints a stack, and aborts at the second one.
+    """
+    before, handler = utils.set_sigterm_handler, signal.getsignal(signal.SIGTERM)
     utils.set_sigterm_handler = lambda handler: None
     try:
         yield
     finally:
         utils.set_sigterm_handler = before
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # again: Python still has it, the process does not
 
 
 def _require_free(option: str, port: int) -> None:
