@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 def assert_ended_well(run: StartedRun, family: list[psutil.Process]) -> None:
     assert run.end() == 0, run.output[-3000:]
     assert "Traceback" not in run.output
+    assert "received at time" not in run.output  # as the C++ part of Ray says it
     saved = checkpoints.load(checkpoints.find(run.run_dir)).agent_steps
     assert saved > 0
     assert run.rows[-1]["agent_steps"] == run.steps == saved
