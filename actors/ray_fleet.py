@@ -19,7 +19,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from actors.actor import ActorIdentity
 from actors.fleet import FinishedUnroll, FleetError, FleetState, Handle, Restarts, build_actor, first_identity
 from actors.precision import prepare_process
-from actors.ray_failures import DEATHS, cause_of_death, cause_of_failed_start, is_lost_object
+from actors.ray_failures import DEATHS, cause_of_death, cause_of_failed_start, is_lost_object, said
 from actors.wire import Envelope, PackedSnapshot, split
 from conf.schema import FleetConfig, TrainConfig
 from envs.base import EnvironmentFailure
@@ -134,7 +134,7 @@ class RayFleet:
         try:
             envelope: Any = ray.get(pending.envelope)
         except EnvironmentFailure as failure:
-            self._replace(member, str(failure).strip().splitlines()[-1])
+            self._replace(member, said(failure))
             return None
         except RayError as failure:
             if (cause := cause_of_death(failure)) is not None:

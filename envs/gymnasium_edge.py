@@ -4,8 +4,11 @@ Environments may write every observation into the same array, answer with number
 says, or end their process. A vector environment does not see that, and nobody behind it could say whose fault it was.
 """
 
-from contextlib import suppress
-from typing import Any
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
 
 import gymnasium
 import numpy as np
@@ -34,7 +37,8 @@ class Edge(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         try:
-            answer: Any = self.env.reset(seed=seed, options=options)
+            with kept_alive():
+                answer: Any = self.env.reset(seed=seed, options=options)
             if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[1], dict):
                 raise EnvironmentFailure(f"expected (observation, info), as gymnasium has it, got {_kind(answer)}")
             return owned(self.observation_space, answer[0]), {}
@@ -43,7 +47,8 @@ class Edge(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         try:
-            answer: Any = self.env.step(action)
+            with kept_alive():
+                answer: Any = self.env.step(action)
             if not isinstance(answer, tuple) or len(answer) != 5:
                 raise EnvironmentFailure(f"expected {FIVE}, got {_kind(answer)}")
             observation, reward, terminated, truncated, _ = answer
@@ -54,6 +59,30 @@ class Edge(gymnasium.Wrapper[Any, Any, Any, Any]):
     def close(self) -> None:
         with suppress(Exception, SystemExit):  # it is over: nothing can be lost any more
             super().close()
+
+
+class Ended(SystemExit):
+    """``os._exit`` was called."""
+
+
+@contextmanager
+def kept_alive() -> Iterator[None]:
+    """Inside, ``os._exit`` of this thread raises: the process would be gone with its run or its actor, and nobody knew why.
+
+    What ends the process from outside of Python, as C's ``exit`` and crashes do, still ends it.
+    """
+    leave, caller = os._exit, (os.getpid(), threading.get_ident())
+
+    def ended(status: int) -> NoReturn:
+        if (os.getpid(), threading.get_ident()) == caller:
+            raise Ended(status)
+        leave(status)  # a child of fork, or somebody else's thread
+
+    os._exit = ended
+    try:
+        yield
+    finally:
+        os._exit = leave
 
 
 def owned(space: Space, observation: Any, path: str = "observation") -> Any:
@@ -97,7 +126,7 @@ def words(error: BaseException) -> str:
     """What an exception says, on one line; an environment that ends its process is quoted."""
     said = " ".join(str(error).split())
     if isinstance(error, SystemExit):
-        return f"it ended its process with sys.exit({error.code!r})"
+        return f"it ended its process with {'os._exit' if isinstance(error, Ended) else 'sys.exit'}({error.code!r})"
     if isinstance(error, EnvironmentFailure):
         return said
     return f"{type(error).__name__} {said}".strip()

@@ -26,7 +26,7 @@ from envs.base import (
     VectorEnv,
     spawn_seeds,
 )
-from envs.gymnasium_edge import Edge, words
+from envs.gymnasium_edge import Edge, kept_alive, words
 from envs.gymnasium_modules import registered
 from envs.gymnasium_spaces import ObservationReader, Space, action_writer, observation_reader
 
@@ -58,7 +58,8 @@ class Maker:
     def __call__(self) -> Env:
         spec = gymnasium.spec(registered(self.id))
         try:
-            env = self.wrap(self._drawing(spec) if self.pictures else self._make(spec))
+            with kept_alive():
+                env = self.wrap(self._drawing(spec) if self.pictures else self._make(spec))
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             raise MissingDependency(f"env={self.name} needs a package that is not installed: {error}") from None
         except (gymnasium.error.Error, TypeError, ValueError, LookupError, AssertionError) as error:

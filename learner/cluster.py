@@ -40,6 +40,8 @@ def ray_cluster(config: TrainConfig, num_actors: int) -> Iterator[None]:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_metrics_report_interval_ms", "2000")
+    # Of a failed unroll, the envelope says what happened in one line; its gradient would say it again, with a traceback.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     # Ray's own 15 would leave our actors a few per cent of a core beside any other program of this machine.
     os.environ.setdefault("RAY_worker_niceness", "0")
     # A process for each core, started before it is known what for, is one too many wherever it is not an actor.

@@ -1,6 +1,7 @@
 """Environments as users write them, registered when this module is imported: ``env=gym/own_envs:Guess-v0``."""
 
 import os
+import signal
 import sys
 from typing import Any
 
@@ -130,8 +131,10 @@ class Misbehaving(gymnasium.Env[Any, Any]):
                 raise ZeroDivisionError("somebody else's mistake")
             case "exits":
                 sys.exit("the licence has expired")
-            case "dies":
+            case "leaves":
                 os._exit(3)
+            case "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
             case "shape":
                 return np.zeros((3, 1)), 0.0
             case "broadcasts":

@@ -1,10 +1,14 @@
 """Whatever somebody else's environment does is copied, checked, and named in one line: here and in a process of its own."""
 
+import os
+import threading
+
 import numpy as np
 import pytest
 
 from conf.env_schema import GymConfig
 from envs.base import EnvironmentFailure, VectorEnv
+from envs.gymnasium_edge import kept_alive
 from envs.registry import make_env
 
 apart = pytest.mark.parametrize("asynchronous", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -36,6 +40,7 @@ def test_what_an_environment_writes_in_place_is_copied_before_it_is_overwritten(
 STEPS = {
     "raises": "failed at a step: ZeroDivisionError somebody else's mistake",
     "exits": r"failed at a step: it ended its process with sys.exit\('the licence has expired'\)",
+    "leaves": r"failed at a step: it ended its process with os._exit\(3\)",
     "old step": r"failed at a step: .*expected \(observation, reward, terminated, truncated, info\), got a tuple of 4",
     "shape": r"failed at a step: observation has shape \(3, 1\), its space has \(3,\)",
     "broadcasts": r"failed at a step: observation has shape \(1,\), its space has \(3,\)",
@@ -65,7 +70,7 @@ def test_a_bad_step_in_a_process_of_its_own_is_the_same_line(how: str, capfd: py
     env = misbehaving(how, asynchronous=True)
     env.reset()
     env.step(np.zeros(2, np.int64))
-    message = STEPS.get(how, "failed at a step: the process of its stream 0 ended with exit code 3")
+    message = STEPS.get(how, "failed at a step: the process of its stream 0 ended with exit code -9")
     with pytest.raises(EnvironmentFailure, match="gym/own_envs:Misbehaving-v0 " + message):
         env.step(np.zeros(2, np.int64))
     env.close()
@@ -98,3 +103,17 @@ def test_a_bad_reset_is_one_line(name: str, kwargs: dict[str, str], message: str
 def test_a_constructor_that_fails_is_one_line(how: str, message: str, asynchronous: bool):
     with pytest.raises(EnvironmentFailure, match="gym/own_envs:Misbehaving-v0 could not be made: " + message):
         misbehaving(how, asynchronous)
+
+
+def test_children_and_other_threads_end_as_they_like():
+    left: list[int] = []
+    outside, os._exit = os._exit, left.append  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        with kept_alive():
+            thread = threading.Thread(target=lambda: os._exit(4))
+            thread.start()
+            thread.join()
+        assert left == [4]
+        assert os._exit == left.append
+    finally:
+        os._exit = outside

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -224,3 +225,53 @@ def test_a_port_in_use_is_one_line_and_at_once(tmp_path: Path):
     assert f"error: fleet.metrics_port={port} cannot be used on this machine" in output
     assert "Traceback" not in output
     assert time.monotonic() - started < 30
+
+
+LICENSED = """
+import os
+import gymnasium
+from gymnasium.spaces import Box, Discrete
+
+class Licensed(gymnasium.Env):
+    observation_space, action_space = Box(0, 1, (1,)), Discrete(2)
+
+    def __init__(self):
+        if os.path.exists("expired"):
+            raise RuntimeError("no licence")
+        self.steps = 0
+
+    def reset(self, *, seed=None, options=None):
+        return [0], {}
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == 20:
+            open("expired", "w").close()
+            os._exit(3)
+        return [0], 1, False, False, {}
+
+gymnasium.register("Licensed-v0", Licensed)
+"""
+
+
+@pytest.mark.slow
+def test_an_environment_of_the_current_folder_is_found_by_actors_and_its_end_is_named_in_one_line(tmp_path: Path):
+    (tmp_path / "licensed.py").write_text(LICENSED)
+    program = Path(sysconfig.get_path("scripts")) / "rtrl-train"  # whose path lacks the current folder
+    words = [word for word in WORDS if word.split(".")[0] not in ("experiment=tmaze", "env")]
+    words += ["fleet.num_actors=1", "actors.num_envs=2", "fleet.max_restarts=2", "network.encoder=none"]
+    result = subprocess.run(
+        [program, "env=gym/licensed:Licensed-v0", *words, "run_dir=run"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert result.returncode == 2
+    first = "gym/licensed:Licensed-v0 failed at a step: it ended its process with os._exit(3)"
+    assert f"actor 0 restarted (1 restarts so far): {first}" in result.stdout
+    second = "gym/licensed:Licensed-v0 could not be made: RuntimeError no licence"
+    assert f"actor 0 restarted (2 restarts so far): {second}" in result.stdout
+    gave_up = "gave up after 2 actor restarts (fleet.max_restarts); the first one was because"
+    assert result.stderr.splitlines() == [f"error: {gave_up}: {first}"]
