@@ -159,6 +159,22 @@ class Lease:
                     raise
         else:
             self._files.pipe_file(self._path(number), _encode(self._attempt), mode="create")
+            self._require_exclusive(self._path(number))
+
+    def _require_exclusive(self, path: str) -> None:
+        """Storage that writes over what it should create lets two attempts own one folder, and only trying it tells.
+
+        Raises:
+            LeaseError: if it does.
+        """
+        try:
+            self._files.pipe_file(path, _encode(self._attempt), mode="create")
+        except FileExistsError:
+            return
+        raise LeaseError(
+            f"the storage of {self._root} cannot refuse to create a file that is there, so two jobs could own one run: "
+            f"take a newer version of its fsspec package, or other storage"
+        )
 
     def _write(self, number: int, attempt: Attempt) -> None:
         if isinstance(self._files, LocalFileSystem):  # in its own place, for which a full disk has room

@@ -65,7 +65,8 @@ def test_every_import_is_of_a_distribution_that_pyproject_asks_for(dev: bool):
     undeclared = {
         module: sorted(importers)
         for module, importers in imported(files).items()
-        if module not in BROUGHT and not asked & {canonicalize_name(name) for name in distributions.get(module, [])}
+        if module not in BROUGHT
+        and not asked & {canonicalize_name(name) for name in distributions.get(module, [module])}
     }
     assert not undeclared, "name their distributions in pyproject.toml"
 

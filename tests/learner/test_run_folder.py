@@ -16,7 +16,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from learner.checkpoint import FOLDER, MANIFEST, available
-from learner.lease import Lease
+from learner.lease import Lease, LeaseError
 from learner.run_folder import RunFolder, RunFolderError
 from learner.storage import Mirror
 
@@ -203,6 +203,19 @@ def test_of_many_attempts_that_start_together_one_becomes_the_owner(tmp_path: Pa
     for process in processes:
         process.join()
     assert outcomes == ["owner", "refused", "refused", "refused"]
+
+
+def test_storage_that_writes_over_what_it_should_create_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As fsspec's own did before 2024.12, and as servers do that ignore a conditional write."""
+    files = fsspec.filesystem("memory")
+    name = f"memory://{os.getpid()}/{time.monotonic_ns()}"
+    with Lease(files, f"{name}/a") as lease:
+        assert lease.number == 1
+    exclusive = files.pipe_file
+    monkeypatch.setattr(files, "pipe_file", lambda path, value, mode="overwrite": exclusive(path, value))
+    with pytest.raises(LeaseError, match="two jobs could own one run") as error:
+        Lease(files, f"{name}/b")
+    assert "\n" not in str(error.value)
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
