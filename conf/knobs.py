@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import field, fields
 from typing import Any
 
+from conf.one_line import one_line
+
 CHOICES = "choices"
 MINIMUM = "minimum"
 MAXIMUM = "maximum"
@@ -71,13 +73,15 @@ def validate(config: Any, path: str = "") -> None:
         length, choices = spec.metadata.get(LENGTH), spec.metadata.get(CHOICES)
         if length is not None and value is not None and not length[0] <= len(value) <= length[1]:
             raise ConfigError(f"{option} must have {_count(*length)} elements, got {len(value)}")
-        for element in value if isinstance(value, list) else [value]:
+        for element in value if isinstance(value, list) else [value]:  # a list's elements are no lists
             _validate_one(option, element, spec.metadata.get(MINIMUM), spec.metadata.get(MAXIMUM))
         if choices is not None and value not in choices:
             raise ConfigError(f"{option} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def _validate_one(option: str, value: Any, minimum: float | None, maximum: float | None) -> None:
+    if isinstance(value, list) or (minimum is not None and isinstance(value, dict)):
+        raise ConfigError(f"{option} must hold single values, got {one_line(value, 80)}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{option} must be a finite number, got {value}")
     if minimum is not None and value is not None and value < minimum:

@@ -6,8 +6,12 @@ _MOVES = ("Cc", "Cf", "Cs", "Zl", "Zp", "Co", "Cn")
 """Unicode's categories of what is no character to be seen; ``Cf`` has the marks that turn the direction of writing."""
 
 
+def visible(text: str) -> str:
+    """Lines stay lines; what else cannot be seen becomes a question mark."""
+    return "".join("?" if c != "\n" and unicodedata.category(c) in _MOVES else c for c in text)
+
+
 def one_line(text: object, limit: int = 2000) -> str:
     """Lines are joined by blanks, what cannot be seen becomes a question mark, what is endless ends in three dots."""
-    joined = " ".join(str(text).split())
-    seen = "".join("?" if unicodedata.category(character) in _MOVES else character for character in joined[: limit + 1])
+    seen = visible(" ".join(str(text).split())[: limit + 1])
     return seen if len(seen) <= limit else f"{seen[:limit]}..."

@@ -205,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
         return printed("usage: rtrl-dmlab-cache level_cache=FOLDER [option=value ...]\n\n" + describe(DMLabCacheConfig))
-    return reported(lambda: run(load_options(DMLabCacheConfig, arguments), Console(soft_wrap=True)))
+    return reported(lambda: run(load_options(DMLabCacheConfig, arguments), Console(soft_wrap=True, markup=False)))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from actors.build import build_network
 from actors.evaluation import Score, evaluate
@@ -18,6 +19,7 @@ from actors.precision import prepare_process, require_device
 from conf.env_schema import EnvConfig
 from conf.knobs import ConfigError
 from conf.load import describe, load_evaluate
+from conf.one_line import one_line
 from conf.schema import EvaluateConfig, TrainConfig
 from envs.base import EnvSpec
 from envs.dmlab.scores import capped_mean_score, level_score
@@ -56,7 +58,7 @@ def run(config: EvaluateConfig, places: Sequence[str] = ()) -> int:
     results: list[Result] = []
     for split, env_config in plan.splits.items():
         for greedy in POLICIES[plan.policy if config.policy == "auto" else config.policy]:
-            with Console(stderr=True).status(f"{split}, {'greedy' if greedy else 'sampled'}"):
+            with Console(stderr=True).status(Text(f"{one_line(split)}, {'greedy' if greedy else 'sampled'}")):
                 results.append(play_split(config, plan, checkpoint, trained, split, env_config, greedy))
     document = {
         "checkpoint": str(path),
@@ -69,7 +71,7 @@ def run(config: EvaluateConfig, places: Sequence[str] = ()) -> int:
     if output is not None:  # before the table: whoever reads that may be gone
         output.write_text(json.dumps(document, indent=2) + "\n")
     # A file or a pipe has no width to keep to.
-    show(document, Console(width=None if sys.stdout.isatty() else 140))
+    show(document, Console(width=None if sys.stdout.isatty() else 140, markup=False))
     return 0
 
 
@@ -185,7 +187,7 @@ def dmlab30_scores(env: EnvConfig, results: Sequence[Result]) -> dict[str, float
 def show(document: Result, console: Console) -> None:
     several = any(len(result["run_means"]) > 1 for result in document["results"])
     normalised = any("human_normalised" in result for result in document["results"])
-    table = Table(title=document["environment"], box=SIMPLE_HEAD)
+    table = Table(title=one_line(document["environment"]), box=SIMPLE_HEAD)
     table.add_column("split", overflow="fold", min_width=10)
     table.add_column("policy", no_wrap=True)
     numbers = ["games", "return", "std", *["std of runs"] * several, "best", "length", *["human = 100"] * normalised]

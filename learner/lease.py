@@ -189,9 +189,22 @@ class Lease:
     def _read(self, number: int) -> Attempt | None:
         """``None`` while its owner is in the middle of writing it."""
         try:
-            return Attempt(**json.loads(self._files.cat_file(self._path(number))))
-        except (ValueError, TypeError):
+            attempt = Attempt(**json.loads(self._files.cat_file(self._path(number))))
+        except (ValueError, TypeError, RecursionError):
             return None
+        return attempt if _is_whole(attempt) else None
+
+
+def _is_whole(attempt: Attempt) -> bool:
+    """Whether everything in it is what this program writes: a file may hold anything."""
+    numbers = (attempt.started, attempt.time)
+    return (
+        isinstance(attempt.host, str)
+        and isinstance(attempt.machine, str)
+        and type(attempt.pid) is int
+        and 0 < attempt.pid < 2**31
+        and all(type(number) in (int, float) and abs(number) < 2**53 for number in numbers)
+    )
 
 
 def _over(attempt: Attempt, expiry_s: float) -> bool:

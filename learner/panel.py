@@ -13,6 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from conf.one_line import visible
+from conf.places import redacted
+
 Row = Mapping[str, float | int | None]
 
 DROPPED_SHARE = 0.05
@@ -44,7 +47,7 @@ class Silence:
         pass
 
     def event(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(visible(redacted(text)), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         pass
@@ -57,7 +60,7 @@ class PlainLines:
         print(summary_line(row), flush=True)
 
     def event(self, text: str) -> None:
-        print(f"* {text}", flush=True)
+        print(f"* {visible(redacted(text))}", flush=True)
 
     def close(self) -> None:
         pass
@@ -79,7 +82,7 @@ class LivePanel:
         self._live.update(self._draw())
 
     def event(self, text: str) -> None:
-        self._events.append(f"{time.strftime('%H:%M:%S')}  {text}")
+        self._events.append(f"{time.strftime('%H:%M:%S')}  {visible(redacted(text))}")
         self._live.update(self._draw())
 
     def close(self) -> None:
@@ -114,7 +117,7 @@ class LivePanel:
         events = Text("\n".join(self._events), style="yellow")
         bar = Table.grid(expand=True)  # a bar by itself does not end its line
         bar.add_row(ProgressBar(total=self._total_steps, completed=int(steps)))
-        return Panel(Group(head, bar, table, events), title=self._name, border_style="blue")
+        return Panel(Group(head, bar, table, events), title=Text(self._name), border_style="blue")
 
 
 def summary_line(row: Row) -> str:

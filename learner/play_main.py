@@ -81,7 +81,7 @@ def run(arguments: Sequence[str]) -> int:
         write_video(keep_for_the_sheet(frames), output, config.frames_per_second)
     sheet = output.with_suffix(".png")
     contact_sheet(kept).save(sheet)
-    Console().print(f"{config.steps} steps of {env.spec.name}: {output}, contact sheet {sheet}")
+    Console(markup=False).print(f"{config.steps} steps of {env.spec.name}: {output}, contact sheet {sheet}")
     return 0
 
 

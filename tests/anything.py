@@ -16,3 +16,27 @@ def cases(count: int) -> settings:
     return settings(
         max_examples=count, deadline=None, database=None, derandomize=True, suppress_health_check=unimportant
     )
+
+
+YAML_PIECES = [
+    "env:",
+    " suite: tmaze",
+    "\n",
+    "- ",
+    ": ",
+    "{",
+    "}",
+    "[",
+    "]",
+    "&a ",
+    "*a",
+    "!!int ",
+    "${seed}",
+    "${oc.env:HOME}",
+    "null",
+    "1e999",
+    "'",
+    "2001-99-99",
+]
+"""What a stored configuration could be made of."""
+WORDS = st.text(max_size=12) | st.lists(st.sampled_from(YAML_PIECES), max_size=8).map("".join)

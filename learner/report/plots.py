@@ -135,7 +135,7 @@ def _figure(plot: Plot, groups: Sequence[Group], ink: str) -> Figure:
 
 
 def _dress(axes: Axes, plot: Plot, ink: str) -> None:
-    if plot.logarithmic:
+    if plot.logarithmic and np.isfinite(axes.dataLim.minposy):  # something above zero
         axes.set_yscale("log", nonpositive="mask")
     else:
         if max(map(abs, axes.get_ylim())) >= 1000:
@@ -151,13 +151,16 @@ def _dress(axes: Axes, plot: Plot, ink: str) -> None:
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(ink)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8, labelcolor=ink)
+        legend = axes.legend(frameon=False, fontsize=8, labelcolor=ink)
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # a dollar sign in a run's name is a dollar sign
 
 
 def _label(plot: Plot, metric: str, group: Group) -> str:
     which = "" if len(plot.metrics) == 1 else " " + metric.removeprefix(_common_prefix(plot.metrics)).replace("_", " ")
     seeds = f" ({len(group.runs)} seeds)" if len(group.runs) > 1 else ""
-    return f"{group.label}{which}{seeds}"
+    label = f"{group.label}{which}{seeds}"
+    return f" {label}" if label.startswith("_") else label  # Matplotlib keeps such a name out of the legend
 
 
 def _common_prefix(names: Sequence[str]) -> str:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from conf.data_yaml import read_yaml
 from conf.knobs import ConfigError
 from conf.load import NOT_LEARNING, config_hash
+from conf.one_line import one_line
 from conf.stored import read_verbatim
 
 LOG = "metrics.jsonl"
@@ -22,6 +22,9 @@ QUIET_S = 120.0
 SHOWN_DIFFERENCES = 3
 """Options in a label; runs that differ in more are told apart by the hash of their configuration."""
 
+LABEL_LENGTH = 200
+LARGEST = 1e100
+"""Larger values overflow in what is computed from them."""
 Number = float | int
 
 
@@ -44,11 +47,11 @@ class Run:
 
     @property
     def name(self) -> str:
-        return str(self.options.get("name", self.path.name))
+        return one_line(self.options.get("name", self.path.name), LABEL_LENGTH)
 
     @property
-    def seed(self) -> Any:
-        return self.options.get("seed", "?")
+    def seed(self) -> str:
+        return one_line(self.options.get("seed", "?"), LABEL_LENGTH)
 
     @property
     def last(self) -> dict[str, Number | None]:
@@ -59,7 +62,7 @@ class Run:
         """finished, running or stopped."""
         if (self.last.get("progress") or 0) >= 1:
             return "finished"
-        interval = float(self.options.get("logging.interval_s", 0))
+        interval = _number(self.options.get("logging.interval_s")) or 0.0
         return "running" if self.log_age_s < max(QUIET_S, 10 * interval) else "stopped"
 
     def series(self, metric: str) -> tuple[list[Number], list[Number]]:
@@ -92,14 +95,14 @@ def read_run(path: Path) -> Run:
     rows = _read_rows(log)
     if not rows:
         raise RunError(f"{path} has not logged anything yet: wait for the first row of {LOG} (logging.interval_s)")
-    text = (path / CONFIG).read_text(encoding="utf-8") if (path / CONFIG).is_file() else ""
+    text = (path / CONFIG).read_text(encoding="utf-8", errors="replace") if (path / CONFIG).is_file() else ""
     summary = _read_summary(path / SUMMARY)
     return Run(
         path=path,
         rows=rows,
         options=_flat(_parse(text, path / CONFIG)),
-        config_hash=str(summary.get("config_hash") or _hash(text)),
-        git_revision=str(summary.get("git_revision") or "?"),
+        config_hash=one_line(summary.get("config_hash") or _hash(text), LABEL_LENGTH),
+        git_revision=one_line(summary.get("git_revision") or "?", LABEL_LENGTH),
         log_age_s=max(0.0, time.time() - log.stat().st_mtime),
     )
 
@@ -145,9 +148,11 @@ def _read_rows(log: Path) -> list[dict[str, Number | None]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = {name: _number(value) for name, value in json.loads(line).items()}
             steps = row["agent_steps"]
-        except (ValueError, KeyError, TypeError):
+            if steps is None or not 0 <= steps < 2**63:
+                raise ValueError("agent_steps")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             if number >= len(lines):  # nothing ended it: a writer is not done with it
                 break
             raise RunError(f"{log} is not a log of rtrl-train: line {number} is not a row with agent_steps") from None
@@ -168,23 +173,23 @@ def _no_run(path: Path) -> str:
 def _read_summary(path: Path) -> dict[str, Any]:
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # the first row comes before the first summary
+    except (OSError, ValueError, RecursionError):  # the first row comes before the first summary
         return {}
     return summary if isinstance(summary, dict) else {}
 
 
 def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError:
-        raise RunError(f"{path} is not YAML: restore it or delete it, then the report does without") from None
+        values = read_yaml(text, "the configuration") or {}
+    except ConfigError as error:
+        raise RunError(f"{path} is not YAML, restore it or delete it, then the report does without: {error}") from None
     return values if isinstance(values, dict) else {}
 
 
 def _hash(text: str) -> str:
     try:
         return config_hash(read_verbatim(text))
-    except (ConfigError, AttributeError):  # of another version: told apart by name alone
+    except ConfigError:  # of another version: told apart by name alone
         return "unknown"
 
 
@@ -196,4 +201,9 @@ def _flat(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    return "null" if value is None else str(value)
+    return "null" if value is None else one_line(value, LABEL_LENGTH)
+
+
+def _number(value: Any) -> Number | None:
+    """What can be drawn; anything else in a file counts as no value."""
+    return value if type(value) in (int, float) and abs(value) < LARGEST else None

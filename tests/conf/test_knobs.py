@@ -55,6 +55,7 @@ def test_every_number_and_every_list_has_limits_and_a_default_within_them(schema
         ("learner.adam_betas=[]", "learner.adam_betas must have 2 elements, got 0"),
         ("learner.rmsprop_decay=-0.1", "learner.rmsprop_decay must be at least 0"),
         ("network.mlp_sizes=[-3]", "network.mlp_sizes must be at least 1, got -3"),
+        ("network.mlp_sizes=[[64]]", "network.mlp_sizes must hold single values, got [64]"),
         ("network.mlp_sizes=[64,0]", "network.mlp_sizes must be at least 1, got 0"),
         ("network.num_units=100000000", "network.num_units must be at most 65536"),
         ("seed=9223372036854775808", "seed must be at most 9223372036854775807"),
