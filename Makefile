@@ -70,7 +70,7 @@ test-lowest: ## the fast tests with the lowest versions that pyproject.toml allo
 	@VIRTUAL_ENV=$(VENV)-lowest $(VENV)-lowest/bin/uv pip install -q --resolution lowest-direct \
 		$(if $(TORCH),--override <(echo $(TORCH))) -e ".[ray,memory,logging,video,dev]"
 	@# The lowest matplotlib uses names that the newest pyparsing deprecates.
-	@$(VENV)-lowest/bin/python -m pytest -q -n 2 --dist worksteal -W "ignore:'.*' deprecated - use:DeprecationWarning" -m "not slow and not soak and not gpu and not docker" $(ARGS)
+	@$(VENV)-lowest/bin/python -m pytest -q -n 2 --dist worksteal -W ignore::pyparsing.warnings.PyparsingDeprecationWarning -m "not slow and not soak and not gpu and not docker" $(ARGS)
 
 test-gpu: $(INSTALLED) ## tests that need a CUDA device
 	@$(BIN)/python -m pytest -q -m gpu $(ARGS)
