@@ -6,10 +6,12 @@ with RunFolder.open("runs/NAME") as folder:      or s3://bucket/NAME: a copy of 
     folder.publish()                             after it was written
 """
 
+import hashlib
 import re
 from pathlib import Path
 from types import TracebackType
 
+from conf.places import shown
 from learner.lease import BEAT_S, EXPIRY_S, Lease, LeaseError
 from learner.storage import Mirror, StorageError, open_storage
 
@@ -23,6 +25,13 @@ class RunFolderError(RuntimeError):
 
 class RunFolderAway(RunFolderError, OSError):
     """Storage that does not answer now: what was to be written may be written later."""
+
+
+def copy_name(location: str) -> str:
+    """Folder of a URL's copy: the URL as far as it may be shown, and what tells two apart that differ in the rest."""
+    text = shown(location)
+    name = re.sub(r"[^\w.-]+", "-", text).strip("-")
+    return name if text == location else f"{name}-{hashlib.sha256(location.encode()).hexdigest()[:12]}"
 
 
 class RunFolder:
@@ -42,7 +51,7 @@ class RunFolder:
             RunFolderError: if another attempt is using it, or the storage cannot be written.
         """
         remote = "://" in location
-        path = COPIES / re.sub(r"[^\w.-]+", "-", location).strip("-") if remote else Path(location)
+        path = COPIES / copy_name(location) if remote else Path(location)
         lease = None
         try:
             files, root = open_storage(location)

@@ -17,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from learner.checkpoint import FOLDER, MANIFEST, available
 from learner.lease import Lease, LeaseError
-from learner.run_folder import RunFolder, RunFolderError
+from learner.run_folder import RunFolder, RunFolderError, copy_name
 from learner.storage import Mirror
 
 SHORT = {"beat_s": 0.1, "expiry_s": 0.6}
@@ -277,3 +277,13 @@ def test_a_machine_that_is_ahead_of_its_storage_keeps_what_it_has(tmp_path: Path
     (local / "metrics.jsonl").write_text("new")
     Mirror(fsspec.filesystem("file"), str(remote), local).fetch()
     assert (local / "metrics.jsonl").read_text() == "new"
+
+
+def test_the_name_of_a_copy_holds_no_secret_and_is_one_per_place() -> None:
+    from conf.places import Interpolated
+
+    assert copy_name("s3://bucket/runs/a") == "s3-bucket-runs-a"
+    places = ["s3://k:hunter22@host/a", "s3://k:hunter23@host/a", Interpolated("s3://bucket1/a", "s3://${oc.env:B}/a")]
+    names = [copy_name(place) for place in places]
+    assert len(set(names)) == 3
+    assert not any(secret in " ".join(names) for secret in ("hunter", "bucket1"))
