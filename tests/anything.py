@@ -3,8 +3,9 @@
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+# No subnormal numbers: where an earlier test has trained in this process, the processor flushes them to zero, and hypothesis refuses.
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_subnormal=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=8,
 )

@@ -23,7 +23,7 @@ from learner.submit_main import TARGETS
 BASE = yaml.safe_load(to_yaml(TrainConfig()))
 OPTIONS = [f"{section}.{name}" for section, values in BASE.items() if isinstance(values, dict) for name in values]
 OPTIONS += [name for name, value in BASE.items() if not isinstance(value, dict)]
-VALUES = st.integers().map(str) | st.floats().map(str) | WORDS
+VALUES = st.integers().map(str) | st.floats(allow_subnormal=False).map(str) | WORDS
 
 
 def complaint(read: Callable[[], Any]) -> str:
