@@ -126,7 +126,7 @@ def test_a_slurm_job_trains_with_the_words_and_folders_that_were_typed(
         "target=slurm",
         f"target.launcher={launcher}",
         "target.setup=true",
-        "target.partition=a b",
+        "target.partition=long,short",
         f"target.port={port}",
         f"run_root={root}",
     ]
@@ -138,7 +138,7 @@ def test_a_slurm_job_trains_with_the_words_and_folders_that_were_typed(
     assert got[:4] == [*TRAIN, *AWKWARD]
     assert f"run_dir={root}/first" in got
     assert got[-1] == str(tmp_path / "work dir")
-    assert json.loads((tools / "options").read_text())["partition"] == "a b"
+    assert json.loads((tools / "options").read_text())["partition"] == "long,short"
 
 
 def test_a_slurm_job_joins_the_head_that_it_started_at_an_address_that_other_nodes_reach(
@@ -190,7 +190,8 @@ def test_a_kuberay_job_trains_with_the_words_that_were_typed(tools: Path, capsys
         tools, "ray", "import shlex, subprocess, sys\nsubprocess.run(shlex.join(sys.argv[4:]), shell=True, check=True)"
     )
     assert main(["target=kuberay", "job_name=first", *TRAIN, *AWKWARD, DRY_RUN]) == 0
-    entrypoint = yaml.safe_load(capsys.readouterr().out)["spec"]["entrypoint"]
+    (job,) = (part for part in yaml.safe_load_all(capsys.readouterr().out) if part["kind"] == "RayJob")
+    entrypoint = job["spec"]["entrypoint"]
     subprocess.run(["bash", "-ce", "--", f"if ! false ; then ray job submit -- {entrypoint} ; fi"], check=True)
     assert words_of(tools)[:4] == [*TRAIN, *AWKWARD]
 
