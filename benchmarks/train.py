@@ -1,6 +1,6 @@
 """Whole training through Ray, on Breakout and ProcGen: RTRL against truncated BPTT, and against the floor of its own parts.
 
-The floor (DESIGN.md section 9) is what the machine gives when each part has it alone, measured by as many processes at the same
+The floor is what the machine gives when each part has it alone, measured by as many processes at the same
 batch: the environment by itself, and the network's forward and backward passes by themselves. A system without any cost of its own
 would run at ``1 / (1/env + 1/network)``.
 """

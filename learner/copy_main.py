@@ -1,7 +1,7 @@
 """``rtrl-copy``: the copy task, supervised, with a weight update at every single time step from exact RTRL.
 
 A sequence of bits is shown, then asked for again in the same order. Every bit that was asked for is scored: a predictor that
-ignores what it was shown is right half of the time (the paper's own loader scored only the zeros; PAPER.md 5.1).
+ignores what it was shown is right half of the time (the paper's own loader scored only the zeros).
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The actor's contracts: nothing is lost at episode ends, and a contribution is the exact gradient (DESIGN.md section 7, 1 and 3)."""
+"""The actor's contracts: nothing is lost at episode ends, and a contribution is the exact gradient."""
 
 from typing import Literal
 

@@ -34,7 +34,7 @@ def test_names_become_the_engines_paths_and_an_unknown_one_is_one_line():
 
 @pytest.mark.parametrize(
     ("level", "mean_return", "percent"),
-    [  # the paper's Table 1, normalised in PAPER.md 3.1
+    [  # the paper's Table 1, normalised
         ("rooms_watermaze", 54.8, 101.6),
         ("rooms_watermaze", 52.3, 96.6),
         ("rooms_watermaze", 15.8, 23.5),

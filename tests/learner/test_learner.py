@@ -1,4 +1,4 @@
-"""The learner: batches, lag, duplicates, refusals, updates, and its state (DESIGN.md section 7, contract 5)."""
+"""The learner: batches, lag, duplicates, refusals, updates, and its state."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Training as a whole, in one process: repeatable, resumable, and not stopped by what may die (DESIGN.md section 7, 4 and 5)."""
+"""Training as a whole, in one process: repeatable, resumable, and not stopped by what may die."""
 
 import json
 from pathlib import Path
