@@ -1,4 +1,6 @@
-"""What every test shares: shapes are checked in all of our signatures, and torch takes no more than a core."""
+"""What every test shares: shapes are checked in all of our signatures, torch takes no more than a core, and no signal is ignored."""
+
+import signal
 
 from jaxtyping import install_import_hook
 
@@ -6,6 +8,11 @@ install_import_hook(["rtrl_core", "actors", "learner"], "beartype.beartype")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+# Whoever started the tests may ignore signals (nohup, a shell's background): programs that they start would ignore them too.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from conf.env_schema import CopyTaskConfig, DelayedMatchConfig, MiniGridConfig
+from envs import minigrid_tasks
 from envs.base import UnknownEnvironment
 from envs.registry import make_env
 
@@ -60,7 +61,7 @@ def test_minigrid_plays_by_short_and_by_full_name():
 
 
 def test_a_minigrid_window_is_one_object_one_colour_and_one_state_per_cell():
-    env = make_env(MiniGridConfig(max_episode_steps=3), 2, 1)
+    env = minigrid_tasks.make(MiniGridConfig(max_episode_steps=3), 2, 1)  # bare, to see what is inside
     env.reset()
     timesteps = [env.step(np.zeros(2, np.int64)) for _ in range(3)]
     final = timesteps[-1].final_observation
