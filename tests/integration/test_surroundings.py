@@ -148,11 +148,7 @@ def test_a_run_trains_through_a_full_disk_and_writes_again_when_there_is_room(sm
     assert steps == sorted(set(steps))
     events = EventAccumulator(str(run.run_dir / "tensorboard"))
     events.Reload()
-    shown = [event.step for event in events.Scalars("learning/frames")]
-    assert shown == sorted(set(shown))
-    assert shown[-1] == steps[-1]
-    # Each log has a thread of its own: one may be a row ahead of the other when all are killed.
-    assert len(set(shown) ^ set(steps)) <= 2
+    assert [event.step for event in events.Scalars("learning/frames")] == steps
     seconds = [row["wall_time_s"] for row in run.rows]
     assert (
         max(later - earlier for earlier, later in pairwise(seconds)) < 5.0
