@@ -61,7 +61,8 @@ def ray_cluster(config: TrainConfig, num_actors: int) -> Iterator[None]:
 
 def _join(address: str) -> None:
     try:
-        ray.init(address=cluster_at(address), log_to_driver=False, logging_level=logging.ERROR)
+        with _our_signals():
+            ray.init(address=cluster_at(address), log_to_driver=False, logging_level=logging.ERROR)
     except AddressError as error:
         raise FleetError(str(error)) from None
     except (OSError, RuntimeError, ValueError, AuthenticationError) as error:

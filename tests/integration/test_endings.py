@@ -145,7 +145,7 @@ def test_ctrl_c_in_the_other_programs_is_no_traceback(module: str, tmp_path: Pat
     if module == "evaluate_main":
         with started(tmp_path / "run", "fleet=local", "total_steps=100") as run:
             assert run.end(120) == 0
-        words = [f"checkpoint={tmp_path}/run", "episodes=1000000000"]
+        words = [f"checkpoint={tmp_path}/run", "episodes=1000000"]
     else:
         words = ["env=atari/breakout", "policy=random", "steps=1000000", f"output={tmp_path}/a.gif"]
     command = [sys.executable, "-m", f"learner.{module}", *words]

@@ -135,7 +135,7 @@ def test_a_run_that_starts_from_somebody_elses_checkpoint_has_the_options_of_its
 def test_a_secret_of_the_command_line_is_in_no_file_of_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("R2AC_SECRET", "wJalrXUtnFEMI")
     monkeypatch.setenv("WANDB_SILENT", "true")
     words = [
@@ -148,6 +148,7 @@ def test_a_secret_of_the_command_line_is_in_no_file_of_the_run(
     ]
     words += ["fleet.address=ray://me:hunter22@${oc.env:R2AC_SECRET}:1", "logging.tensorboard=true"]
     assert train_main.main(words) == 0
+    wandb.teardown()  # its helper process would serve every program that a later test starts
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert {"config.yaml", "manifest.json"} <= {path.name for path in files}
     for path in files:

@@ -61,6 +61,14 @@ TRAINING = """
 import json, os, sys
 with open(os.path.join(os.path.dirname(sys.argv[0]), "words"), "w") as file: json.dump([*sys.argv[1:], os.getcwd()], file)
 """
+TRAINING_OF_TWO_NODES = f"""{TRAINING}
+import time
+deadline = time.monotonic() + 60
+while time.monotonic() < deadline:  # the workers join while it waits for their places
+    with open(os.path.join(os.path.dirname(sys.argv[0]), "started")) as file:
+        if len(file.readlines()) == 2: sys.exit()
+    time.sleep(0.05)
+"""
 SCONTROL = """
 import sys
 if sys.argv[1:3] == ["show", "hostnames"]: print("node1\\nnode2")
@@ -144,6 +152,7 @@ def test_a_slurm_job_trains_with_the_words_and_folders_that_were_typed(
 def test_a_slurm_job_joins_the_head_that_it_started_at_an_address_that_other_nodes_reach(
     tools: Path, tmp_path: Path, port: int
 ) -> None:
+    make_tool(tools, "rtrl-train", TRAINING_OF_TWO_NODES)
     words = ["target=slurm", "target.setup=true", f"target.port={port}", f"run_root={tmp_path}"]
     assert main([*words, "job_name=first", *TRAIN]) == 0
     assert f"fleet.address={OUTWARD}:{port}" in words_of(tools)
