@@ -29,6 +29,7 @@ from conf.knobs import ConfigError
 from conf.schema import TrainConfig
 from conf.stored import Stored, read_stored
 from learner.manifest import FORMAT, MANIFEST, CheckpointError, read_manifest, require_own_file, write_manifest
+from learner.stored_run import first_unsound
 from learner.writing import writing
 from rtrl_core.layout import ParameterLayout, ParameterSlot
 
@@ -157,7 +158,7 @@ def load(path: Path) -> Checkpoint:
         for name, structure in manifest["structures"].items()
     }
     learner = states.pop("learner")
-    _require_weights(path, learner, manifest["num_parameters"])
+    _require_sound(path, learner, manifest)
     return Checkpoint(
         config_yaml=manifest["config"],
         layout=ParameterLayout(
@@ -232,14 +233,14 @@ def _read_state(path: Path, name: str, structure: Any, checksums: dict[str, str]
         raise CheckpointError(f"checkpoint {path} cannot be read: {name}: {reason}") from None
 
 
-def _require_weights(path: Path, learner: dict[str, Any], size: int) -> None:
-    """Raises ``CheckpointError`` unless there are the weights of the manifest's layout, and the counters that name a checkpoint."""
+def _require_sound(path: Path, learner: dict[str, Any], manifest: dict[str, Any]) -> None:
+    """Raises ``CheckpointError`` unless these are the weights of the manifest's layout, and the state of a run."""
+    size = manifest["num_parameters"]
     weights = learner.get("weights")
     if not isinstance(weights, torch.Tensor) or weights.shape != (size,) or weights.dtype != torch.float32:
         raise CheckpointError(f"checkpoint {path} is not of this program: it has no float32 weights of size {size:,}")
-    counters = learner.get("counters")
-    if not isinstance(counters, dict) or not all(type(counters.get(n)) is int for n in ("version", "agent_steps")):
-        raise CheckpointError(f"checkpoint {path} is not of this program: it has no counters of steps and versions")
+    if (entry := first_unsound(learner, manifest["progress"], size)) is not None:
+        raise CheckpointError(f"checkpoint {path} is not of this program: it has no valid {entry!r}; use another one")
 
 
 def _separate(tree: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:

@@ -80,7 +80,8 @@ def require_own_file(path: Path, name: str) -> Path:
     return file
 
 
-def _count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Whether it is a number of things, as a file may hold one."""
     return type(value) is int and 0 <= value < 2**63
 
 
@@ -95,14 +96,14 @@ def _slots(value: Any) -> bool:
         and isinstance(slot[0], str)
         and isinstance(slot[1], list)
         and len(slot[1]) <= 8
-        and all(map(_count, slot[1]))
-        and _count(slot[2])
+        and all(map(is_count, slot[1]))
+        and is_count(slot[2])
         for slot in value
     )
 
 
 def _incarnations(value: Any) -> bool:
-    return isinstance(value, dict) and all(re.fullmatch("[0-9]{1,9}", key) and _count(n) for key, n in value.items())
+    return isinstance(value, dict) and all(re.fullmatch("[0-9]{1,9}", key) and is_count(n) for key, n in value.items())
 
 
 def _structures(value: Any) -> bool:
@@ -116,10 +117,10 @@ def _files(value: Any) -> bool:
 
 _ENTRIES = {
     "layout": _slots,
-    "num_parameters": _count,
+    "num_parameters": is_count,
     "score": _number_or_none,
-    "agent_steps": _count,
-    "version": _count,
+    "agent_steps": is_count,
+    "version": is_count,
     "config": lambda value: isinstance(value, str),
     "incarnations": _incarnations,
     "progress": lambda value: isinstance(value, dict),

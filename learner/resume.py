@@ -13,6 +13,7 @@ from conf.load import to_yaml
 from conf.schema import TrainConfig
 from learner import checkpoint as checkpoints
 from learner.checkpoint import Checkpoint, CheckpointError
+from learner.update_rule import MOMENTS
 from rtrl_core.layout import ParameterLayout
 
 SAME_RUN = ("env.suite", "env.name", "rule.name", "seed", "learner.optimizer")
@@ -41,7 +42,7 @@ def resume_point(
     if config.resume not in ("auto", "never"):
         source = checkpoints.find(Path(config.resume))
         if not present:
-            return _of_another_run(load_matching(source, layout), config, announce)
+            return _of_another_run(source, load_matching(source, layout), config, announce)
         present = _without_damaged_newer(source, present, announce)
         if source.resolve() != present[-1].resolve():
             announce(f"{run_dir} has checkpoints of its own: it goes on from those, resume={config.resume} is left out")
@@ -50,6 +51,7 @@ def resume_point(
     saved = checkpoints.load(present[-1])
     require_same_run(run_dir, saved, config)
     require_same_network(present[-1], saved, layout)
+    _require_moments(present[-1], saved, config)
     return _less_actors_of_other_shape(saved, config, announce)
 
 
@@ -98,7 +100,7 @@ def require_same_network(path: Path, saved: Checkpoint, layout: ParameterLayout)
         )
 
 
-def _of_another_run(saved: Checkpoint, config: TrainConfig, announce: Callable[[str], None]) -> Checkpoint:
+def _of_another_run(path: Path, saved: Checkpoint, config: TrainConfig, announce: Callable[[str], None]) -> Checkpoint:
     """Weights and counters go on; the logs of this run are its own, as are the returns of another environment."""
     saved.progress = {**saved.progress, "sinks": {}}
     if _changed(saved, config, ("env.suite", "env.name")):
@@ -107,7 +109,17 @@ def _of_another_run(saved: Checkpoint, config: TrainConfig, announce: Callable[[
     if _changed(saved, config, ("learner.optimizer",)):
         saved.learner["optimizer"] = {}
         announce(f"resume={config.resume} was trained with another learner.optimizer: its moments begin at zero")
+    _require_moments(path, saved, config)
     return _less_actors_of_other_shape(saved, config, announce)
+
+
+def _require_moments(path: Path, saved: Checkpoint, config: TrainConfig) -> None:
+    """Raises ``CheckpointError`` for a checkpoint whose configuration names another optimizer than the one it holds the state of."""
+    moments = saved.learner["optimizer"]
+    if moments and moments.keys() != {"step", *MOMENTS[config.learner.optimizer]}:
+        raise CheckpointError(
+            f"checkpoint {path} is not of this program: it has no moments of {config.learner.optimizer}; use another one"
+        )
 
 
 def _less_actors_of_other_shape(saved: Checkpoint, config: TrainConfig, announce: Callable[[str], None]) -> Checkpoint:

@@ -8,7 +8,7 @@
 ``sync`` and ``lockstep`` give the same run for the same seed, bit for bit, if the environment repeats.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 from actors.fleet import FinishedUnroll, Fleet
@@ -21,11 +21,11 @@ POLL_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a schedule yields: receipts since the last one, and whether nothing is under way at this moment."""
+    """What a schedule yields: receipts since the last one, at least every ``POLL_S`` seconds while actors are waited for."""
 
     receipts: list[Receipt]
-    quiescent: bool
-    """No unroll is running and no contribution unapplied: a checkpoint taken now continues exactly here."""
+    may_stop: bool = True
+    """Not in the middle of a round: a run that went on from there would not repeat what this one does."""
 
 
 def asynchronous(fleet: Fleet, learner: LearnerClient, in_flight: int) -> Iterator[Progress]:
@@ -40,25 +40,25 @@ def asynchronous(fleet: Fleet, learner: LearnerClient, in_flight: int) -> Iterat
         for unroll in finished:
             _send(learner, unroll)
             fleet.submit(unroll.actor_id, learner.weights)
-        yield Progress(receipts, quiescent=False)
+        yield Progress(receipts)
 
 
 def synchronous(fleet: Fleet, learner: LearnerClient, in_flight: int = 1) -> Iterator[Progress]:
     del in_flight
     while True:
         _submit_round(fleet, learner)
-        _send_round(learner, _finish_round(fleet, learner))
-        yield Progress(learner.finish_round(), quiescent=True)
+        _send_round(learner, (yield from _finish_round(fleet, learner)))
+        yield Progress(learner.finish_round())
 
 
 def lockstep(fleet: Fleet, learner: LearnerClient, in_flight: int = 1) -> Iterator[Progress]:
     del in_flight
     _submit_round(fleet, learner)
     while True:
-        finished = _finish_round(fleet, learner)
+        finished = yield from _finish_round(fleet, learner)
         _submit_round(fleet, learner)
         _send_round(learner, finished)
-        yield Progress(learner.finish_round(), quiescent=False)
+        yield Progress(learner.finish_round())
 
 
 SCHEDULES: dict[str, Callable[[Fleet, LearnerClient, int], Iterator[Progress]]] = {
@@ -73,15 +73,19 @@ def _submit_round(fleet: Fleet, learner: LearnerClient) -> None:
         fleet.submit(actor_id, learner.weights)
 
 
-def _finish_round(fleet: Fleet, learner: LearnerClient) -> list[FinishedUnroll]:
+def _finish_round(fleet: Fleet, learner: LearnerClient) -> Generator[Progress, None, list[FinishedUnroll]]:
+    """Yields while it waits; returns the round's unrolls in the actors' order."""
     finished: dict[int, FinishedUnroll] = {}
     while len(finished) < fleet.num_actors:
-        for unroll in fleet.wait(POLL_S):
+        unrolls = fleet.wait(POLL_S)
+        for unroll in unrolls:
             if unroll.contribution is None:
                 learner.renew_weights()
                 fleet.submit(unroll.actor_id, learner.weights)
             else:
                 finished[unroll.actor_id] = unroll
+        if not unrolls:
+            yield Progress([], may_stop=False)
     return [finished[actor_id] for actor_id in sorted(finished)]
 
 

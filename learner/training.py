@@ -34,7 +34,10 @@ from rtrl_core import FlatParameters, ParameterLayout
 from rtrl_core.shapes import Float, Tensor
 
 STOPPING_S = 15.0
-"""How long a run that ends waits for unrolls that are still running: whoever stopped it does not wait for ever."""
+"""How long a run that ends waits for the end of a round and for unrolls that are still running: whoever stopped it does not wait for
+ever."""
+ANSWER_S = 2.0
+"""What is left of that time, at the least, for actors to hand over their states."""
 
 
 class Clock:
@@ -130,14 +133,14 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
             tally.add(receipts)
             refusals.add(receipts)
 
-        def save(*, required: bool) -> None:
+        def save(*, required: bool, limit_s: float | None = None) -> None:
             absorb(learner.receipts(at_most_pending=0))  # so that rows and checkpoint tell of the same moment
             checkpoint = Checkpoint(
                 config_yaml=to_yaml(config),
                 layout=layout,
                 score=tally.mean_return,
                 learner=learner.get_state(),
-                fleet=fleet.get_state(STOPPING_S if required else None).after(fleet_state),
+                fleet=fleet.get_state(limit_s).after(fleet_state),
                 progress={"tally": tally.get_state(), "restarts": restarts(), "sinks": sinks.get_state()},
             )
             try:
@@ -171,20 +174,23 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
         hooks.started()
         tally.start()
         if not checkpoints.available(run_dir):
-            save(required=True)  # a learner that dies before the first regular checkpoint needs one to start from
+            save(required=True, limit_s=STOPPING_S)  # a learner that dies before the first regular checkpoint needs one to start from
+        patient_until = time.monotonic() + STOPPING_S
         for progress in SCHEDULES[config.learner.mode](fleet, learner, config.fleet.in_flight):
             absorb(progress.receipts)
             steps = tally.counters.agent_steps
-            finished = steps >= config.total_steps or hooks.should_stop()
-            if logging.due(steps) and not finished:
-                log()
-            if saving.due(steps) and not finished:
-                save(required=False)
-            if finished:
+            ending = steps >= config.total_steps or hooks.should_stop()
+            if not ending:
+                patient_until = time.monotonic() + STOPPING_S
+            elif progress.may_stop or time.monotonic() >= patient_until:
                 break
+            if logging.due(steps) and not ending:
+                log()
+            if saving.due(steps) and progress.may_stop and not ending:
+                save(required=False)
         absorb(learner.receipts(at_most_pending=0))
         row = log()  # before the checkpoint, so that a copy of the run has it too
-        save(required=True)
+        save(required=True, limit_s=max(ANSWER_S, patient_until - time.monotonic()))
         sinks.flush()
         return row
 

@@ -10,6 +10,10 @@ from conf.schema import LearnerConfig
 from rtrl_core.shapes import Float, Tensor
 
 
+MOMENTS = {"adam": ("exp_avg", "exp_avg_sq"), "rmsprop": ("square_avg",)}
+"""What each optimizer keeps of the gradients before, beside the number of its steps; names as in torch."""
+
+
 class UpdateRule:
     """An optimizer over the flat vector of weights, which it changes in place.
 
@@ -23,7 +27,7 @@ class UpdateRule:
         self._config = config
         self._total_steps = total_steps
         self._weights = vector
-        self._moments = ("exp_avg", "exp_avg_sq") if config.optimizer == "adam" else ("square_avg",)
+        self._moments = MOMENTS[config.optimizer]
         self._state: dict[str, Tensor] = {}
 
     def learning_rate(self, agent_steps: int) -> float:

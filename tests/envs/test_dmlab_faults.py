@@ -52,6 +52,13 @@ def open_env(standin: Callable[..., None], tmp_path: Path) -> Iterator[Callable[
         env.close()
 
 
+def kill(pid: int) -> None:
+    """Waits until its ends of pipes are closed: an engine that was not scheduled since is killed, and has not died."""
+    os.kill(pid, signal.SIGKILL)
+    while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.001)
+
+
 def labels(pictures: np.ndarray) -> np.ndarray:
     import deepmind_lab
 
@@ -139,7 +146,7 @@ def test_an_engine_killed_between_steps_is_noticed_wherever_it_is(open_env: Call
     spare, playing = env._supervisor._prepared[0], env._supervisor.playing[1]
     assert playing is not None
     for engine in (spare, playing):
-        os.kill(engine.pid, signal.SIGKILL)
+        kill(engine.pid)
     lost = np.zeros(STREAMS, int)
     for _ in range(400):
         before, now = now, env.step(np.zeros(STREAMS, int))

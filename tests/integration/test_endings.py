@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -101,6 +102,20 @@ def test_a_reader_of_its_lines_that_goes_away_does_not_end_a_run(tmp_path: Path)
         run.process.send_signal(signal.SIGTERM)
         assert_ended_well(run, family)
         assert run.output.count("the terminal failed (Broken pipe): training goes on, its lines are missing") == 1
+
+
+@pytest.mark.parametrize("program", ["rtrl-train", "rtrl-evaluate"])
+def test_ctrl_c_while_a_program_imports_is_no_traceback(program: str, tmp_path: Path):
+    command = [Path(sysconfig.get_path("scripts")) / program, f"run_dir={tmp_path / 'run'}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        maps = Path(f"/proc/{process.pid}/maps")
+        while "libtorch" not in maps.read_text():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+    assert output == ""
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("module", ["train_main", "evaluate_main", "play_main", "submit_main", "demo_main"])

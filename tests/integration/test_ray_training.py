@@ -136,6 +136,17 @@ def test_an_actor_that_hangs_is_replaced_and_holds_up_neither_checkpoints_nor_th
 
 
 @pytest.mark.slow
+def test_a_stop_does_not_wait_for_the_round_of_an_actor_that_hangs(tmp_path: Path):
+    with training(tmp_path, "total_steps=100_000_000", "learner.mode=sync") as process:
+        wait_until(process, "progress", lambda: summary(tmp_path).get("agent_steps", 0) > 1000)
+        workers(process, "ActorProcess")[0].suspend()
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=100)  # unrolls may take 600 s
+    assert process.returncode == 0, output[-3000:]
+    assert int(newest_checkpoint(tmp_path)) == summary(tmp_path)["agent_steps"]
+
+
+@pytest.mark.slow
 def test_a_local_ray_listens_on_the_loopback_interface_only(tmp_path: Path):
     with training(tmp_path, "total_steps=100_000_000") as process:
         wait_until(process, "progress", lambda: summary(tmp_path).get("agent_steps", 0) > 1000)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sound_state import learner_state, progress
 from torch import nn
 
 from actors.fleet import FleetState
@@ -22,15 +23,12 @@ def make_checkpoint(steps: int = 100, score: float | None = None) -> Checkpoint:
         config_yaml=to_yaml(load_train(["experiment=tmaze"])),
         layout=LAYOUT,
         score=score,
-        learner={
-            "weights": torch.arange(LAYOUT.size, dtype=torch.float32),
-            "counters": {"agent_steps": steps, "version": 7},
-        },
+        learner=learner_state(LAYOUT, steps=steps),
         fleet=FleetState(
             {0: 2, 1: 0},
             {0: {"cell": torch.ones(2, 3), "now": {"reward": np.ones(4, np.float32)}, "text": "x", "flag": True}},
         ),
-        progress={"tally": {"episodes": 3}, "nothing": None},
+        progress=progress(),
     )
 
 

@@ -10,31 +10,36 @@ import pytest
 import torch
 from altered_checkpoint import alter
 from anything import JSON, cases
+from empty_statistics import no_statistics
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from sound_state import learner_state, progress
 from torch import nn
 
 from actors.fleet import FleetState
 from conf.load import load_train, to_yaml
+from conf.schema import LearnerConfig
 from learner import checkpoint as checkpoints
 from learner.checkpoint import Checkpoint, CheckpointError
+from learner.learner import LearnerPlan
 from learner.manifest import read_manifest
-from rtrl_core import ParameterLayout
+from learner.metrics import check_row
+from learner.tally import Tally
+from rtrl_core import ContributionHeader, GradientContribution, ParameterLayout
 
 LAYOUT = ParameterLayout.of(nn.ModuleDict({"encoder": nn.Linear(3, 4)}))
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    counters = {"agent_steps": 100, "version": 7}
     checkpoint = Checkpoint(
         config_yaml=to_yaml(load_train(["experiment=tmaze"])),
         layout=LAYOUT,
         score=1.5,
-        learner={"weights": torch.zeros(LAYOUT.size), "counters": counters},
+        learner=learner_state(LAYOUT),
         fleet=FleetState({0: 2}, {0: {"cell": torch.ones(2, 3)}}),
-        progress={},
+        progress=progress("one", "two"),
     )
     return checkpoints.save(tmp_path_factory.mktemp("run"), checkpoint, keep=2)
 
@@ -113,7 +118,7 @@ def test_a_layout_beyond_its_own_size_is_refused(copy: Path):
     [
         ({}, "it has no float32 weights"),
         ({"weights": [1.0], "counters": {}}, "it has no float32 weights"),
-        ({"weights": {"tensor": "learner/weights"}, "counters": {"version": "7"}}, "it has no counters"),
+        ({"weights": {"tensor": "learner/weights"}}, "has no valid 'learner/sum'"),
         ({"weights": {"tensor": "elsewhere"}}, "'elsewhere'"),
         ({"weights": {"tensor": ["learner"]}}, "cannot be read: learner.safetensors"),
         ([], "has no valid 'structures'"),
@@ -123,6 +128,64 @@ def test_a_layout_beyond_its_own_size_is_refused(copy: Path):
 def test_a_learner_without_weights_or_counters_is_refused(copy: Path, learner: Any, message: str):
     alter(copy, lambda manifest: manifest["structures"].update(learner=learner))
     assert message in refused(copy)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("sum", {"tensor": "learner/optimizer/step"}),
+        ("segments", -1),
+        ("segments", "3"),
+        ("optimizer", None),
+        ("optimizer", {"step": 3}),
+        ("optimizer/exp_avg", {"tensor": "learner/optimizer/step"}),
+        ("optimizer/exp_avg", [0.0]),
+        ("optimizer/step", {"tensor": "learner/weights"}),
+        ("counters", {"version": "7", "agent_steps": 100}),
+        ("counters/version", "7"),
+        ("counters/updates", 1.5),
+        ("counters/wire_bytes", 2**63),
+        ("seen", {"x": [1, 2]}),
+        ("seen", {"0": [1]}),
+        ("seen", {"0": [1, None]}),
+        ("oldest_version", True),
+    ],
+)
+def test_a_learner_of_another_kind_is_refused_by_the_name_of_the_entry(copy: Path, entry: str, value: Any):
+    alter(copy, lambda manifest: put(manifest["structures"]["learner"], entry, value))
+    assert f"has no valid 'learner/{entry.partition('/')[0]}'" in refused(copy)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "named"),
+    [
+        ("tally", None, "tally"),
+        ("tally/episodes", "many", "tally"),
+        ("tally/recent", [1.0, "2"], "tally"),
+        ("tally/recent_by_level", {"one": [1.0]}, "tally"),
+        ("tally/level_steps", [1], "tally"),
+        ("tally/elapsed_s", -1.0, "tally"),
+        ("tally/elapsed_s", 1e300, "tally"),
+        ("tally/env_counters", {"x": None}, "tally"),
+        ("restarts", {"actor": 1}, "restarts/learner"),
+        ("restarts/actor", "1", "restarts/actor"),
+        ("sinks", [], "sinks"),
+        ("sinks/WandbSink", "x", "sinks"),
+        ("sinks/WandbSink/run_id", "../../outside", "sinks"),
+    ],
+)
+def test_progress_of_another_kind_is_refused_by_the_name_of_the_entry(copy: Path, entry: str, value: Any, named: str):
+    alter(copy, lambda manifest: put(manifest["progress"], entry, value))
+    assert f"has no valid 'progress/{named}'" in refused(copy)
+
+
+def test_what_earlier_versions_did_not_write_may_be_missing(copy: Path):
+    def as_earlier(manifest: dict[str, Any]) -> None:
+        del manifest["progress"]["tally"]["levels"], manifest["progress"]["tally"]["streams_reset"]
+        manifest["progress"]["sinks"] = {}
+
+    alter(copy, as_earlier)
+    assert go_on(copy)["episodes"] == 0
 
 
 def test_weights_of_another_size_are_refused(copy: Path):
@@ -143,6 +206,29 @@ def test_a_file_beyond_all_bounds_is_not_read(copy: Path):
     with (copy / "manifest.json").open("r+b") as file:
         file.truncate(2**40)  # takes no space on the disk
     assert "it has more than" in refused(copy)
+
+
+def put(tree: Any, way: str, value: Any) -> None:
+    *to, last = way.split("/")
+    for key in to:
+        tree = tree[key]
+    tree[last] = value
+
+
+def go_on(path: Path) -> dict[str, Any]:
+    """As a run does that begins at a checkpoint: the first row of its log, which any of the sinks must be able to take."""
+    loaded = checkpoints.load(path)
+    optimizer = "rmsprop" if "square_avg" in loaded.learner["optimizer"] else "adam"
+    learner = LearnerPlan(LearnerConfig(optimizer=optimizer), loaded.layout, 1, 1000).resume(loaded.learner)
+    header = ContributionHeader(0, 2**62, 0, learner.counters.version, num_steps=8, num_segments=4, num_frames=8)
+    gradient = torch.ones(loaded.layout.size)
+    assert learner.add(GradientContribution(header, loaded.layout.fingerprint, gradient, no_statistics())).update
+    tally = Tally(("one", "two"), 1000)
+    tally.set_state(loaded.progress["tally"], learner.counters)
+    row = tally.row({f"{name}_restarts": count + 1 for name, count in loaded.progress["restarts"].items()})
+    check_row(row)
+    json.dumps(row)
+    return row
 
 
 def complaint(read: Callable[[], object]) -> str:
@@ -179,6 +265,7 @@ def test_anything_in_a_manifest_is_read_or_refused_in_one_line(written: Path, da
         return whole["manifest"]
 
     def read() -> None:
+        go_on(written)
         loaded = checkpoints.load(written)
         assert loaded.vector.shape == (loaded.layout.size,)
         assert isinstance(loaded.agent_steps, int)
