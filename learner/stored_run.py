@@ -87,9 +87,12 @@ def _steps(value: Any) -> bool:
 def _moments(size: int) -> Check:
     """``UpdateRule.get_state`` of any optimizer; empty before the first update."""
     forms = [{"step": _steps} | dict.fromkeys(names, _vector(size)) for names in MOMENTS.values()]
-    return lambda value: value == {} or any(
-        isinstance(value, dict) and value.keys() == form.keys() and _first_unsound("", value, form) is None
-        for form in forms
+    return lambda value: (
+        value == {}
+        or any(
+            isinstance(value, dict) and value.keys() == form.keys() and _first_unsound("", value, form) is None
+            for form in forms
+        )
     )
 
 

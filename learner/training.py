@@ -174,7 +174,9 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
         hooks.started()
         tally.start()
         if not checkpoints.available(run_dir):
-            save(required=True, limit_s=STOPPING_S)  # a learner that dies before the first regular checkpoint needs one to start from
+            save(
+                required=True, limit_s=STOPPING_S
+            )  # a learner that dies before the first regular checkpoint needs one to start from
         patient_until = time.monotonic() + STOPPING_S
         for progress in SCHEDULES[config.learner.mode](fleet, learner, config.fleet.in_flight):
             absorb(progress.receipts)
@@ -209,9 +211,10 @@ def open_machinery(
     num_actors = config.fleet.num_actors
     assert num_actors is not None
     if config.fleet.kind == "local":
+        learner = LocalLearner(plan, state)  # the first, because it takes no time to find its device missing
         fleet: Fleet = LocalFleet(config, num_actors, fleet_state, announce)
         stack.callback(fleet.close)
-        return fleet, LocalLearner(plan, state)
+        return fleet, learner
     # Only here is Ray needed: a machine without it can train with fleet=local.
     from actors.ray_fleet import RayFleet
     from learner.cluster import ray_cluster

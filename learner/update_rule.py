@@ -9,7 +9,6 @@ from torch.optim.rmsprop import rmsprop
 from conf.schema import LearnerConfig
 from rtrl_core.shapes import Float, Tensor
 
-
 MOMENTS = {"adam": ("exp_avg", "exp_avg_sq"), "rmsprop": ("square_avg",)}
 """What each optimizer keeps of the gradients before, beside the number of its steps; names as in torch."""
 

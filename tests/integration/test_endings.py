@@ -13,7 +13,6 @@ import pytest
 from started_run import StartedRun, gone, started
 
 from learner import checkpoint as checkpoints
-from learner.stop_signals import ENDING
 
 pytestmark = pytest.mark.slow
 
@@ -29,8 +28,8 @@ def assert_ended_well(run: StartedRun, family: list[psutil.Process]) -> None:
     assert gone(family)
 
 
-@pytest.mark.parametrize("number", ENDING, ids=lambda number: number.name)
-def test_every_ending_signal_saves(tmp_path: Path, number: signal.Signals):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGXCPU], ids=lambda number: number.name)
+def test_an_ending_signal_saves(tmp_path: Path, number: signal.Signals):
     with started(tmp_path / "run", "fleet=local") as run:
         run.wait_for_steps(200)
         family = run.family()
@@ -39,7 +38,7 @@ def test_every_ending_signal_saves(tmp_path: Path, number: signal.Signals):
         assert f"{number.name}: finishing" in run.output
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_signal_to_the_whole_process_group_leaves_ray_to_the_run(tmp_path: Path, number: signal.Signals):
     with started(tmp_path / "run") as run:
         run.wait_for_steps(200)
@@ -118,7 +117,7 @@ def test_ctrl_c_while_a_program_imports_is_no_traceback(program: str, tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("module", ["train_main", "evaluate_main", "play_main", "submit_main", "demo_main"])
+@pytest.mark.parametrize("module", ["train_main", "play_main"])
 def test_help_may_be_read_in_part(module: str):
     command = f"{sys.executable} -m learner.{module} --help | head -1"
     result = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)

@@ -144,7 +144,7 @@ def test_a_learner_that_finds_no_place_again_ends_the_run_in_one_line_and_leaves
     nodes: Nodes, environment: dict[str, str], tmp_path: Path
 ):
     checkpoints = tmp_path / "run" / "checkpoints"
-    command = [sys.executable, "-m", "learner.train_main", *TRAIN, "fleet.start_timeout_s=20"]
+    command = [sys.executable, "-m", "learner.train_main", *TRAIN, "fleet.start_timeout_s=10"]
     command += [f"fleet.address={nodes.address}", f"run_dir={tmp_path / 'run'}"]
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
@@ -160,6 +160,6 @@ def test_a_learner_that_finds_no_place_again_ends_the_run_in_one_line_and_leaves
         finally:
             process.kill()
     assert process.returncode == 2, errors[-3000:]
-    assert "error: the learner was not up after 20 s (fleet.start_timeout_s): the cluster has 2 CPU and 0 GPU" in errors
+    assert "error: the learner was not up after 10 s (fleet.start_timeout_s): the cluster has 2 CPU and 0 GPU" in errors
     assert "Traceback" not in errors
     assert list(checkpoints.glob("*/manifest.json"))

@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import sys
+from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -94,11 +96,18 @@ def test_the_maze_is_learned_under_rtrl_and_not_under_truncated_bptt(tmp_path: P
     assert 0.4 < success["tbptt"] < 0.6
 
 
-@pytest.mark.parametrize("module", ["learner.train_main", "learner.evaluate_main", "learner.demo_main"])
-def test_help_lists_the_options(module: str):
-    result = program(module, "--help")
-    assert result.returncode == 0
-    assert "usage:" in result.stdout
+@pytest.mark.parametrize(
+    "name", [entry.name for entry in entry_points(group="console_scripts") if entry.name.startswith("rtrl-")]
+)
+def test_help_lists_the_options(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    (entry,) = entry_points(group="console_scripts", name=name)
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    try:
+        status = entry.load()()
+    except SystemExit as ended:
+        status = ended.code
+    assert status == 0
+    assert "usage:" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -127,17 +136,26 @@ def test_help_lists_the_options(module: str):
         ("learner.demo_main", ["corridor=0"], "corridor must be at least 1, got 0"),
     ],
 )
-def test_a_mistake_is_one_clear_line_and_a_status(module: str, words: list[str], message: str, tmp_path: Path):
+def test_a_mistake_is_one_clear_line_and_a_status(
+    module: str, words: list[str], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
     extra = (
         []
         if any(word.startswith("run_dir") for word in words) or module != "learner.train_main"
         else [f"run_dir={tmp_path}/run"]
     )
-    result = program(module, *words, *extra)
-    assert result.returncode in (1, 2)
-    assert message in result.stderr
+    assert import_module(module).main([*words, *extra]) in (1, 2)
+    errors = capfd.readouterr().err
+    assert message in errors
+    assert "Traceback" not in errors
+    assert len([line for line in errors.splitlines() if line.startswith("error: ")]) == 1
+
+
+def test_a_mistake_is_the_status_of_the_program(tmp_path: Path):
+    result = program("learner.train_main", "env=atari/brekout", f"run_dir={tmp_path}/run")
+    assert result.returncode == 2
+    assert "error: unknown Atari game 'brekout'" in result.stderr
     assert "Traceback" not in result.stderr
-    assert len([line for line in result.stderr.splitlines() if line.startswith("error: ")]) == 1
 
 
 def test_every_package_of_ours_is_the_one_that_is_imported():

@@ -135,7 +135,7 @@ def test_an_actor_that_hangs_is_replaced_and_holds_up_neither_checkpoints_nor_th
     assert "no unroll for 4 s (fleet.unroll_timeout_s)" in output
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_stop_does_not_wait_for_the_round_of_an_actor_that_hangs(tmp_path: Path):
     with training(tmp_path, "total_steps=100_000_000", "learner.mode=sync") as process:
         wait_until(process, "progress", lambda: summary(tmp_path).get("agent_steps", 0) > 1000)

@@ -106,8 +106,9 @@ def test_a_mode_that_could_never_accept_anything_is_refused():
 
 def test_every_default_is_free_of_doubt():
     for path in sorted((Path(conf.__file__).parent / "experiment").glob("*.yaml")):
+        config = load_train([f"experiment={path.stem}"])
         for cores in (1, 2, 7, 64):
-            assert doubts(size(cores, f"experiment={path.stem}")) == [], (path.stem, cores)
+            assert doubts(sized(config, cores)) == [], (path.stem, cores)
 
 
 def test_what_is_doubtful_is_said_before_the_first_unroll(tmp_path: Path):

@@ -1,0 +1,107 @@
+"""Schedules give the loop its turn while they wait, and a run that is to end does not wait for an actor that hangs."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from actors.fleet import FinishedUnroll, Fleet, LocalFleet
+from conf.load import load_train
+from learner import checkpoint as checkpoints
+from learner import training
+from learner.clients import LearnerClient
+from learner.schedules import SCHEDULES
+from learner.sinks import Sinks
+from learner.training import RunHooks, train
+
+TOY = [
+    *("experiment=tmaze", "env.corridor=4", "fleet=local", "fleet.num_actors=2", "actors.num_envs=4"),
+    *("actors.unroll=3", "network.num_units=8", "network.encoder=mlp", "network.features=6", "logging=quiet"),
+    "total_steps=1_000_000",
+]
+
+
+class GreedyLearner(LearnerClient):
+    """Adds everything."""
+
+    restarts = 0
+    weights = "weights"
+
+    def __init__(self) -> None:
+        self.sent: list[object] = []
+
+    def send(self, contribution: object) -> None:
+        self.sent.append(contribution)
+
+    def receipts(self, *, at_most_pending: int) -> list:
+        del at_most_pending
+        return []
+
+    def finish_round(self) -> list:
+        return []
+
+
+class SlowFleet(Fleet):
+    """Two actors, of which the second is slow: it finishes when it is told to."""
+
+    num_actors = 2
+
+    def __init__(self) -> None:
+        self.rounds = 0
+        self.done: list[FinishedUnroll] = []
+
+    def submit(self, actor_id: int, weights: object) -> None:
+        assert weights == "weights"
+        self.rounds += actor_id
+        if actor_id == 0:
+            self.done.append(FinishedUnroll(0, "first"))
+
+    def wait(self, timeout_s: float) -> list[FinishedUnroll]:
+        del timeout_s
+        done, self.done = self.done, []
+        return done
+
+
+@pytest.mark.parametrize("mode", ["sync", "lockstep"])
+def test_the_loop_has_its_turn_in_the_middle_of_a_round_and_knows_it(mode: str):
+    fleet, learner = SlowFleet(), GreedyLearner()
+    schedule = SCHEDULES[mode](fleet, learner, 1)
+    assert [next(schedule).may_stop for _ in range(3)] == [False] * 3
+    assert learner.sent == []
+    fleet.done.append(FinishedUnroll(1, "second"))
+    assert next(schedule).may_stop
+    assert learner.sent == ["first", "second"]
+    assert fleet.rounds == (2 if mode == "lockstep" else 1)
+
+
+@pytest.fixture
+def hanging_fleet(monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
+    """From the third round on nothing comes any more. Returns whether that is so."""
+    wait, taken = LocalFleet.wait, []
+
+    def hangs(self: LocalFleet, timeout_s: float) -> list[FinishedUnroll]:
+        if len(taken) < 5:
+            taken.append(True)
+            return wait(self, timeout_s)
+        time.sleep(0.01)
+        return []
+
+    monkeypatch.setattr(LocalFleet, "wait", hangs)
+    return lambda: len(taken) == 5
+
+
+@pytest.mark.parametrize("mode", ["async", "sync", "lockstep"])
+def test_a_run_that_is_to_end_does_not_wait_for_an_actor_that_hangs(
+    mode: str, tmp_path: Path, hanging_fleet: Callable[[], bool], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(training, "STOPPING_S", 0.3)
+
+    class Stopped(RunHooks):
+        def should_stop(self) -> bool:
+            return hanging_fleet()
+
+    row = train(load_train([*TOY, f"learner.mode={mode}"]), tmp_path, Sinks([], lambda text: None), Stopped())
+    assert checkpoints.load(checkpoints.find(tmp_path)).agent_steps == row["agent_steps"]
+    rounds = {"async": 5, "sync": 4, "lockstep": 4}[mode]  # of five unrolls, the last is the first half of a round
+    assert row["contributions_accepted"] == rounds
