@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from actors.fleet import FinishedUnroll, Fleet, LocalFleet
+from actors.fleet import FinishedUnroll, LocalFleet
 from conf.load import load_train
 from learner import checkpoint as checkpoints
 from learner import training
-from learner.clients import LearnerClient
+from learner.clients import LocalLearner
 from learner.schedules import SCHEDULES
 from learner.sinks import Sinks
 from learner.training import RunHooks, train
@@ -22,13 +22,11 @@ TOY = [
 ]
 
 
-class GreedyLearner(LearnerClient):
+class GreedyLearner(LocalLearner):
     """Adds everything."""
 
-    restarts = 0
-    weights = "weights"
-
     def __init__(self) -> None:
+        self.weights = "weights"
         self.sent: list[object] = []
 
     def send(self, contribution: object) -> None:
@@ -42,12 +40,11 @@ class GreedyLearner(LearnerClient):
         return []
 
 
-class SlowFleet(Fleet):
+class SlowFleet(LocalFleet):
     """Two actors, of which the second is slow: it finishes when it is told to."""
 
-    num_actors = 2
-
     def __init__(self) -> None:
+        self.num_actors = 2
         self.rounds = 0
         self.done: list[FinishedUnroll] = []
 
