@@ -43,6 +43,8 @@ class GreedyLearner(LocalLearner):
 class SlowFleet(LocalFleet):
     """Two actors, of which the second is slow: it finishes when it is told to."""
 
+    restarts = 0
+
     def __init__(self) -> None:
         self.num_actors = 2
         self.rounds = 0
