@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.fleet import FinishedUnroll, LocalFleet
+from actors.fleet import FinishedUnroll, LocalFleet, Restarts
 from conf.load import load_train
 from learner import checkpoint as checkpoints
 from learner import training
@@ -43,10 +43,9 @@ class GreedyLearner(LocalLearner):
 class SlowFleet(LocalFleet):
     """Two actors, of which the second is slow: it finishes when it is told to."""
 
-    restarts = 0
-
     def __init__(self) -> None:
         self.num_actors = 2
+        self._restarts = Restarts(0, print)
         self.rounds = 0
         self.done: list[FinishedUnroll] = []
 
