@@ -1,5 +1,7 @@
 """Every YAML composes, and every mistake is one line that says what to do."""
 
+from itertools import cycle
+
 import pytest
 
 from conf.env_schema import ENV_CONFIGS, AtariConfig, GymConfig, TMazeConfig
@@ -19,6 +21,16 @@ def test_every_experiment_composes_and_survives_a_round_trip(experiment: str):
     assert config_hash(read_verbatim(to_yaml(config))) == config_hash(config)
 
 
+@pytest.mark.parametrize("group", ["network", "rule", "learner", "fleet", "logging"])
+def test_every_file_of_every_group_composes_and_so_does_every_suite(group: str):
+    from conf.load import _files
+
+    for name, suite in zip(_files(group), cycle(ENV_CONFIGS), strict=False):
+        assert isinstance(load_train([f"{group}={name}", f"env={suite}"]).env, ENV_CONFIGS[suite])
+    assert group in GROUPS
+
+
+@pytest.mark.soak
 @pytest.mark.parametrize("suite", ENV_CONFIGS)
 @pytest.mark.parametrize("group", ["network", "rule", "learner", "fleet", "logging"])
 def test_every_file_of_every_group_composes_with_every_suite(group: str, suite: str):
@@ -26,7 +38,6 @@ def test_every_file_of_every_group_composes_with_every_suite(group: str, suite: 
 
     for name in _files(group):
         assert isinstance(load_train([f"{group}={name}", f"env={suite}"]).env, ENV_CONFIGS[suite])
-    assert group in GROUPS
 
 
 def test_the_default_is_breakout_with_exact_rtrl_through_ray():

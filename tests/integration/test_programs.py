@@ -77,14 +77,14 @@ def test_evaluate_plays_greedily_and_sampled_and_writes_json(breakout: Path, tmp
 
 @pytest.mark.slow
 def test_the_demo_runs_both_rules_and_draws_them(tmp_path: Path):
-    result = program("learner.demo_main", "corridor=2", "unroll=2", "total_steps=45_000", f"output={tmp_path}")
+    result = program("learner.demo_main", "corridor=2", "unroll=2", "total_steps=9_000", f"output={tmp_path}")
     assert result.returncode == 0, result.stderr
     assert "RTRL" in result.stdout
     assert "truncated BPTT" in result.stdout
     assert (tmp_path / "tmaze.png").stat().st_size > 10_000
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_maze_is_learned_under_rtrl_and_not_under_truncated_bptt(tmp_path: Path):
     result = program("learner.demo_main", f"output={tmp_path}", timeout=280)
     assert result.returncode == 0, result.stderr

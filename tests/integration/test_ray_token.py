@@ -85,16 +85,25 @@ def train(address: str, environment: dict[str, str], run_dir: Path) -> subproces
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.soak
+def test_a_cluster_with_a_token_takes_no_node_that_has_another(
+    head: tuple[str, dict[str, str]], environment: dict[str, str]
+):
+    address, _ = head
+    wrong = environment | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "b" * 64}
+    node = ["ray", "start", f"--address={address}", "--num-cpus=1", "--object-store-memory=100000000"]
+    joined = subprocess.run(node, env=wrong, capture_output=True, text=True, timeout=120, check=False)
+    assert joined.returncode != 0, joined.stdout + joined.stderr
+
+
 def test_a_cluster_with_a_token_takes_who_has_it_and_nobody_else(
     head: tuple[str, dict[str, str]], environment: dict[str, str], tmp_path: Path
 ):
     address, admitted = head
     without = environment | {"RAY_AUTH_MODE": "disabled"}
     wrong = environment | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "b" * 64}
-    assert not healthy(address, without)
-    node = ["ray", "start", f"--address={address}", "--num-cpus=1", "--object-store-memory=100000000"]
-    joined = subprocess.run(node, env=wrong, capture_output=True, text=True, timeout=120, check=False)
-    assert joined.returncode != 0, joined.stdout + joined.stderr
+    for stranger in (without, wrong):
+        assert not healthy(address, stranger)
     done = train(address, without, tmp_path / "refused")
     assert done.returncode == 2, done.stdout + done.stderr
     error = done.stderr.splitlines()[-1]  # Ray's own warnings come before

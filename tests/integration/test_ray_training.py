@@ -147,7 +147,7 @@ def test_a_stop_does_not_wait_for_the_round_of_an_actor_that_hangs(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_local_ray_listens_on_the_loopback_interface_only(tmp_path: Path):
+def test_a_local_ray_listens_on_the_loopback_interface_only_and_its_run_saves_at_an_interrupt(tmp_path: Path):
     with training(tmp_path, "total_steps=100_000_000") as process:
         wait_until(process, "progress", lambda: summary(tmp_path).get("agent_steps", 0) > 1000)
         tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
@@ -157,18 +157,10 @@ def test_a_local_ray_listens_on_the_loopback_interface_only(tmp_path: Path):
             for connection in member.net_connections("inet")
             if connection.status == psutil.CONN_LISTEN
         }
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
-    assert listening
-    assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-
-
-@pytest.mark.slow
-def test_interrupt_saves_and_exits_cleanly(tmp_path: Path):
-    with training(tmp_path, "total_steps=100_000_000") as process:
-        wait_until(process, "progress", lambda: summary(tmp_path).get("agent_steps", 0) > 1000)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: everyone hears it
         output, _ = process.communicate(timeout=60)
+    assert listening
+    assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     assert process.returncode == 0, output[-3000:]
     assert "Traceback" not in output
     assert (tmp_path / "checkpoints" / f"{int(summary(tmp_path)['agent_steps']):012d}" / "manifest.json").is_file()

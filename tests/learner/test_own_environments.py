@@ -13,7 +13,7 @@ TOY = [
     *("fleet=local", "fleet.num_actors=1", "actors.num_envs=32", "actors.unroll=1", "learner.batch_segments=32"),
     *("network.encoder=mlp", "network.mlp_sizes=[]", "network.features=16", "network.core=feedforward"),
     *("network.last_reward=false", "loss.entropy_cost=0", "learner.optimizer=adam", "learner.learning_rate=0.02"),
-    *("logging=quiet", "logging.interval_steps=2000", "logging.checkpoint_interval_steps=1000000", "name=own"),
+    *("logging=quiet", "logging.interval_steps=1000", "logging.checkpoint_interval_steps=1000000", "name=own"),
 ]
 
 
@@ -38,7 +38,7 @@ def test_every_kind_of_observation_is_learned_from(observation: str):
         *(
             ["network.encoder=nature", "total_steps=4000", "learner.learning_rate=0.003"]
             if picture
-            else ["total_steps=6000"]
+            else ["total_steps=3200"]
         ),
     )
     assert row["episode_return_mean"] > 0.97  # chance is a half
@@ -48,7 +48,7 @@ def test_every_kind_of_observation_is_learned_from(observation: str):
 @pytest.mark.parametrize("action", ["discrete", "multi-discrete", "multi-binary"])
 def test_every_kind_of_choice_is_learned(action: str):
     row = trained(
-        "env=gym/own_envs:Guess-v0", f"env.kwargs.action='{action}'", "total_steps=6000", "network.last_action=true"
+        "env=gym/own_envs:Guess-v0", f"env.kwargs.action='{action}'", "total_steps=3200", "network.last_action=true"
     )
     assert row["episode_return_mean"] > 0.97
 
@@ -57,7 +57,7 @@ def test_every_kind_of_choice_is_learned(action: str):
 @pytest.mark.parametrize("action", [action for action in ACTIONS if action.startswith("[")])
 def test_a_box_of_any_bounds_is_solved(action: str):
     row = trained(
-        "env=gym/own_envs:Guess-v0", f"env.kwargs.action='{action}'", "total_steps=6000", "network.last_action=true"
+        "env=gym/own_envs:Guess-v0", f"env.kwargs.action='{action}'", "total_steps=3200", "network.last_action=true"
     )
     assert row["episode_return_mean"] > 0.97  # without a look at the observation 0.75
 
