@@ -107,8 +107,7 @@ def test_an_observation_that_is_no_number_is_over_with_the_unrolls_that_saw_it(
     assert is_finite(actor)
 
 
-@pytest.mark.parametrize("unroll", [1, 3])
-@pytest.mark.parametrize("rule", ["segment", "reference"])
+@pytest.mark.parametrize(("rule", "unroll"), [("segment", 1), ("reference", 3)])
 def test_a_chaotic_core_is_shown_growing_and_never_sends_what_is_not_finite(rule: str, unroll: int):
     actor = make_actor(EndlessEnv(STREAMS), rule=rule, unroll=unroll)
     core = actor.network.core

@@ -1,5 +1,6 @@
 """Actors, streams, batches and lag limits that follow from the machine, tried far from home."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,12 @@ from learner.training import RunHooks, train
 
 
 def size(cores: int, *words: str) -> TrainConfig:
-    return sized(load_train(words), cores)
+    return sized(composed(words), cores)
+
+
+@cache
+def composed(words: tuple[str, ...]) -> TrainConfig:
+    return load_train(words)
 
 
 def late(config: TrainConfig) -> float:
@@ -106,9 +112,8 @@ def test_a_mode_that_could_never_accept_anything_is_refused():
 
 def test_every_default_is_free_of_doubt():
     for path in sorted((Path(conf.__file__).parent / "experiment").glob("*.yaml")):
-        config = load_train([f"experiment={path.stem}"])
         for cores in (1, 2, 7, 64):
-            assert doubts(sized(config, cores)) == [], (path.stem, cores)
+            assert doubts(size(cores, f"experiment={path.stem}")) == [], (path.stem, cores)
 
 
 def test_what_is_doubtful_is_said_before_the_first_unroll(tmp_path: Path):

@@ -64,21 +64,21 @@ def weights(run_dir: Path) -> torch.Tensor:
 
 @pytest.mark.parametrize("mode", ["sync", "lockstep", "async"])
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(tmp_path: Path, mode: str):
-    config = toy(f"learner.mode={mode}", "total_steps=480")
+    config = toy(f"learner.mode={mode}", "total_steps=240")
     for name in ("a", "b"):
         run(config, tmp_path / name)
     assert torch.equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
-    run(toy(f"learner.mode={mode}", "total_steps=480", "seed=2"), tmp_path / "c")
+    run(toy(f"learner.mode={mode}", "total_steps=240", "seed=2"), tmp_path / "c")
     assert not torch.equal(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
 
 @pytest.mark.parametrize("wire", ["float32", "bfloat16"])
 def test_a_resumed_run_equals_one_that_never_stopped(tmp_path: Path, wire: str):
-    words = ("learner.mode=sync", "total_steps=960", f"actors.wire={wire}")
+    words = ("learner.mode=sync", "total_steps=480", f"actors.wire={wire}")
     straight = run(toy(*words), tmp_path / "straight")
-    run(toy(*words), tmp_path / "stopped", stop_after=17)
+    run(toy(*words), tmp_path / "stopped", stop_after=9)
     before = checkpoints.load(checkpoints.find(tmp_path / "stopped"))
-    assert 0 < before.agent_steps < 960
+    assert 0 < before.agent_steps < 480
     resumed = run(toy(*words), tmp_path / "stopped")
     assert torch.equal(weights(tmp_path / "straight"), weights(tmp_path / "stopped"))
     for name in (
@@ -94,7 +94,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(tmp_path: Path, wire: str):
 
 
 def test_lockstep_has_a_lag_of_exactly_one(tmp_path: Path):
-    row = run(toy("learner.mode=lockstep", "total_steps=960"), tmp_path)
+    row = run(toy("learner.mode=lockstep", "total_steps=480"), tmp_path)
     assert row["policy_lag_max"] == 1
 
 
@@ -154,7 +154,7 @@ def test_an_unroll_whose_weights_were_lost_is_asked_for_again_with_others(
 
     monkeypatch.setattr(LocalFleet, "_unroll", unroll)
     monkeypatch.setattr(LocalLearner, "renew_weights", renew)
-    row = run(toy(f"learner.mode={mode}", "total_steps=240"), tmp_path)
+    row = run(toy(f"learner.mode={mode}", "total_steps=480"), tmp_path)
     assert renewed == [2, 7, 8]
     assert row["agent_steps"] == 12 * (row["contributions_accepted"] or 0) >= 240
     assert row["actor_restarts"] == row["contributions_dropped"] == 0
