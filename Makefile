@@ -62,7 +62,7 @@ lint: $(INSTALLED) ## formatting, lint, types and layer contracts
 test: lint ## lint, types, layer contracts and all tests (long and GPU ones apart)
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not soak and not gpu and not docker" $(ARGS)
 
-test-long: $(INSTALLED) ## tests that run for many minutes
+test-long: $(INSTALLED) ## tests that take long: learning in full, every combination of options, many minutes of one run
 	@$(BIN)/python -m pytest -q -m soak $(ARGS)
 
 test-lowest: ## the fast tests with the lowest versions that pyproject.toml allows; TORCH=torch==X takes another torch than the lowest
