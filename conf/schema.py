@@ -166,7 +166,9 @@ class LearnerConfig:
 class LoggingConfig:
     """What a run leaves behind and shows."""
 
-    interval_s: float = knob(10.0, "seconds between log rows", minimum=0, maximum=MAX_S)
+    interval_s: float = knob(
+        10.0, "seconds between log rows; a row waits at most two intervals for a contribution", minimum=0, maximum=MAX_S
+    )
     interval_steps: int | None = knob(
         None, "agent steps between log rows instead (repeatable runs)", minimum=1, maximum=MAX_STEPS
     )

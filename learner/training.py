@@ -72,6 +72,11 @@ class Clock:
             return agent_steps - self._last_steps >= self._interval_steps
         return time.monotonic() - self._last_s >= self._interval_s
 
+    def is_late(self) -> bool:
+        """Whether it has been due for two more intervals. A row waits so long for a contribution: between two of them, a run that takes
+        long unrolls would seem to stand still, and to be twice as fast as it is after that."""
+        return time.monotonic() - self._last_s >= 3 * self._interval_s
+
 
 class RunHooks:
     """What surrounds a run: whoever started it may stop it and watch over its folder. By default nobody does."""
@@ -186,7 +191,7 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
                 patient_until = time.monotonic() + STOPPING_S
             elif progress.may_stop or time.monotonic() >= patient_until:
                 break
-            if logging.due(steps) and not ending:
+            if logging.due(steps) and (progress.receipts or logging.is_late()) and not ending:
                 log()
             if saving.due(steps) and progress.may_stop and not ending:
                 save(required=False)

@@ -1,5 +1,6 @@
 """Schedules give the loop its turn while they wait, and a run that is to end does not wait for an actor that hangs."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,8 @@ from learner import checkpoint as checkpoints
 from learner import training
 from learner.clients import LocalLearner
 from learner.schedules import SCHEDULES
-from learner.sinks import Sinks
-from learner.training import RunHooks, train
+from learner.sinks import Sinks, open_sinks
+from learner.training import Clock, RunHooks, train
 
 TOY = [
     *("experiment=tmaze", "env.corridor=4", "fleet=local", "fleet.num_actors=2", "actors.num_envs=4"),
@@ -87,6 +88,39 @@ def hanging_fleet(monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
 
     monkeypatch.setattr(LocalFleet, "wait", hangs)
     return lambda: len(taken) == 5
+
+
+def test_a_row_waits_for_a_contribution_but_not_for_ever(monkeypatch: pytest.MonkeyPatch):
+    now = 100.0
+    monkeypatch.setattr(training.time, "monotonic", lambda: now)
+    clock = Clock(interval_s=10.0, interval_steps=None, agent_steps=0)
+    seen = []
+    for now in (109.0, 110.0, 129.0, 130.0):  # noqa: B007
+        seen.append((clock.due(0), clock.is_late()))
+    assert seen == [(False, False), (True, False), (True, False), (True, True)]
+
+
+@pytest.mark.parametrize(("mode", "interval_s"), [("async", 0.9), ("sync", 1.5), ("lockstep", 1.5)])
+def test_rows_come_with_contributions_however_long_unrolls_take(
+    mode: str, interval_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    now, wait = 100.0, LocalFleet.wait
+    looks = 0
+
+    def slowly(self: LocalFleet, timeout_s: float) -> list[FinishedUnroll]:
+        nonlocal now, looks
+        now, looks = now + 1.0, looks + 1
+        return [] if looks % 2 else wait(self, timeout_s)
+
+    monkeypatch.setattr(LocalFleet, "wait", slowly)
+    monkeypatch.setattr(training.time, "monotonic", lambda: now)
+    words = [f"learner.mode={mode}", f"logging.interval_s={interval_s}", "total_steps=240"]
+    with open_sinks(load_train([*TOY, *words]), tmp_path, {}) as sinks:
+        train(load_train([*TOY, *words]), tmp_path, sinks, RunHooks())
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    speeds = [row["steps_per_second"] for row in rows if row["steps_per_second"] is not None]
+    assert len(speeds) > 3
+    assert min(speeds[:-1]) == max(speeds[:-1]) > 0
 
 
 @pytest.mark.parametrize("mode", ["async", "sync", "lockstep"])
