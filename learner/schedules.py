@@ -77,14 +77,13 @@ def _finish_round(fleet: Fleet, learner: LearnerClient) -> Generator[Progress, N
     """Yields while it waits; returns the round's unrolls in the actors' order."""
     finished: dict[int, FinishedUnroll] = {}
     while len(finished) < fleet.num_actors:
-        unrolls = fleet.wait(POLL_S)
-        for unroll in unrolls:
+        for unroll in fleet.wait(POLL_S):
             if unroll.contribution is None:
                 learner.renew_weights()
                 fleet.submit(unroll.actor_id, learner.weights)
             else:
                 finished[unroll.actor_id] = unroll
-        if not unrolls:
+        if len(finished) < fleet.num_actors:
             yield Progress([], may_stop=False)
     return [finished[actor_id] for actor_id in sorted(finished)]
 

@@ -121,7 +121,7 @@ def _learner(size: int) -> dict[str, Any]:
     }
 
 
-_LEVELS: dict[str, Any] = {
+_TALLY: dict[str, Any] = {
     "episodes": is_count,
     "streams_reset?": is_count,
     "recent": _list_of(_number),
@@ -137,7 +137,7 @@ _LEVELS: dict[str, Any] = {
 
 def _tally(value: Any) -> bool:
     return value == {} or (
-        _first_unsound("", value, _LEVELS) is None
+        _first_unsound("", value, _TALLY) is None
         and len(value.get("levels", value["level_steps"])) == len(value["level_steps"])
     )
 

@@ -179,9 +179,8 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
         hooks.started()
         tally.start()
         if not checkpoints.available(run_dir):
-            save(
-                required=True, limit_s=STOPPING_S
-            )  # a learner that dies before the first regular checkpoint needs one to start from
+            # A learner that dies before the first regular checkpoint needs one to start from.
+            save(required=True, limit_s=STOPPING_S)
         patient_until = time.monotonic() + STOPPING_S
         for progress in SCHEDULES[config.learner.mode](fleet, learner, config.fleet.in_flight):
             absorb(progress.receipts)

@@ -74,6 +74,19 @@ def test_the_loop_has_its_turn_in_the_middle_of_a_round_and_knows_it(mode: str):
     assert fleet.rounds == (2 if mode == "lockstep" else 1)
 
 
+@pytest.mark.parametrize("mode", ["sync", "lockstep"])
+def test_the_loop_has_its_turn_between_the_unrolls_of_a_round_that_come_one_after_the_other(mode: str):
+    fleet, learner = SlowFleet(), GreedyLearner()
+    fleet.num_actors = 3
+    schedule = SCHEDULES[mode](fleet, learner, 1)
+    assert not next(schedule).may_stop  # the first has come
+    fleet.done.append(FinishedUnroll(1, "second"))
+    assert not next(schedule).may_stop
+    fleet.done.append(FinishedUnroll(2, "third"))
+    assert next(schedule).may_stop
+    assert learner.sent == ["first", "second", "third"]
+
+
 @pytest.fixture
 def hanging_fleet(monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
     """From the third round on nothing comes any more. Returns whether that is so."""
