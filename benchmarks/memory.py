@@ -8,11 +8,11 @@ from actors.fleet import FleetState
 from actors.ray_fleet import RayFleet, object_store_bytes
 from benchmarks.measurement import Result, at_most, informs
 from conf.load import load_train
-from learner.cluster import ray_cluster
 from learner.ray_learner import RayLearner
 from learner.schedules import asynchronous
-from learner.sizing import sized
-from learner.training import available_cores, describe_environment, initial_weights, learner_plan
+from r2ac.cluster.session import ray_cluster
+from r2ac.training.loop import available_cores, describe_environment, initial_weights, learner_plan
+from r2ac.training.sizing import sized
 
 
 def run(seconds: float) -> list[Result]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.measurement import Result, informs
-from learner.training import available_cores
+from r2ac.training.loop import available_cores
 
 ROUNDS = 5
 POLL_S = 0.02
@@ -30,7 +30,7 @@ def run(seconds: float) -> list[Result]:
 def _cpu_seconds() -> float:
     """The first checkpoint is written when everything stands and nothing has stepped yet."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "learner.train_main", f"run_dir={folder}/run", "logging.terminal=none"]
+        command = [sys.executable, "-m", "r2ac.commands.train", f"run_dir={folder}/run", "logging.terminal=none"]
         spent: dict[psutil.Process, float] = {}
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
             while process.poll() is None and not list(Path(folder, "run", "checkpoints").glob("[0-9]*")):

@@ -24,11 +24,11 @@ from conf.load import load_train
 from conf.schema import TrainConfig
 from envs.base import Discrete
 from envs.registry import make_env
-from learner.cluster import ray_cluster
 from learner.ray_learner import RayLearner
 from learner.schedules import asynchronous
-from learner.sizing import sized
-from learner.training import available_cores, describe_environment, initial_weights, learner_plan
+from r2ac.cluster.session import ray_cluster
+from r2ac.training.loop import available_cores, describe_environment, initial_weights, learner_plan
+from r2ac.training.sizing import sized
 
 ROUNDS = 2
 

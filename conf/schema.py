@@ -5,7 +5,6 @@ object of the program then receives its own section and never sees the rest.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from omegaconf import MISSING
 
@@ -211,8 +210,6 @@ class TrainConfig:
     fleet: FleetConfig = field(default_factory=FleetConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
-
-    SECTIONS: ClassVar[tuple[str, ...]] = ("env", "network", "rule", "loss", "actors", "fleet", "learner", "logging")
 
 
 @dataclass

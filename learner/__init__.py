@@ -1,0 +1,1 @@
+"""Contributions to weights: the learner, its optimizer, its clients, and the schedules by which unrolls are asked for."""

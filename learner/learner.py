@@ -16,7 +16,7 @@ import torch
 from actors.gradients import is_representable
 from actors.precision import require_device
 from conf.schema import LearnerConfig
-from learner.update_rule import UpdateRule
+from learner.optimizer import Optimizer
 from rtrl_core import ContributionHeader, GradientContribution, ParameterLayout, UnrollStatistics, WeightsSnapshot
 from rtrl_core.shapes import Float, Tensor
 
@@ -122,7 +122,7 @@ class Learner:
         self._vector = vector.to(require_device("learner.device", config.device), copy=True)
         self._sum = torch.zeros_like(self._vector)
         self._segments = 0
-        self._rule = UpdateRule(config, self._vector, total_steps)
+        self._optimizer = Optimizer(config, self._vector, total_steps)
         self._parts = layout.parts()
         self.counters = Counters()
         self._seen: dict[int, tuple[int, int]] = {}
@@ -202,13 +202,13 @@ class Learner:
     def _update(self) -> Update:
         norm = _norm([self._sum])  # of the whole vector, whatever is in it: padding is zero
         part_norms = {part: _norm([slot.view(self._sum) for slot in slots]) for part, slots in self._parts.items()}
-        self._rule.apply(self._sum, norm, self.counters.agent_steps)
+        self._optimizer.apply(self._sum, norm, self.counters.agent_steps)
         self._sum.zero_()
         self._segments = 0
         self.counters.version += 1
         self.counters.updates += 1
         return Update(
-            learning_rate=self._rule.learning_rate(self.counters.agent_steps),
+            learning_rate=self._optimizer.learning_rate(self.counters.agent_steps),
             gradient_norm=norm,
             part_norms=part_norms,
         )
@@ -225,7 +225,7 @@ class Learner:
             "weights": self._vector.detach().to("cpu", copy=True),
             "sum": self._sum.to("cpu", copy=True),
             "segments": self._segments,
-            "optimizer": self._rule.get_state(),
+            "optimizer": self._optimizer.get_state(),
             "counters": asdict(self.counters),
             "seen": {str(actor_id): list(mark) for actor_id, mark in self._seen.items()},
             "oldest_version": self._oldest_version,
@@ -236,7 +236,7 @@ class Learner:
         if self._batch_segments is not None:  # a round begins with nothing
             self._sum.copy_(state["sum"])
             self._segments = state["segments"]
-        self._rule.set_state(state["optimizer"])
+        self._optimizer.set_state(state["optimizer"])
         self.counters = Counters(**state["counters"])
         self._seen = {int(actor_id): (mark[0], mark[1]) for actor_id, mark in state["seen"].items()}
         self._oldest_version = state["oldest_version"]

@@ -4,7 +4,7 @@ import signal
 
 from jaxtyping import install_import_hook
 
-install_import_hook(["rtrl_core", "actors", "learner"], "beartype.beartype")
+install_import_hook(["rtrl_core", "actors", "learner", "r2ac"], "beartype.beartype")
 
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402

@@ -6,7 +6,7 @@ import torch
 
 from conf.schema import LearnerConfig
 from learner.learner import LearnerPlan
-from learner.tally import Tally
+from r2ac.monitoring.tally import Tally
 from rtrl_core import ParameterLayout
 
 

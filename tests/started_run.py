@@ -39,7 +39,7 @@ class StartedRun:
     ) -> None:
         self.run_dir = run_dir
         self._log = log or run_dir.with_suffix(".log")
-        command = [*before, sys.executable, "-m", "learner.train_main", *TOY, f"run_dir={run_dir}", *words]
+        command = [*before, sys.executable, "-m", "r2ac.commands.train", *TOY, f"run_dir={run_dir}", *words]
         with self._log.open("w") as file:
             self.process = subprocess.Popen(
                 command, stdout=file if stdout is None else stdout, stderr=file, start_new_session=True

@@ -108,4 +108,4 @@ class EqualSchedule(Schedule):
         self._episodes[level] += 1
 
 
-SCHEDULES: dict[str, type[FixedSchedule] | type[EqualSchedule]] = {"fixed": FixedSchedule, "equal": EqualSchedule}
+LEVEL_SCHEDULES: dict[str, type[FixedSchedule] | type[EqualSchedule]] = {"fixed": FixedSchedule, "equal": EqualSchedule}

@@ -13,7 +13,7 @@ from envs.dmlab.environment import DMLabEnv
 from envs.dmlab.instructions import MAX_WORDS
 from envs.dmlab.levels import BUILD_MAPS, BY_NAME, DMLAB30, NEED_DATASET, engine_level
 from envs.dmlab.remote_tier import RemoteTier
-from envs.dmlab.schedule import NUM_SEEDS, SCHEDULES, LevelSeeds
+from envs.dmlab.schedule import LEVEL_SCHEDULES, NUM_SEEDS, LevelSeeds
 from envs.dmlab.supervisor import Supervisor
 
 TEST_MIXER_SEED = 0x600D5EED
@@ -27,7 +27,7 @@ def make(config: EnvConfig, num_envs: int, seed: int) -> VectorEnv:
     levels = engine_options(config, names)
     seeds = LevelSeeds(seed, config.num_levels, config.start_level)
     several = isinstance(config, DMLab30Config)
-    schedule = SCHEDULES[config.schedule if several else "fixed"](len(levels), seeds, seed)
+    schedule = LEVEL_SCHEDULES[config.schedule if several else "fixed"](len(levels), seeds, seed)
     supervisor = Supervisor(
         levels,
         schedule,

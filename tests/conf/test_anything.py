@@ -17,8 +17,8 @@ from conf.load import load_evaluate, load_train, to_yaml
 from conf.schema import EvaluateConfig, TrainConfig
 from conf.stored import from_yaml, read_verbatim
 from conf.submit_schema import TARGET_CONFIGS, SubmitConfig
-from learner.submission.job import Job, SubmitError
-from learner.submit_main import TARGETS
+from r2ac.commands.submit import TARGETS
+from r2ac.jobs.job import Job, SubmitError
 
 BASE = yaml.safe_load(to_yaml(TrainConfig()))
 OPTIONS = [f"{section}.{name}" for section, values in BASE.items() if isinstance(values, dict) for name in values]
@@ -79,7 +79,7 @@ def test_any_word_of_a_submission_is_a_job_of_one_command_or_one_line(kind: str,
     """The words of the training in it are fed with anything above."""
     config = load_train([])
     monkeypatch.setattr("conf.load_submit.load_train", lambda words: config)
-    monkeypatch.setattr("learner.submission.job.load_train", lambda words: config)
+    monkeypatch.setattr("r2ac.jobs.job.load_train", lambda words: config)
     keys = [spec.name for spec in fields(SubmitConfig)] + [
         f"target.{spec.name}" for spec in fields(TARGET_CONFIGS[kind])
     ]

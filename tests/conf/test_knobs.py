@@ -11,10 +11,10 @@ from conf.knobs import LENGTH, MAXIMUM, MINIMUM, ConfigError, validate
 from conf.load import load_train
 from conf.schema import EvaluateConfig, TrainConfig
 from conf.submit_schema import TARGET_CONFIGS, SubmitConfig
-from learner.copy_main import CopyConfig
-from learner.demo_main import DemoConfig
-from learner.dmlab_cache_main import DMLabCacheConfig
-from learner.play_main import PlayConfig
+from r2ac.commands.copy_task import CopyConfig
+from r2ac.commands.demo import DemoConfig
+from r2ac.commands.dmlab_cache import DMLabCacheConfig
+from r2ac.commands.play import PlayConfig
 
 SCHEMAS = (
     *(TrainConfig, *ENV_CONFIGS.values(), EvaluateConfig, SubmitConfig, *TARGET_CONFIGS.values()),

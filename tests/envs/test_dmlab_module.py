@@ -10,7 +10,7 @@ from opened_dmlab import Opened
 
 from conf.env_schema import DMLabConfig
 from envs.base import MissingDependency
-from learner import dmlab_cache_main, doctor, train_main
+from r2ac.commands import dmlab_cache, doctor_checks, train
 
 absent = pytest.mark.skipif(
     any(importlib.util.find_spec(name) for name in ("dm_env", "pkg_resources")), reason="what should be missing is here"
@@ -68,9 +68,9 @@ def test_a_program_says_it_in_one_line(
     install("raise ImportError('libOSMesa.so.8: cannot open shared object file')")
     if program == "train":
         words = ["env=dmlab", "network=impala", "fleet=local", "logging=quiet", f"run_dir={tmp_path}/run"]
-        assert train_main.main(words) == 2
+        assert train.main(words) == 2
     else:
-        assert dmlab_cache_main.main([f"level_cache={tmp_path}/levels", "num_levels=2", "workers=1"]) == 2
+        assert dmlab_cache.main([f"level_cache={tmp_path}/levels", "num_levels=2", "workers=1"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: the deepmind_lab module is installed but cannot be imported: libOSMesa.so.8")
     assert said.count("\n") == 1
@@ -80,13 +80,13 @@ def test_the_doctor_does_not_advise_an_installation_that_cannot_help(
     install: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ):
     install("raise ImportError('libOSMesa.so.8: cannot open shared object file')")
-    finding = doctor.suite_finding("dmlab")
+    finding = doctor_checks.suite_finding("dmlab")
     assert finding.status == "missing"
     assert "libOSMesa.so.8" in finding.advice
     assert "make install" not in finding.advice
-    monkeypatch.setattr(doctor, "PLAY", "raise SystemExit(1)")
-    assert "make install" not in doctor.suite_finding("dmlab").advice
-    assert "make install" in doctor.suite_finding("atari").advice
+    monkeypatch.setattr(doctor_checks, "PLAY", "raise SystemExit(1)")
+    assert "make install" not in doctor_checks.suite_finding("dmlab").advice
+    assert "make install" in doctor_checks.suite_finding("atari").advice
 
 
 def test_without_zip_a_level_that_builds_maps_is_refused_and_another_is_played(
@@ -97,4 +97,4 @@ def test_without_zip_a_level_that_builds_maps_is_refused_and_another_is_played(
     opened(DMLabConfig(spare_engines=0), streams=1).reset()
     with pytest.raises(MissingDependency, match="rooms_keys_doors_puzzle builds its maps with the program zip, which"):
         opened(DMLabConfig(name="rooms_keys_doors_puzzle"))
-    assert doctor._zip().status == "missing"
+    assert doctor_checks._zip().status == "missing"

@@ -15,7 +15,7 @@ from conf.load import load_train
 from envs.base import MissingDependency, UnknownEnvironment, VectorEnv
 from envs.procgen import MODES, TIME_LIMITS, ProcgenEnv
 from envs.registry import make_env
-from learner.protocol import protocol
+from r2ac.commands.protocol import protocol
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("procgen") is None, reason="procgen-mirror has no wheel for this Python"

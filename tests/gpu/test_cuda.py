@@ -45,7 +45,7 @@ def test_breakout_trains_with_actors_and_learner_on_the_device(tmp_path: Path, f
         *(f"fleet={fleet}", "fleet.num_actors=1", "actors.device=cuda", "learner.device=cuda", f"run_dir={tmp_path}"),
         *("actors.num_gpus=0.5", "learner.num_gpus=0.5", "total_steps=2_000", "logging.terminal=plain"),
     ]
-    command = [sys.executable, "-m", "learner.train_main", *words]
+    command = [sys.executable, "-m", "r2ac.commands.train", *words]
     result = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
     assert (tmp_path / "summary.json").is_file()

@@ -19,7 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
 BROUGHT = {"deepmind_lab": "a wheel of one's own", "procgen": "requirements-procgen.lock"}
 """Modules of distributions that pyproject.toml cannot ask for, and where they come from."""
-TOOLS = ["learner/dashboard.py"]
+TOOLS = ["r2ac/monitoring/dashboard.py"]
 """What only a developer of this project runs: it may import what the ``dev`` extra brings."""
 
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from started_run import StartedRun, gone, started
 
-from learner import checkpoint as checkpoints
+from r2ac.persistence import checkpoint as checkpoints
 
 pytestmark = pytest.mark.slow
 
@@ -116,9 +116,9 @@ def test_ctrl_c_while_a_program_imports_is_no_traceback(program: str, tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("module", ["train_main", "play_main"])
+@pytest.mark.parametrize("module", ["train", "play"])
 def test_help_may_be_read_in_part(module: str):
-    command = f"{sys.executable} -m learner.{module} --help | head -1"
+    command = f"{sys.executable} -m r2ac.commands.{module} --help | head -1"
     result = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert result.returncode == 0
     assert result.stdout
@@ -133,7 +133,7 @@ def test_ctrl_c_while_a_local_job_is_followed_lets_it_save(tmp_path: Path):
         "logging.interval_s=0.2",
         "total_steps=1_000_000_000",
     ]
-    command = [sys.executable, "-m", "learner.submit_main", "job_name=job", f"run_root={tmp_path}", *words]
+    command = [sys.executable, "-m", "r2ac.commands.submit", "job_name=job", f"run_root={tmp_path}", *words]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
@@ -153,15 +153,15 @@ def test_ctrl_c_while_a_local_job_is_followed_lets_it_save(tmp_path: Path):
     assert checkpoints.load(checkpoints.find(tmp_path / "job")).agent_steps > 0
 
 
-@pytest.mark.parametrize("module", ["evaluate_main", "play_main"])
+@pytest.mark.parametrize("module", ["evaluate", "play"])
 def test_ctrl_c_in_the_other_programs_is_no_traceback(module: str, tmp_path: Path):
-    if module == "evaluate_main":
+    if module == "evaluate":
         with started(tmp_path / "run", "fleet=local", "total_steps=100") as run:
             assert run.end(120) == 0
         words = [f"checkpoint={tmp_path}/run", "episodes=1000000"]
     else:
         words = ["env=atari/breakout", "policy=random", "steps=1000000", f"output={tmp_path}/a.gif"]
-    command = [sys.executable, "-m", f"learner.{module}", *words]
+    command = [sys.executable, "-m", f"r2ac.commands.{module}", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             program = psutil.Process(process.pid)

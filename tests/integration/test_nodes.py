@@ -111,7 +111,7 @@ def test_a_run_survives_the_loss_of_any_node_but_its_own(nodes: Nodes, environme
         return json.loads(summary.read_text()) if summary.exists() else {}
 
     log = tmp_path / "log.txt"
-    command = [sys.executable, "-m", "learner.train_main", *TRAIN]
+    command = [sys.executable, "-m", "r2ac.commands.train", *TRAIN]
     command += [f"fleet.address={nodes.address}", f"run_dir={tmp_path / 'run'}"]
     with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output, env=environment) as process:
 
@@ -144,7 +144,7 @@ def test_a_learner_that_finds_no_place_again_ends_the_run_in_one_line_and_leaves
     nodes: Nodes, environment: dict[str, str], tmp_path: Path
 ):
     checkpoints = tmp_path / "run" / "checkpoints"
-    command = [sys.executable, "-m", "learner.train_main", *TRAIN, "fleet.start_timeout_s=10"]
+    command = [sys.executable, "-m", "r2ac.commands.train", *TRAIN, "fleet.start_timeout_s=10"]
     command += [f"fleet.address={nodes.address}", f"run_dir={tmp_path / 'run'}"]
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment

@@ -27,7 +27,7 @@ def program(module: str, *words: str, timeout: float = 120) -> subprocess.Comple
 def breakout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A very short run on real ALE frames."""
     run_dir = tmp_path_factory.mktemp("breakout")
-    result = program("learner.train_main", *TOY_ATARI, "total_steps=128", f"run_dir={run_dir}")
+    result = program("r2ac.commands.train", *TOY_ATARI, "total_steps=128", f"run_dir={run_dir}")
     assert result.returncode == 0, result.stderr
     return run_dir
 
@@ -57,7 +57,7 @@ def test_train_leaves_what_other_programs_rely_on(breakout: Path):
 @pytest.mark.slow
 def test_a_run_that_is_refused_changes_nothing_of_the_one_that_is_there(breakout: Path):
     kept = {path.name: path.read_bytes() for path in breakout.iterdir() if path.is_file()}
-    result = program("learner.train_main", *TOY_ATARI, "rule=tbptt", f"run_dir={breakout}")
+    result = program("r2ac.commands.train", *TOY_ATARI, "rule=tbptt", f"run_dir={breakout}")
     assert result.returncode == 2
     assert "holds a run with rule.name=segment, but this one has tbptt" in result.stderr
     assert {path.name: path.read_bytes() for path in breakout.iterdir() if path.is_file()} == kept
@@ -66,7 +66,7 @@ def test_a_run_that_is_refused_changes_nothing_of_the_one_that_is_there(breakout
 @pytest.mark.slow
 def test_evaluate_plays_greedily_and_sampled_and_writes_json(breakout: Path, tmp_path: Path):
     output = tmp_path / "scores.json"
-    result = program("learner.evaluate_main", f"checkpoint={breakout}", "episodes=2", "num_envs=2", f"output={output}")
+    result = program("r2ac.commands.evaluate", f"checkpoint={breakout}", "episodes=2", "num_envs=2", f"output={output}")
     assert result.returncode == 0, result.stderr
     document = json.loads(output.read_text())
     assert [entry["policy"] for entry in document["results"]] == ["greedy", "sampled"]
@@ -77,7 +77,7 @@ def test_evaluate_plays_greedily_and_sampled_and_writes_json(breakout: Path, tmp
 
 @pytest.mark.slow
 def test_the_demo_runs_both_rules_and_draws_them(tmp_path: Path):
-    result = program("learner.demo_main", "corridor=2", "unroll=2", "total_steps=9_000", f"output={tmp_path}")
+    result = program("r2ac.commands.demo", "corridor=2", "unroll=2", "total_steps=9_000", f"output={tmp_path}")
     assert result.returncode == 0, result.stderr
     assert "RTRL" in result.stdout
     assert "truncated BPTT" in result.stdout
@@ -86,7 +86,7 @@ def test_the_demo_runs_both_rules_and_draws_them(tmp_path: Path):
 
 @pytest.mark.soak
 def test_the_maze_is_learned_under_rtrl_and_not_under_truncated_bptt(tmp_path: Path):
-    result = program("learner.demo_main", f"output={tmp_path}", timeout=280)
+    result = program("r2ac.commands.demo", f"output={tmp_path}", timeout=280)
     assert result.returncode == 0, result.stderr
     success = {}
     for rule in ("segment", "tbptt"):
@@ -113,27 +113,27 @@ def test_help_lists_the_options(name: str, capsys: pytest.CaptureFixture[str], m
 @pytest.mark.parametrize(
     ("module", "words", "message"),
     [
-        ("learner.train_main", ["env=atari/brekout"], "unknown Atari game 'brekout': did you mean breakout"),
-        ("learner.train_main", ["actors.unrol=5"], "unknown option 'actors.unrol': did you mean actors.unroll"),
-        ("learner.train_main", ["actors.num_envs=-1"], "actors.num_envs must be at least 1, got -1"),
-        ("learner.train_main", ["actors.unroll=0"], "actors.unroll must be at least 1, got 0"),
-        ("learner.train_main", ["env=gym/CartPole-v1"], "the nature encoder reads images"),
-        ("learner.train_main", ["env=gym/CartPol-v1"], "gymnasium has no environment 'CartPol-v1'"),
+        ("r2ac.commands.train", ["env=atari/brekout"], "unknown Atari game 'brekout': did you mean breakout"),
+        ("r2ac.commands.train", ["actors.unrol=5"], "unknown option 'actors.unrol': did you mean actors.unroll"),
+        ("r2ac.commands.train", ["actors.num_envs=-1"], "actors.num_envs must be at least 1, got -1"),
+        ("r2ac.commands.train", ["actors.unroll=0"], "actors.unroll must be at least 1, got 0"),
+        ("r2ac.commands.train", ["env=gym/CartPole-v1"], "the nature encoder reads images"),
+        ("r2ac.commands.train", ["env=gym/CartPol-v1"], "gymnasium has no environment 'CartPol-v1'"),
         (
-            "learner.train_main",
+            "r2ac.commands.train",
             ["fleet=local", "actors.device=cuda:7"],
             "actors.device=cuda:7: there is no such device here",
         ),
         (
-            "learner.train_main",
+            "r2ac.commands.train",
             ["fleet=local", "learner.device=tpu"],
             "learner.device=tpu: there is no such device here",
         ),
-        ("learner.train_main", ["resume=/nowhere/at/all"], "no checkpoint at /nowhere/at/all"),
-        ("learner.train_main", ["run_dir=/proc/nothing"], "No such file or directory"),
-        ("learner.evaluate_main", ["checkpoint=/nowhere"], "no checkpoint at /nowhere"),
-        ("learner.evaluate_main", ["checkpont=/nowhere"], "unknown option 'checkpont': did you mean checkpoint"),
-        ("learner.demo_main", ["corridor=0"], "corridor must be at least 1, got 0"),
+        ("r2ac.commands.train", ["resume=/nowhere/at/all"], "no checkpoint at /nowhere/at/all"),
+        ("r2ac.commands.train", ["run_dir=/proc/nothing"], "No such file or directory"),
+        ("r2ac.commands.evaluate", ["checkpoint=/nowhere"], "no checkpoint at /nowhere"),
+        ("r2ac.commands.evaluate", ["checkpont=/nowhere"], "unknown option 'checkpont': did you mean checkpoint"),
+        ("r2ac.commands.demo", ["corridor=0"], "corridor must be at least 1, got 0"),
     ],
 )
 def test_a_mistake_is_one_clear_line_and_a_status(
@@ -141,7 +141,7 @@ def test_a_mistake_is_one_clear_line_and_a_status(
 ):
     extra = (
         []
-        if any(word.startswith("run_dir") for word in words) or module != "learner.train_main"
+        if any(word.startswith("run_dir") for word in words) or module != "r2ac.commands.train"
         else [f"run_dir={tmp_path}/run"]
     )
     assert import_module(module).main([*words, *extra]) in (1, 2)
@@ -152,7 +152,7 @@ def test_a_mistake_is_one_clear_line_and_a_status(
 
 
 def test_a_mistake_is_the_status_of_the_program(tmp_path: Path):
-    result = program("learner.train_main", "env=atari/brekout", f"run_dir={tmp_path}/run")
+    result = program("r2ac.commands.train", "env=atari/brekout", f"run_dir={tmp_path}/run")
     assert result.returncode == 2
     assert "error: unknown Atari game 'brekout'" in result.stderr
     assert "Traceback" not in result.stderr
@@ -171,7 +171,7 @@ def test_every_package_of_ours_is_the_one_that_is_imported():
 @pytest.mark.slow
 def test_training_in_one_process_needs_no_ray(tmp_path: Path):
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['ray'] = None\n")
-    command = [sys.executable, "-m", "learner.train_main", *TOY_ATARI, "total_steps=32", f"run_dir={tmp_path}/run"]
+    command = [sys.executable, "-m", "r2ac.commands.train", *TOY_ATARI, "total_steps=32", f"run_dir={tmp_path}/run"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
     assert result.returncode == 0, result.stderr

@@ -80,7 +80,7 @@ def healthy(address: str, environment: dict[str, str]) -> bool:
 
 
 def train(address: str, environment: dict[str, str], run_dir: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "learner.train_main", *TRAIN, "total_steps=20", "fleet.num_actors=1"]
+    command = [sys.executable, "-m", "r2ac.commands.train", *TRAIN, "total_steps=20", "fleet.num_actors=1"]
     command += [f"fleet.address={address}", f"run_dir={run_dir}"]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 

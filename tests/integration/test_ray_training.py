@@ -33,7 +33,7 @@ WORDS = [
 
 @contextmanager
 def training(run_dir: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "learner.train_main", *WORDS, f"run_dir={run_dir}", *words]
+    command = [sys.executable, "-m", "r2ac.commands.train", *WORDS, f"run_dir={run_dir}", *words]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
@@ -200,7 +200,7 @@ def test_a_bug_in_an_actor_stops_the_run_with_its_traceback(tmp_path: Path):
         "    raise TypeError('a bug, not a failure')\n"
         "envs.tmaze.TMaze.step = step\n"
     )
-    command = [sys.executable, "-m", "learner.train_main", *WORDS, f"run_dir={tmp_path}/run"]
+    command = [sys.executable, "-m", "r2ac.commands.train", *WORDS, f"run_dir={tmp_path}/run"]
     environment = {**os.environ, "PYTHONPATH": str(broken)}
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
     assert result.returncode == 1

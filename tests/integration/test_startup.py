@@ -58,7 +58,7 @@ def what(process: psutil.Process) -> str:
 def test_ray_runs_only_what_the_run_uses_and_nobody_imports_what_it_does_not_need(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    command = [sys.executable, "-m", "learner.train_main", *WORDS, f"run_dir={tmp_path}/run", "total_steps=1_000_000"]
+    command = [sys.executable, "-m", "r2ac.commands.train", *WORDS, f"run_dir={tmp_path}/run", "total_steps=1_000_000"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         first_row = (
@@ -80,7 +80,7 @@ def test_training_in_one_process_imports_nothing_that_it_does_not_need(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     words = [*WORDS, "fleet=local", f"run_dir={tmp_path}/run", "total_steps=100"]
-    command = [sys.executable, "-m", "learner.train_main", *words]
+    command = [sys.executable, "-m", "r2ac.commands.train", *words]
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
     assert imported(tmp_path) == ""
 
@@ -93,7 +93,7 @@ def test_processes_of_a_local_ray_have_their_settings_from_its_start(
         import os
         from conf.load import load_train
         from actors.ray_fleet import PROCESS_ENVIRONMENT
-        from learner.cluster import ray_cluster
+        from r2ac.cluster.session import ray_cluster
         with ray_cluster(load_train(["fleet.object_store_bytes=80_000_000"]), 1):
             import ray
             inside = ray.get(ray.remote(lambda: dict(os.environ)).remote())

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from started_run import StartedRun, gone, started
 
-from learner import checkpoint as checkpoints
+from r2ac.persistence import checkpoint as checkpoints
 
 pytestmark = pytest.mark.slow
 

@@ -9,12 +9,12 @@ import pytest
 
 from actors.fleet import FinishedUnroll, LocalFleet, Restarts
 from conf.load import load_train
-from learner import checkpoint as checkpoints
-from learner import training
 from learner.clients import LocalLearner
 from learner.schedules import SCHEDULES
-from learner.sinks import Sinks, open_sinks
-from learner.training import Clock, RunHooks, train
+from r2ac.monitoring.sinks import Sinks, open_sinks
+from r2ac.persistence import checkpoint as checkpoints
+from r2ac.training import loop
+from r2ac.training.loop import Clock, RunHooks, train
 
 TOY = [
     *("experiment=tmaze", "env.corridor=4", "fleet=local", "fleet.num_actors=2", "actors.num_envs=4"),
@@ -105,7 +105,7 @@ def hanging_fleet(monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
 
 def test_a_row_waits_for_a_contribution_but_not_for_ever(monkeypatch: pytest.MonkeyPatch):
     now = 100.0
-    monkeypatch.setattr(training.time, "monotonic", lambda: now)
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now)
     clock = Clock(interval_s=10.0, interval_steps=None, agent_steps=0)
     seen = []
     for now in (109.0, 110.0, 129.0, 130.0):  # noqa: B007
@@ -126,7 +126,7 @@ def test_rows_come_with_contributions_however_long_unrolls_take(
         return [] if looks % 2 else wait(self, timeout_s)
 
     monkeypatch.setattr(LocalFleet, "wait", slowly)
-    monkeypatch.setattr(training.time, "monotonic", lambda: now)
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now)
     words = [f"learner.mode={mode}", f"logging.interval_s={interval_s}", "total_steps=240"]
     with open_sinks(load_train([*TOY, *words]), tmp_path, {}) as sinks:
         train(load_train([*TOY, *words]), tmp_path, sinks, RunHooks())
@@ -140,7 +140,7 @@ def test_rows_come_with_contributions_however_long_unrolls_take(
 def test_a_run_that_is_to_end_does_not_wait_for_an_actor_that_hangs(
     mode: str, tmp_path: Path, hanging_fleet: Callable[[], bool], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(training, "STOPPING_S", 0.3)
+    monkeypatch.setattr(loop, "STOPPING_S", 0.3)
 
     class Stopped(RunHooks):
         def should_stop(self) -> bool:

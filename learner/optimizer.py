@@ -1,0 +1,93 @@
+"""From a summed gradient to new weights: clip by global norm, then torch's RMSProp or Adam on one flat vector."""
+
+from typing import Any
+
+import torch
+from torch.optim.adam import adam
+from torch.optim.rmsprop import rmsprop
+
+from conf.schema import LearnerConfig
+from rtrl_core.shapes import Float, Tensor
+
+MOMENTS = {"adam": ("exp_avg", "exp_avg_sq"), "rmsprop": ("square_avg",)}
+"""What each optimizer keeps of the gradients before, beside the number of its steps; names as in torch."""
+
+
+class Optimizer:
+    """An optimizer over the flat vector of weights, which it changes in place.
+
+    RMSProp is the paper's: epsilon is added outside the root, no momentum. The learning rate falls linearly from
+    ``learning_rate`` to ``final_learning_rate`` over ``total_steps`` agent steps.
+
+    torch's optimizers are called as functions: its classes import the compiler, which takes longer than torch itself.
+    """
+
+    def __init__(self, config: LearnerConfig, vector: Float[Tensor, " parameters"], total_steps: int) -> None:
+        self._config = config
+        self._total_steps = total_steps
+        self._weights = vector
+        self._moments = MOMENTS[config.optimizer]
+        self._state: dict[str, Tensor] = {}
+
+    def learning_rate(self, agent_steps: int) -> float:
+        """At a point of the run, counted in agent steps."""
+        progress = min(1.0, agent_steps / self._total_steps)
+        start, end = self._config.learning_rate, self._config.final_learning_rate
+        return start + (end - start) * progress
+
+    def apply(self, gradient: Float[Tensor, " parameters"], norm: float, agent_steps: int) -> None:
+        """One update. Scales ``gradient`` in place where its global norm exceeds ``clip_norm``; 0 clips nothing."""
+        limit = self._config.clip_norm
+        if 0 < limit < norm:
+            gradient.mul_(limit / norm)
+        if not self._state:
+            self.set_state({"step": torch.zeros(()), **{name: torch.zeros_like(gradient) for name in self._moments}})
+        with torch.no_grad():
+            self._step(gradient, self.learning_rate(agent_steps))
+
+    def _step(self, gradient: Float[Tensor, " parameters"], learning_rate: float) -> None:
+        config, state = self._config, self._state
+        if config.optimizer == "adam":
+            adam(
+                [self._weights],
+                [gradient],
+                [state["exp_avg"]],
+                [state["exp_avg_sq"]],
+                [],
+                [state["step"]],
+                fused=True,
+                amsgrad=False,
+                beta1=config.adam_betas[0],
+                beta2=config.adam_betas[1],
+                lr=learning_rate,
+                weight_decay=0.0,
+                eps=config.adam_epsilon,
+                maximize=False,
+            )
+        else:
+            rmsprop(
+                [self._weights],
+                [gradient],
+                [state["square_avg"]],
+                [],
+                [],
+                [state["step"]],
+                lr=learning_rate,
+                alpha=config.rmsprop_decay,
+                eps=config.rmsprop_epsilon,
+                weight_decay=0.0,
+                momentum=0.0,
+                centered=False,
+            )
+
+    def get_state(self) -> dict[str, Any]:
+        """A copy of moments and step count, by name; empty before the first update."""
+        return {name: value.clone() for name, value in self._state.items()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        # RMSProp counts its steps on the CPU, as torch's own class does; nothing depends on the count.
+        counts_on = self._weights.device if self._config.optimizer == "adam" else torch.device("cpu")
+        self._state = {
+            name: value.to(counts_on if name == "step" else self._weights.device, copy=True)
+            for name, value in state.items()
+        }

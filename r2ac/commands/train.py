@@ -1,0 +1,88 @@
+"""``rtrl-train``: trains until done or stopped, and goes on where it stopped."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from conf.load import config_hash, describe, load_train, to_yaml
+from conf.schema import TrainConfig
+from r2ac.commands.git_revision import git_revision
+from r2ac.commands.stop_signals import StopSignals
+from r2ac.commands.user_mistakes import printed, reported
+from r2ac.monitoring.sinks import Sinks, open_sinks
+from r2ac.persistence.resume import finished
+from r2ac.persistence.run_folder import RunFolder, RunFolderError
+from r2ac.persistence.writing import replace_file
+from r2ac.training.loop import RunHooks, train
+
+
+class WatchedRun(RunHooks):
+    """One attempt at a run: stops on signals, writes checkpoints only while the run folder is its own, copies them to storage."""
+
+    def __init__(self, folder: RunFolder, config: TrainConfig, sinks: Sinks, signals: StopSignals) -> None:
+        self._folder = folder
+        self._config = config
+        self._sinks = sinks
+        self._signals = signals
+        self.has_started = False
+
+    def should_stop(self) -> bool:
+        return self._signals.requested
+
+    def started(self) -> None:
+        self.has_started = True
+        # Not before: a run that is refused must leave the configuration of the one that is there.
+        replace_file(self._folder.path / "config.yaml", to_yaml(self._config))
+        self._signals.begin()
+
+    def before_checkpoint(self) -> None:
+        self._folder.check()
+
+    def after_checkpoint(self) -> None:
+        self._sinks.flush()
+        try:
+            self._folder.publish()
+        except RunFolderError as error:  # the local checkpoint is whole: the next one tries again
+            self._sinks.event(str(error))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done or stopped cleanly; else see ``reported``."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"} & set(arguments):
+        return printed(describe(TrainConfig))
+    used: list[Sinks] = []
+    status = reported(lambda: run(load_train(arguments), used.append))
+    if not all(
+        sinks.work for sinks in used
+    ):  # what the library of a broken one does at the exit may be pages, or never end
+        os._exit(status)
+    return status
+
+
+def run(config: TrainConfig, opened: Callable[[Sinks], None] = lambda sinks: None) -> int:
+    """Trains with a complete configuration; see ``main`` for the exit status. ``opened`` is told of the sinks."""
+    signals = StopSignals()
+    location = config.run_dir or f"runs/{config.name}"
+    # Before the folder is taken, which writes into it.
+    if "://" not in location and (line := finished(config, Path(location))) is not None:
+        print(line)
+        return 0
+    try:
+        with RunFolder.open(location) as folder:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            texts = {"git_revision": git_revision(), "config_hash": config_hash(config)}
+            with open_sinks(config, folder.path, texts) as sinks:
+                opened(sinks)
+                train(config, folder.path, sinks, attempt := WatchedRun(folder, config, sinks, signals))
+            if attempt.has_started:
+                folder.publish()  # what was written while the sinks closed
+    except BaseException:
+        if not signals.ended_the_start:
+            raise
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""The doctor tells the truth about this machine, and survives what it examines."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conf.env_schema import ENV_CONFIGS
+from r2ac.commands import doctor, doctor_checks
+from r2ac.commands.doctor import main
+from r2ac.commands.doctor_checks import Finding
+
+
+@pytest.mark.slow
+def test_every_suite_is_played_and_the_rest_is_reported(capsys: pytest.CaptureFixture[str]):
+    status = main(["--json"])
+    findings = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
+    assert {f"env={suite}" for suite in ENV_CONFIGS if suite != "dmlab30"} <= set(findings)
+    for name in ("torch", "Ray", "env=atari", "env=gym", "env=tmaze", "env=copy_task", "env=minigrid"):
+        assert findings[name]["status"] == "ok", findings[name]
+    assert {"Python", "CUDA", "DMLab pictures", "mp4", "shared memory", "disk"} <= set(findings)
+    assert all(finding["advice"] for finding in findings.values() if finding["status"] != "ok")
+    assert status == int(any(finding["status"] == "broken" for finding in findings.values()))
+
+
+@pytest.mark.parametrize(("broken", "status"), [(False, 0), (True, 1)])
+def test_what_is_missing_is_no_failure_and_what_is_broken_is(
+    broken: bool, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def examine(dataset_path: str | None) -> Iterator[Finding]:
+        assert dataset_path == "pictures"
+        yield Finding("one", "ok", "works")
+        yield Finding("two", "missing", "is not [there]", "get it")
+        if broken:
+            yield Finding("three", "broken", "is torn", "mend it")
+
+    monkeypatch.setattr(doctor, "examine", examine)
+    assert main(["env.dataset_path=pictures"]) == status
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    expected = [["✓", "one", "works"], ["–", "two", "is", "not", "[there]"], ["get", "it"]]
+    assert lines == expected + [["✗", "three", "is", "torn"], ["mend", "it"]] * broken
+
+
+def test_a_terminal_without_unicode_gets_words_instead_of_marks():
+    program = (
+        "import sys\n"
+        "from r2ac.commands import doctor\n"
+        "from r2ac.commands.doctor_checks import Finding\n"
+        "doctor.examine = lambda path: [Finding('one', 'ok', 'works'), Finding('two', 'broken', 'is torn')]\n"
+        "sys.exit(doctor.main([]))\n"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False
+    )
+    assert [line.split() for line in result.stdout.splitlines()] == [
+        ["ok", "one", "works"],
+        ["broken", "two", "is", "torn"],
+    ]
+    assert result.returncode == 1
+
+
+def test_a_suite_that_crashes_or_hangs_is_a_finding(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor_checks, "PLAY", "import os; os.abort()")
+    finding = doctor_checks.suite_finding("atari")
+    assert (finding.status, finding.detail) == ("broken", "ended with status -6")
+    monkeypatch.setattr(doctor_checks, "PLAY", "import time; time.sleep(60)")
+    finding = doctor_checks.suite_finding("atari", limit_s=0.5)
+    assert (finding.status, finding.detail) == ("broken", "no answer within 0.5 s")
+
+
+def test_the_cause_of_a_failure_is_its_last_line(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor_checks, "PLAY", "print('before'); raise ValueError('the engine is torn')")
+    assert doctor_checks.suite_finding("atari").detail == "ValueError: the engine is torn"
+
+
+def test_nothing_that_a_hanging_suite_has_started_outlives_it(tmp_path: Path):
+    pid_file = tmp_path / "pid"
+    program = (
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        f"open({str(pid_file)!r}, 'w').write(str(child.pid))\n"
+        "time.sleep(60)\n"
+    )
+    start = time.monotonic()
+    assert doctor_checks.attempt(program, limit_s=5.0).status is None
+    assert time.monotonic() - start < 20
+    process = Path("/proc") / pid_file.read_text()
+    deadline = time.monotonic() + 10
+    while process.exists() and "\nState:\tZ" not in (process / "status").read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not process.exists() or "\nState:\tZ" in (process / "status").read_text()
+
+
+def test_a_missing_library_is_optional(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor_checks, "PLAY", "import sys; print('pip install it'); sys.exit(3)")
+    finding = doctor_checks.suite_finding("procgen")
+    assert (finding.status, finding.advice) == ("missing", "pip install it")
+
+
+@pytest.mark.slow
+def test_dmlab_is_played_where_the_module_is_and_its_death_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "standins"))
+    monkeypatch.setenv("FAKE_LAB", "{}")
+    finding = doctor_checks.suite_finding("dmlab")
+    assert (finding.status, finding.detail) == ("ok", "dmlab/rooms_watermaze: reset, 10 steps, picture 288x384x3")
+    assert doctor_checks.dataset_finding(str(tmp_path)).status == "ok"
+    monkeypatch.setenv("FAKE_LAB", json.dumps({"dataset": "broken"}))
+    assert doctor_checks.dataset_finding(str(tmp_path)).status == "broken"
+
+
+def test_dmlab_pictures_are_looked_for_where_they_are_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert doctor_checks.dataset_finding(None).status == "missing"
+    absent = doctor_checks.dataset_finding(f"{tmp_path}/nowhere")
+    assert (absent.status, absent.detail) == ("broken", f"{tmp_path}/nowhere is not a folder")
+    monkeypatch.setattr(doctor_checks, "PLAY", "import sys; print(*sys.argv[1:])")
+    played = doctor_checks.dataset_finding(str(tmp_path))
+    assert played.status == "ok"
+    assert played.detail.startswith('dmlab {"name": "psychlab_continuous_recognition", "dataset_path":')
+
+
+def test_an_unknown_option_is_one_line(capsys: pytest.CaptureFixture[str]):
+    assert main(["--jsn"]) == 2
+    expected = "error: unknown option '--jsn': expected --json, env.dataset_path=FOLDER or nothing\n"
+    assert capsys.readouterr().err == expected

@@ -1,0 +1,126 @@
+"""Actors, streams, batches and lag limits that follow from the machine, tried far from home."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import conf
+from conf.knobs import ConfigError
+from conf.load import load_train
+from conf.schema import TrainConfig
+from r2ac.monitoring.sinks import Sinks
+from r2ac.training.loop import RunHooks, train
+from r2ac.training.sizing import TYPICAL_LAG, doubts, expected_lag, sized
+
+
+def size(cores: int, *words: str) -> TrainConfig:
+    return sized(composed(words), cores)
+
+
+@cache
+def composed(words: tuple[str, ...]) -> TrainConfig:
+    return load_train(words)
+
+
+def late(config: TrainConfig) -> float:
+    """Lag of the last of many contributions of a fleet whose actors take turns, as the learner would count it."""
+    fleet, learner = config.fleet, config.learner
+    assert fleet.num_actors
+    assert learner.batch_segments
+    version, segments = 0, 0
+    under_way = [0] * (fleet.num_actors * fleet.in_flight)
+    lags = []
+    for _ in range(50 * len(under_way)):
+        lags.append(version - under_way.pop(0))
+        segments += config.actors.num_envs
+        if segments >= learner.batch_segments:
+            version, segments = version + 1, 0
+        under_way.append(version)
+    half = lags[len(lags) // 2 :]
+    return sum(half) / len(half)
+
+
+@pytest.mark.parametrize("in_flight", [1, 2])
+@pytest.mark.parametrize("num_envs", [1, 16, 32])
+@pytest.mark.parametrize("num_actors", [1, 2, 9, 10, 60, 1000])
+def test_batches_follow_the_fleet_so_that_contributions_are_in_time(num_actors: int, num_envs: int, in_flight: int):
+    config = size(2, f"fleet.num_actors={num_actors}", f"actors.num_envs={num_envs}", f"fleet.in_flight={in_flight}")
+    assert config.learner.batch_segments is not None
+    assert config.learner.max_lag is not None
+    assert config.learner.batch_segments % num_envs == 0
+    assert late(config) <= expected_lag(config) + 1 <= TYPICAL_LAG + 1
+    assert late(config) < config.learner.max_lag / 2
+    assert doubts(config) == []
+
+
+def test_a_small_fleet_updates_with_every_contribution():
+    assert [size(cores).learner.batch_segments for cores in (1, 2, 8)] == [16, 16, 16]
+
+
+def test_a_batch_of_the_users_own_lifts_the_limit_with_the_fleet():
+    config = size(60, "learner.batch_segments=32", "actors.num_envs=32")
+    assert (config.fleet.num_actors, config.learner.max_lag) == (60, 118)
+    assert late(config) == pytest.approx(expected_lag(config)) == 59
+    assert doubts(config) == []
+
+
+@pytest.mark.parametrize(("rule", "word"), [("drop", "dropped"), ("damp", "damped")])
+def test_a_lag_beyond_the_limit_is_said(rule: str, word: str):
+    words = ["learner.batch_segments=32", "actors.num_envs=32", "learner.max_lag=20", f"learner.lag_rule={rule}"]
+    (said,) = doubts(size(60, *words))
+    assert "60 actors and 32 segments per update" in said
+    assert f"about 59 versions late, beyond learner.max_lag=20, so about 66% of them will be {word}" in said
+    assert doubts(size(21, *words)) == []
+    assert doubts(size(60, *words, "learner.lag_rule=accept")) == []
+    assert doubts(size(60, *words, "learner.mode=sync")) == []
+
+
+@pytest.mark.parametrize(
+    ("cores", "num_actors", "num_envs", "num_cpus"),
+    [(1, 3, 16, 0.333), (2, 3, 16, 0.666), (3, 3, 16, 1), (5, 3, 16, 1), (8, 6, 8, 1), (12, 12, 4, 1), (200, 48, 1, 1)],
+)
+@pytest.mark.parametrize("row", ["atari_breakout_rtrl", "dmlab_watermaze_rtrl_m100", "procgen_chaser_tbptt_m5"])
+def test_the_papers_rows_have_48_streams_and_updates_of_32_segments_on_any_machine(
+    row: str, cores: int, num_actors: int, num_envs: int, num_cpus: float
+):
+    config = size(cores, f"experiment={row}")
+    assert (config.fleet.num_actors, config.actors.num_envs, config.actors.num_cpus) == (num_actors, num_envs, num_cpus)
+    assert num_actors * config.actors.num_cpus <= max(cores, 1)
+    assert config.learner.batch_segments == 32
+    assert config.learner.batch_segments % config.actors.num_envs == 0
+    assert doubts(config) == []
+
+
+def test_streams_are_spread_over_the_actors_that_the_user_asks_for():
+    config = size(2, "experiment=atari_breakout_rtrl", "fleet.num_actors=2")
+    assert (config.fleet.num_actors, config.actors.num_envs) == (2, 24)
+    (said,) = doubts(config)
+    assert said.startswith("an update takes 48 segments instead of learner.batch_segments=32")
+    with pytest.raises(
+        ConfigError, match=r"num_streams=48 .*num_actors=5: choose one of 1, 2, 3, 4, 6, .*48, or leave"
+    ):
+        size(2, "experiment=atari_breakout_rtrl", "fleet.num_actors=5")
+
+
+def test_a_mode_that_could_never_accept_anything_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"lag of one, so with learner\.max_lag=0 every contribution would be dropped"
+    ):
+        size(2, "learner.mode=lockstep", "learner.max_lag=0")
+
+
+def test_every_default_is_free_of_doubt():
+    for path in sorted((Path(conf.__file__).parent / "experiment").glob("*.yaml")):
+        for cores in (1, 2, 7, 64):
+            assert doubts(size(cores, f"experiment={path.stem}")) == [], (path.stem, cores)
+
+
+def test_what_is_doubtful_is_said_before_the_first_unroll(tmp_path: Path):
+    words = ["experiment=tmaze", "env.corridor=4", "fleet=local", "fleet.num_actors=5", "actors.num_envs=4"]
+    words += ["actors.unroll=3", "network.num_units=8", "total_steps=60", "logging=quiet"]
+    events: list[str] = []
+    config = load_train([*words, "learner.batch_segments=4", "learner.max_lag=1"])
+    row = train(config, tmp_path, Sinks([], events.append), RunHooks())
+    assert "5 actors and 4 segments per update" in events[0]
+    assert (row["contributions_dropped"] or 0) > 0
