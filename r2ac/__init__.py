@@ -1,1 +1,1 @@
-"""What surrounds a run: the programs, what they keep, what they show, where they run, and the loop that puts fleet, learner and sinks together."""
+"""What surrounds a run: programs, what they keep and show, where they run, and the loop that puts fleet and learner together."""
