@@ -126,7 +126,7 @@ def load_network(checkpoint: Checkpoint, trained: TrainConfig, spec: EnvSpec, de
     Raises:
         CheckpointError: if this program builds another network from the checkpoint's configuration.
     """
-    network = build_network(trained.network, trained.rule.name, spec).to(require_device("device", device))
+    network = build_network(trained.network, trained.rule, spec).to(require_device("device", device))
     parameters = FlatParameters(network)
     if parameters.layout.fingerprint != checkpoint.layout.fingerprint:
         raise CheckpointError(

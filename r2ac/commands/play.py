@@ -17,7 +17,7 @@ from actors.precision import prepare_process
 from conf.env_schema import EnvConfig
 from conf.knobs import MAX_SEED, ConfigError, knob
 from conf.load import describe, load_options, load_train
-from conf.schema import TrainConfig
+from conf.schema import RuleConfig, TrainConfig
 from envs.base import EnvSpec, VectorEnv
 from envs.registry import make_env
 from r2ac.commands.evaluate import load_network
@@ -110,7 +110,7 @@ def policy_for(config: PlayConfig, played: Played | None, spec: EnvSpec) -> Poli
     else:
         options = load_train([]).network
         options.encoder = "none" if spec.layout == "vector" else "impala"
-        network = build_seeded_network(options, "segment", spec, config.seed)
+        network = build_seeded_network(options, RuleConfig(), spec, config.seed)
     if config.policy == "random":
         with torch.no_grad():
             network.policy_head.weight.zero_()
@@ -147,8 +147,8 @@ def caption(move: Move, spec: EnvSpec, total: float) -> list[str]:
         f"action {name}   value {float(move.output.values[0]):.2f}",
         f"reward {float(move.next_timestep.reward[0]):+.2f}   return {total:.2f}",
     ]
-    if move.sensitivity is not None:
-        lines.append(f"sensitivity {float(move.sensitivity.norm()):.1f}")
+    if move.sensitivity_norm is not None:
+        lines.append(f"sensitivity {move.sensitivity_norm:.1f}")
     return lines
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from learner.learner import Counters
 from learner.optimizer import MOMENTS
+from learner.receipts import Counters
 from r2ac.persistence.manifest import is_count
 
 Check = Callable[[Any], bool]

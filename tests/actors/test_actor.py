@@ -7,7 +7,7 @@ import pytest
 import torch
 from counting_env import EPISODE, CountingEnv
 from torch.nn import functional
-from toy_actor import make_actor, present_weights
+from toy_actor import core_of, make_actor, present_weights
 
 from actors.actor import Actor
 from conf.schema import LossConfig, NetworkConfig
@@ -38,7 +38,7 @@ def test_no_transition_is_lost_doubled_or_credited_to_another_episode(habit: Hab
     seen: list[tuple[int, int, int, bool, bool]] = []
     for _ in range(30):
         contribution = actor.unroll(weights)
-        rows = actor._unroll
+        rows = actor.rollout.unroll
         assert contribution.header.num_steps == int(rows.valid.sum())
         assert contribution.header.num_frames == 2 * contribution.header.num_steps
         for t, b in rows.valid.nonzero().tolist():
@@ -77,7 +77,7 @@ def test_a_cut_off_episode_is_valued_with_its_own_instruction(habit: Habit):
     cut = 0
     for _ in range(20):
         actor.unroll(present_weights(actor))
-        rows = actor._unroll
+        rows = actor.rollout.unroll
         for t, b in (rows.truncated & rows.valid).nonzero().tolist():
             _, episode, step = (int(number) for number in rows.inputs[t, b, :3])
             assert rows.next_values[t, b] == EPISODE * (episode + 1) + step + 1
@@ -112,13 +112,12 @@ def test_contributions_add_up_to_backpropagation_through_whole_episodes(habit: H
     env = CountingEnv(num_envs=3, seed=1, habit=habit, lengths=(2, 9))
     actor = make_actor(env, unroll=unroll, rule=rule)
     weights = present_weights(actor)
-    core = actor.network.core
-    assert core is not None
+    gated, core = core_of(actor.network)
     total = torch.zeros_like(actor.parameters.vector, dtype=torch.float64)
     inputs, is_first, actions, targets, valid, advantages = [], [], [], [], [], []
     for _ in range(20 // unroll):
         total += actor.unroll(weights).gradient
-        rows = actor._unroll
+        rows = actor.rollout.unroll
         inputs.append(rows.inputs.clone())
         is_first.append(rows.is_first.clone())
         actions.append(rows.actions.clone())
@@ -127,17 +126,17 @@ def test_contributions_add_up_to_backpropagation_through_whole_episodes(habit: H
         targets.append(returns.targets)
         advantages.append(returns.advantages)
 
-    matrices = core.core.matrices.detach().clone().requires_grad_()
-    vectors = core.core.vectors.detach().clone().requires_grad_()
+    matrices = core.matrices.detach().clone().requires_grad_()
+    vectors = core.vectors.detach().clone().requires_grad_()
     state, states = torch.zeros(3, 6), []
     for t, (x, first) in enumerate(zip(torch.cat(inputs), torch.cat(is_first), strict=True)):
         if rule == "tbptt" and t % unroll == 0:
             state = state.detach()
         state = torch.where(first[:, None], torch.zeros_like(state), state)
-        state = core.core.cell.forward(state, torch.stack([x @ matrix.t() for matrix in matrices], dim=1), vectors)
+        state = core.cell.forward(state, torch.stack([x @ matrix.t() for matrix in matrices], dim=1), vectors)
         states.append(state)
     cells = torch.stack(states)
-    hidden = torch.sigmoid(core.gate(torch.cat([torch.cat(inputs), cells], -1))) * cells
+    hidden = torch.sigmoid(gated.gate(torch.cat([torch.cat(inputs), cells], -1))) * cells
     logits, values = actor.network.policy_head(hidden), actor.network.value_head(hidden).squeeze(-1)
     log_policy = logits.log_softmax(-1)
     chosen = log_policy.gather(-1, torch.cat(actions).unsqueeze(-1)).squeeze(-1)
@@ -154,7 +153,7 @@ def test_contributions_add_up_to_backpropagation_through_whole_episodes(habit: H
 def recompute_returns(actor: Actor):
     from rtrl_core import vtrace
 
-    rows = actor._unroll
+    rows = actor.rollout.unroll
     return vtrace(
         log_ratios=torch.zeros_like(rows.values),
         rewards=rows.rewards,
@@ -208,7 +207,7 @@ def test_activations_are_kept_while_they_fit_the_budget():
     kinds = {}
     for budget in (0, 10**9):
         actor = make_actor(TMaze(8, 1, corridor=3), activations="auto", activation_budget_bytes=budget)
-        kinds[budget] = type(actor._stem).__name__
+        kinds[budget] = type(actor.stem).__name__
     assert kinds == {0: "RecomputedStem", 10**9: "RetainedStem"}
 
 

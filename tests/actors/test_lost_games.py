@@ -42,7 +42,7 @@ def test_the_step_before_a_lost_engine_is_worth_its_reward_and_the_value_of_what
     weights, lost_after_a_step = present_weights(actor), 0
     for _ in range(10):
         contribution = actor.unroll(weights)
-        rows, expected, target = actor._unroll, 0.0, 0.0
+        rows, expected, target = actor.rollout.unroll, 0.0, 0.0
         for b in range(2):
             for t in reversed(range(7)):
                 if not rows.valid[t, b]:

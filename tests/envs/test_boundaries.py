@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from counting_env import CountingEnv
+from toy_actor import core_of
 
-from actors.actor import Actor, ActorIdentity
+from actors.actor import Actor
+from actors.worker import ActorIdentity
 from conf.env_schema import (
     AtariConfig,
     CopyTaskConfig,
@@ -18,7 +20,7 @@ from conf.env_schema import (
     ProcgenConfig,
     TMazeConfig,
 )
-from conf.schema import ActorsConfig, LossConfig, NetworkConfig
+from conf.schema import ActorsConfig, LossConfig, NetworkConfig, RuleConfig
 from envs.actions import Discrete, MultiDiscrete
 from envs.base import Timestep, VectorEnv
 from envs.registry import make_env
@@ -147,24 +149,23 @@ def test_state_and_sensitivity_forget_exactly_at_first_steps(suite: str):
     encoder = "none" if env.spec.layout == "vector" else "impala"
     network = NetworkConfig(encoder=encoder, features=8, num_units=4, last_reward=False)
     actor = Actor(
-        *(ActorIdentity(0, 0, 1), env, network, "segment", LossConfig()),
+        *(ActorIdentity(0, 0, 1), env, network, RuleConfig(), LossConfig()),
         *(ActorsConfig(num_envs=STREAMS, unroll=1, autocast="float32"), "none"),
     )
     weights = WeightsSnapshot(0, actor.parameters.layout.fingerprint, actor.parameters.vector.clone())
-    core = actor.network.core
-    assert core is not None
+    _, core = core_of(actor.network)
     checked = 0
     for _ in range(250):
         actor.unroll(weights)
-        rows = actor._unroll
+        rows = actor.rollout.unroll
         started = rows.is_first[0]
         if started.any():
-            alone, fresh = core.core(rows.inputs, core.initial_state(STREAMS), rows.is_first)
-            assert actor._core.sensitivity is not None
+            alone, fresh = core(rows.inputs, core.initial_state(STREAMS), rows.is_first)
+            assert actor.rollout.core.sensitivity is not None
             assert fresh.sensitivity is not None
-            for ours, expected in zip(actor._core.sensitivity, fresh.sensitivity, strict=True):
+            for ours, expected in zip(actor.rollout.core.sensitivity, fresh.sensitivity, strict=True):
                 torch.testing.assert_close(ours[started], expected[started])
-            torch.testing.assert_close(actor._core.cell[started], alone[-1].detach()[started])
+            torch.testing.assert_close(actor.rollout.core.cell[started], alone[-1].detach()[started])
             checked += int(started.sum())
         if checked > STREAMS + 2:
             break

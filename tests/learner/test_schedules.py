@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from actors.fleet import FinishedUnroll, LocalFleet, Restarts
 from conf.load import load_train
@@ -15,6 +16,7 @@ from r2ac.monitoring.sinks import Sinks, open_sinks
 from r2ac.persistence import checkpoint as checkpoints
 from r2ac.training import loop
 from r2ac.training.loop import Clock, RunHooks, train
+from rtrl_core import WeightsSnapshot
 
 TOY = [
     *("experiment=tmaze", "env.corridor=4", "fleet=local", "fleet.num_actors=2", "actors.num_envs=4"),
@@ -27,7 +29,7 @@ class GreedyLearner(LocalLearner):
     """Adds everything."""
 
     def __init__(self) -> None:
-        self.weights = "weights"
+        self.weights = WeightsSnapshot(0, "network", torch.zeros(1))
         self.sent: list[object] = []
 
     def send(self, contribution: object) -> None:

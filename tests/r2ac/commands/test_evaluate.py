@@ -17,7 +17,7 @@ from actors.build import build_seeded_network
 from actors.evaluation import Score, evaluate
 from conf.env_schema import AtariConfig, DMLab30Config, DMLabConfig, ProcgenConfig, TMazeConfig
 from conf.knobs import ConfigError
-from conf.schema import NetworkConfig
+from conf.schema import NetworkConfig, RuleConfig
 from envs.atari import games
 from envs.base import EnvSpec, Timestep
 from envs.dmlab.levels import BY_NAME, DMLAB30
@@ -29,7 +29,7 @@ from r2ac.commands.protocol import protocol
 from r2ac.persistence import checkpoint as checkpoints
 from rtrl_core import PolicyNetwork
 
-STANDINS = Path(__file__).parents[1] / "standins"
+STANDINS = Path(__file__).parents[2] / "standins"
 NETWORK = NetworkConfig(encoder="none", num_units=4)
 
 
@@ -50,7 +50,7 @@ class Lives(CountingEnv):
 
 
 def network_for(env: CountingEnv) -> PolicyNetwork:
-    return build_seeded_network(NETWORK, "segment", env.spec, seed=1)
+    return build_seeded_network(NETWORK, RuleConfig(), env.spec, seed=1)
 
 
 def returns_by_episode(env: CountingEnv) -> dict[int, list[float]]:
@@ -116,7 +116,7 @@ def test_greedy_play_takes_the_likeliest_action_and_sampled_play_repeats_with_it
 def test_a_greedy_policy_that_never_presses_fire_is_done_with_breakout_within_a_few_hundred_steps():
     env = make_env(AtariConfig(name="breakout"), 2, 1)
     network = build_seeded_network(
-        NetworkConfig(encoder="nature", features=4, num_units=4), "segment", env.spec, seed=1
+        NetworkConfig(encoder="nature", features=4, num_units=4), RuleConfig(), env.spec, seed=1
     )
     with torch.no_grad():
         network.policy_head.weight.zero_()

@@ -14,7 +14,7 @@ from PIL import Image
 from actors.build import build_seeded_network
 from actors.evaluation import play
 from conf.env_schema import AtariConfig
-from conf.schema import NetworkConfig
+from conf.schema import NetworkConfig, RuleConfig
 from envs.base import Timestep
 from envs.registry import make_env
 from r2ac.commands import train, video
@@ -46,7 +46,7 @@ def test_options_of_the_environment_can_be_given(tmp_path: Path, capsys: pytest.
 def test_a_picture_is_what_the_policy_saw_and_its_caption_what_it_then_did(monkeypatch: pytest.MonkeyPatch):
     def network_and_env():
         env = make_env(AtariConfig(name="pong"), 1, 4)
-        return build_seeded_network(NetworkConfig(features=4, num_units=4), "segment", env.spec, 1), env
+        return build_seeded_network(NetworkConfig(features=4, num_units=4), RuleConfig(), env.spec, 1), env
 
     seen: list[tuple[np.ndarray, list[str]]] = []
     monkeypatch.setattr("r2ac.commands.play.captioned", lambda picture, lines: seen.append((picture, lines)))
@@ -63,8 +63,8 @@ def test_a_picture_is_what_the_policy_saw_and_its_caption_what_it_then_did(monke
         ignored = "" if move.next_timestep.valid[0] else " (ignored)"
         assert lines[0] == f"action {action}{ignored}   value {float(move.output.values[0]):.2f}"
         assert lines[1].startswith(f"reward {float(move.next_timestep.reward[0]):+.2f}   return ")
-        assert move.sensitivity is not None
-        assert lines[2] == f"sensitivity {float(move.sensitivity.norm()):.1f}"
+        assert move.sensitivity_norm is not None
+        assert lines[2] == f"sensitivity {move.sensitivity_norm:.1f}"
 
 
 class Lives(CountingEnv):
@@ -83,7 +83,7 @@ def test_the_return_of_a_caption_is_the_games_and_goes_on_over_lost_lives(monkey
     seen: list[str] = []
     monkeypatch.setattr("r2ac.commands.play.captioned", lambda picture, lines: seen.append(lines[1]))
     env = Lives(1, 1)
-    network = build_seeded_network(NetworkConfig(encoder="none", num_units=4), "segment", env.spec, 1)
+    network = build_seeded_network(NetworkConfig(encoder="none", num_units=4), RuleConfig(), env.spec, 1)
     list(record(network, env, "none", PlayConfig(steps=60, seed=2)))
     total, games = 0.0, 0
     for number, (_, episode, step, terminated, truncated) in enumerate(env.ledger):

@@ -12,7 +12,7 @@ import torch
 
 from conf.load import load_train
 from conf.schema import TrainConfig
-from learner.learner import Counters
+from learner.receipts import Counters
 from r2ac.commands import train as training_program
 from r2ac.commands.stop_signals import ENDING
 from r2ac.monitoring.sinks import Sinks, open_sinks

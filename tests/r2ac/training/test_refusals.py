@@ -10,7 +10,7 @@ from empty_statistics import no_statistics
 import actors.actor
 from actors.fleet import LocalFleet
 from conf.load import load_train
-from learner.learner import Counters, Receipt, Verdict
+from learner.receipts import Counters, Receipt, Verdict
 from r2ac.monitoring.sinks import Sinks
 from r2ac.training.loop import RunHooks, train
 from r2ac.training.refusals import FEWEST, REFUSALS_PER_ACTOR, NoProgress, Refusals

@@ -14,7 +14,8 @@ from actors.precision import carries_bfloat16_well
 from conf.load import load_train
 from conf.schema import TrainConfig
 from learner.clients import LocalLearner
-from learner.learner import Learner, Receipt, Update, Verdict
+from learner.learner import Learner
+from learner.receipts import Receipt, Update, Verdict
 from r2ac.monitoring.sinks import Sinks, open_sinks
 from r2ac.persistence import checkpoint as checkpoints
 from r2ac.persistence.checkpoint import CheckpointError
