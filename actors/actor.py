@@ -221,16 +221,18 @@ class Actor:
         self.rollout.close()
 
 
-def build_actor(config: TrainConfig, identity: ActorIdentity, state: dict[str, Any] | None = None) -> Actor:
+def build_actor(
+    config: TrainConfig, identity: ActorIdentity, state: dict[str, Any] | None = None, actor: type[Actor] = Actor
+) -> Actor:
     """Raises ``UnknownEnvironment``, ``MissingDependency`` or ``ValueError`` for a configuration that cannot work,
     ``EnvironmentFailure`` if the environment does not start."""
     env = make_env(config.env, config.actors.num_envs, identity.env_seed)
     try:
         sections = (config.network, config.rule, config.loss, config.actors, config.env.reward_clip)
-        actor = Actor(identity, env, *sections)
+        built = actor(identity, env, *sections)
         if state is not None:
-            actor.set_state(state)
+            built.set_state(state)
     except Exception:
         env.close()
         raise
-    return actor
+    return built
