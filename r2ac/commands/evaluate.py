@@ -167,10 +167,10 @@ def suite_scores(whole: SuiteScore | None, results: Sequence[Result]) -> dict[st
     """The score of the whole suite by policy, where it has one and what was played makes one."""
     if whole is None:
         return {}
-    scores = {
-        policy: whole.of({result["split"]: result["returns"] for result in results if result["policy"] == policy})
-        for policy in ("greedy", "sampled")
-    }
+    returns: dict[str, dict[str, list[float]]] = {}
+    for result in results:
+        returns.setdefault(result["policy"], {})[result["split"]] = result["returns"]
+    scores = {policy: whole.of(by_split) for policy, by_split in returns.items()}
     return {f"{whole.key}_{policy}": score for policy, score in scores.items() if score is not None}
 
 
