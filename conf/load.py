@@ -25,11 +25,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.data_yaml import read_yaml
-from conf.env_schema import ENV_CONFIGS
+from conf.env_schema import ENV_CONFIGS, EnvConfig
 from conf.knobs import CHOICES, HELP, PLACE, ConfigError, validate
 from conf.names import check_run_name, with_home
 from conf.places import Interpolated, shown
 from conf.schema import EvaluateConfig, TrainConfig
+from conf.suites import default_name, env_config_class, suite_names
 
 T = TypeVar("T")
 
@@ -47,7 +48,8 @@ def load_train(overrides: Sequence[str]) -> TrainConfig:
     Raises:
         ConfigError: for anything that cannot work; one line.
     """
-    words = [word for override in overrides for word in _translate(override)]
+    env = _env_of(overrides)
+    words = [word for override in overrides for word in _translate(override, env)]
     _register_schema()
     with _lock:
         try:
@@ -152,15 +154,15 @@ def experiments() -> list[str]:
     return sorted(path.stem for path in (Path(__file__).parent / "experiment").glob("*.yaml"))
 
 
-def describe(schema: type) -> str:
-    """Every option with its default and meaning, for ``--help``."""
+def describe(schema: type, words: Sequence[str] = ()) -> str:
+    """Every option with its default and meaning, for ``--help``; of environments, those of the suite that ``words`` name, else of ours."""
     lines: list[str] = []
     if schema is TrainConfig:
         lines += [
             "usage: rtrl-train [experiment=NAME] [env=SUITE/NAME] [GROUP=FILE] [option=value ...]",
             "",
             f"experiments: {', '.join(experiments())}",
-            f"suites: {', '.join(ENV_CONFIGS)}",
+            f"suites: {', '.join(suite_names())}; or MODULE:SUITE of your own (docs/environments.md)",
             *(f"{group}: {', '.join(_files(group))}" for group in GROUPS if group not in ("env", "experiment")),
             "",
         ]
@@ -169,20 +171,36 @@ def describe(schema: type) -> str:
         meaning = spec.metadata.get(HELP, "") + (f" ({' | '.join(choices)})" if choices else "")
         lines.append(f"  {option:38} {_default(spec)!s:>14}   {meaning}")
     if schema is TrainConfig:
-        for suite, env in ENV_CONFIGS.items():
+        named = _env_of(words)
+        for suite, env in (ENV_CONFIGS if named is None else {_suite_of(words): named}).items():
             lines += ["", f"env={suite}: {(env.__doc__ or '').strip().splitlines()[0]}"]
             for option, spec in _walk(env, "env."):
                 lines.append(f"  {option:38} {_default(spec)!s:>14}   {spec.metadata.get(HELP, '')}")
     return "\n".join(lines)
 
 
-def _translate(word: str) -> list[str]:
-    """One word of the user as words for Hydra."""
+def _env_of(overrides: Sequence[str]) -> type[EnvConfig] | None:
+    """The options of the suite that ``env=SUITE/NAME`` names; ``None`` if no word does, or there is no such suite."""
+    suite = _suite_of(overrides)
+    return env_config_class(suite) if suite else None
+
+
+def _suite_of(overrides: Sequence[str]) -> str:
+    values = [override.removeprefix("env=") for override in overrides if override.startswith("env=")]
+    return values[-1].partition("/")[0] if values else ""
+
+
+def _translate(word: str, env: type[EnvConfig] | None) -> list[str]:
+    """One word of the user as words for Hydra.
+
+    Args:
+        env: the options of the suite that another word names.
+    """
     key, separator, value = word.partition("=")
     if not separator:
         raise ConfigError(f"expected option=value, got {word!r}; rtrl-train --help lists the options")
     if key == "env":
-        return _translate_env(value)
+        return _translate_env(value, env)
     if key in GROUPS:
         if value not in _files(key):
             raise ConfigError(_unknown(key, value, _files(key)))
@@ -192,28 +210,39 @@ def _translate(word: str) -> list[str]:
     section = key.split(".")[0]
     if section != "env" and key not in _options(TrainConfig):
         raise ConfigError(_unknown("option", key, _options(TrainConfig)))
-    return [f"{key}={_quoted(with_home(key, value))}" if key in _free_text(TrainConfig) else word]
+    if section == "env" and env is not None and env not in ENV_CONFIGS.values():
+        options = [option for option, _ in _walk(env, "env.")]
+        if key not in options:
+            raise ConfigError(_unknown("option", key, options))
+        free = key in _free_text(env, "env.")
+    else:
+        free = key in _free_text(TrainConfig)
+    return [f"{key}={_quoted(with_home(key, value))}" if free else word]
 
 
 def _is_kwargs(key: str) -> bool:
     return key.lstrip("+").split(".")[:2] == ["env", "kwargs"]
 
 
-def _translate_env(value: str) -> list[str]:
+def _translate_env(value: str, config: type[EnvConfig] | None) -> list[str]:
     suite, slash, name = value.partition("/")
+    if config is None:
+        raise ConfigError(_unknown("environment suite", suite, suite_names()) + "; write env=SUITE/NAME")
     if suite not in ENV_CONFIGS:
-        raise ConfigError(_unknown("environment suite", suite, list(ENV_CONFIGS)) + "; write env=SUITE/NAME")
-    default = next(spec.default for spec in fields(ENV_CONFIGS[suite]) if spec.name == "name")
-    return [f"env={suite}", f"env.name={_quoted(name if slash else str(default))}"]
+        node = OmegaConf.structured(config)
+        node.suite = suite
+        ConfigStore.instance().store(group="env", name=suite, node=node)
+    return [f"env={suite}", f"env.name={_quoted(name if slash else default_name(suite, config))}"]
 
 
 @cache
-def _free_text(schema: type) -> frozenset[str]:
+def _free_text(schema: type, path: str = "") -> frozenset[str]:
     """Options whose values are taken as they are: they may hold characters that Hydra's grammar and YAML give a meaning."""
-    options = [*_walk(schema)]
+    options = [*_walk(schema, path)]
     if schema is TrainConfig:
         options += [pair for env in ENV_CONFIGS.values() for pair in _walk(env, "env.")]
-    texts = {option for option, spec in options if spec.metadata.get(PLACE) and spec.type in (str, str | None)}
+    written = (str, str | None, "str", "str | None")  # the last two where a module postpones its annotations
+    texts = {option for option, spec in options if spec.metadata.get(PLACE) and spec.type in written}
     return frozenset(texts | {"name", "env.name"})
 
 

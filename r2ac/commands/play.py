@@ -14,14 +14,14 @@ from rich.console import Console
 from actors.build import build_seeded_network
 from actors.evaluation import Move, play
 from actors.precision import prepare_process
+from conf.dotted import is_dotted
 from conf.env_schema import EnvConfig
 from conf.knobs import MAX_SEED, ConfigError, knob
 from conf.load import describe, load_options, load_train
 from conf.schema import RuleConfig, TrainConfig
 from envs.base import EnvSpec, VectorEnv
-from envs.registry import make_env
+from envs.registry import find_suite, make_env
 from r2ac.commands.evaluate import load_network
-from r2ac.commands.protocol import protocol
 from r2ac.commands.user_mistakes import printed, reported
 from r2ac.commands.video import captioned, contact_sheet, evenly_spaced, require_writable, write_video
 from r2ac.persistence import checkpoint as checkpoints
@@ -40,7 +40,9 @@ class PlayConfig:
         "last", "of a run folder: its last checkpoint, or the best by return in training", choices=("last", "best")
     )
     env: str | None = knob(
-        None, "SUITE/NAME to play without a checkpoint; needs policy=random; env.OPTION=value too", place=True
+        None,
+        "SUITE/NAME to play without a checkpoint; needs policy=random; env.OPTION=value too. With one: MODULE:SUITE, to trust it",
+        place=True,
     )
     policy: str = knob("sampled", "how actions are chosen", choices=("greedy", "sampled", "random"))
     steps: int = knob(300, "steps to record", minimum=1, maximum=100_000_000)
@@ -96,11 +98,12 @@ def what_to_play(config: PlayConfig, env_words: Sequence[str]) -> tuple[EnvConfi
         if config.env is None or config.policy != "random":
             raise ConfigError("nothing to play: give checkpoint=RUN, or env=SUITE/NAME with policy=random")
         return load_train([f"env={config.env}", *env_words]).env, None
-    if config.env is not None:
+    if config.env is not None and not is_dotted(config.env.partition("/")[0]):
         raise ConfigError("a checkpoint is played in its own environment: leave env out, or leave checkpoint out")
     checkpoint = checkpoints.load(checkpoints.find(Path(config.checkpoint), which=config.which))
-    trained = checkpoint.trusted_config(env_words)
-    return next(iter(protocol(trained.env).splits.values())), (checkpoint, trained)
+    trained = checkpoint.trusted_config([*([] if config.env is None else [f"env={config.env}"]), *env_words])
+    splits = find_suite(trained.env.suite).protocol(trained.env).splits
+    return next(iter(splits.values())), (checkpoint, trained)
 
 
 def policy_for(config: PlayConfig, played: Played | None, spec: EnvSpec) -> PolicyNetwork:

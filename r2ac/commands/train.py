@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done or stopped cleanly; else see ``reported``."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
-        return printed(describe(TrainConfig))
+        return reported(lambda: printed(describe(TrainConfig, arguments)))
     used: list[Sinks] = []
     status = reported(lambda: run(load_train(arguments), used.append))
     if not all(

@@ -56,7 +56,8 @@ class Checkpoint:
         return self._stored().config
 
     def trusted_config(self, words: Sequence[str]) -> TrainConfig:
-        """The same with what the caller says about places, ``env.OPTION=VALUE``. One line on the error stream says what was ignored.
+        """The same with what the caller says again, ``env.OPTION=VALUE`` of places or ``env=MODULE:SUITE``. One line on the error
+        stream says what was ignored.
 
         Raises:
             CheckpointError: if this program cannot use it.

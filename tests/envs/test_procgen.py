@@ -13,9 +13,8 @@ from conf.env_schema import ProcgenConfig
 from conf.knobs import ConfigError
 from conf.load import load_train
 from envs.base import MissingDependency, UnknownEnvironment, VectorEnv
-from envs.procgen import MODES, TIME_LIMITS, ProcgenEnv
+from envs.procgen import MODES, SUITE, TIME_LIMITS, ProcgenEnv
 from envs.registry import make_env
-from r2ac.commands.protocol import protocol
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("procgen") is None, reason="procgen-mirror has no wheel for this Python"
@@ -151,7 +150,7 @@ def test_the_same_seed_repeats_and_streams_and_seeds_differ():
 
 
 def test_levels_come_from_the_range_and_the_test_splits_are_disjoint_from_training():
-    splits = protocol(load_train(["experiment=procgen_chaser_rtrl_m50"]).env).splits
+    splits = SUITE.protocol(load_train(["experiment=procgen_chaser_rtrl_m50"]).env).splits
     assert list(splits) == ["train", "test 1000", "test 1200", "test 1400"]
     seen: dict[str, set[int]] = {}
     for name, config in splits.items():
