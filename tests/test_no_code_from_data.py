@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("actors", "conf", "envs", "learner", "rtrl_core")
+PACKAGES = ("actors", "conf", "envs", "learner", "r2ac", "rtrl_core")
 FORBIDDEN = {
     *("eval", "exec", "os.system", "os.popen", "torch.load", "yaml.unsafe_load", "yaml.full_load", "yaml.load_all"),
     *("pickle.load", "pickle.loads", "pickle.Unpickler", "numpy.load", "np.load", "joblib.load", "marshal.loads"),

@@ -162,7 +162,7 @@ def test_every_package_of_ours_is_the_one_that_is_imported():
     import importlib
 
     root = Path(__file__).resolve().parents[2]
-    for package in ("actors", "conf", "envs", "learner", "rtrl_core"):
+    for package in ("actors", "conf", "envs", "learner", "r2ac", "rtrl_core"):
         found = importlib.import_module(package).__file__
         assert found is not None
         assert Path(found).is_relative_to(root)
