@@ -13,7 +13,7 @@ from envs.registry import make_env
 from r2ac.commands import train
 from r2ac.commands.dmlab_cache import main
 
-STANDINS = Path(__file__).parents[1] / "standins"
+STANDINS = Path(__file__).parents[2] / "standins"
 LEVEL = "rooms_keys_doors_puzzle"
 
 

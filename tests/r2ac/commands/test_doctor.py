@@ -105,7 +105,7 @@ def test_a_missing_library_is_optional(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.slow
 def test_dmlab_is_played_where_the_module_is_and_its_death_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "standins"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2] / "standins"))
     monkeypatch.setenv("FAKE_LAB", "{}")
     finding = doctor_checks.suite_finding("dmlab")
     assert (finding.status, finding.detail) == ("ok", "dmlab/rooms_watermaze: reset, 10 steps, picture 288x384x3")

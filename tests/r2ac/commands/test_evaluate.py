@@ -29,7 +29,7 @@ from r2ac.commands.protocol import protocol
 from r2ac.persistence import checkpoint as checkpoints
 from rtrl_core import PolicyNetwork
 
-STANDINS = Path(__file__).parents[1] / "standins"
+STANDINS = Path(__file__).parents[2] / "standins"
 NETWORK = NetworkConfig(encoder="none", num_units=4)
 
 

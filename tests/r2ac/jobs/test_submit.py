@@ -18,7 +18,7 @@ from conf.submit_schema import TARGET_CONFIGS
 from r2ac.commands.submit import DRY_RUN, TARGETS, main
 from r2ac.jobs import kuberay
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TRAIN = ("experiment=tmaze", "total_steps=1000")
 
 
