@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 ARGS ?=
 BENCH ?= all
 
-.PHONY: help install train demo evaluate doctor test lint test-long test-lowest test-gpu docker-test bench docs lock clean
+.PHONY: help install train demo evaluate doctor test lint test-fast test-long test-lowest test-gpu docker-test bench docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ lint: $(INSTALLED) ## formatting, lint, types and layer contracts
 
 test: lint ## lint, types, layer contracts and all tests (long and GPU ones apart)
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not soak and not gpu and not docker" $(ARGS)
+
+test-fast: $(INSTALLED) ## tests of every package within two minutes on two cores; without lint and without whatever takes seconds
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not seconds and not slow and not soak and not gpu and not docker" $(ARGS)
 
 test-long: $(INSTALLED) ## tests that take long: learning in full, every combination of options, many minutes of one run
 	@$(BIN)/python -m pytest -q -m soak $(ARGS)

@@ -1,5 +1,6 @@
 """What runs by itself, on a push or a commit, calls targets of the Makefile and tools of the environment that exist."""
 
+import ast
 import re
 import shlex
 import shutil
@@ -77,3 +78,14 @@ def test_hooks_run_what_make_lint_runs() -> None:
     for hook in hooks():
         words = hook["entry"].removeprefix(".venv/bin/").split(" --")[0]
         assert f"$(BIN)/{words}" in lint
+
+
+def test_the_fast_tests_reach_every_package() -> None:
+    left_out = ("seconds", "slow", "soak", "gpu", "docker")
+    for package in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
+        trees = [ast.parse(path.read_text()) for path in (ROOT / "tests" / package).rglob("test_*.py")]
+        functions = [node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
+        tests = [node for node in functions if node.name.startswith("test_")]
+        marks = {node.name: " ".join(map(ast.unparse, node.decorator_list)) for node in tests}
+        fast = [name for name, marked in marks.items() if not any(f"mark.{word}" in marked for word in left_out)]
+        assert len(fast) > len(tests) / 2, package

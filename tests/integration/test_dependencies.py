@@ -56,6 +56,7 @@ def _modules(tree: ast.AST) -> Iterator[str]:
             yield node.module
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("dev", [False, True], ids=["programs", "tests and tools"])
 def test_every_import_is_of_a_distribution_that_pyproject_asks_for(dev: bool):
     tools = [ROOT / tool for tool in TOOLS]
