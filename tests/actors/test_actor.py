@@ -25,6 +25,7 @@ def read_values_off_observations(actor: Actor) -> None:
         actor.network.value_head.bias.zero_()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("unroll", [1, 3, 7])
 @pytest.mark.parametrize("habit", ["same_step", "next_step"])
 def test_no_transition_is_lost_doubled_or_credited_to_another_episode(habit: Habit, unroll: int):
@@ -55,6 +56,7 @@ def test_no_transition_is_lost_doubled_or_credited_to_another_episode(habit: Hab
     assert {True, False} == {terminated for *_, terminated, _ in seen} == {truncated for *_, truncated in seen}
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("habit", ["same_step", "next_step"])
 def test_a_cut_off_episode_is_valued_with_its_own_instruction(habit: Habit):
     env = CountingEnv(num_envs=5, seed=3, habit=habit, instructed=True)
@@ -85,6 +87,7 @@ def test_a_cut_off_episode_is_valued_with_its_own_instruction(habit: Habit):
     assert cut > 10
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("habit", ["same_step", "next_step"])
 def test_episode_returns_and_lengths_are_those_of_the_ledger(habit: Habit):
     env = CountingEnv(num_envs=4, seed=5, habit=habit)
@@ -104,6 +107,7 @@ def test_episode_returns_and_lengths_are_those_of_the_ledger(habit: Habit):
     assert sorted((episode.episode_return, episode.length) for episode in reported) == sorted(expected)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("unroll", [1, 4])
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("habit", ["same_step", "next_step"])
@@ -181,6 +185,7 @@ def test_an_unroll_ships_the_sum_of_what_its_steps_would_ship_one_by_one(activat
             torch.testing.assert_close(slot.view(one_by_one.sum(0)), slot.view(contribution), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.seconds
 def test_two_actors_of_b_streams_contribute_what_one_of_2b_does():
     def env(streams: int, first: int) -> CountingEnv:
         return CountingEnv(streams, seed=2, first_stream=first)
@@ -244,6 +249,7 @@ def test_bytes_on_the_wire_depend_on_neither_unroll_nor_streams():
     assert len(sizes) == 1
 
 
+@pytest.mark.seconds
 def test_bfloat16_on_the_wire_loses_nothing_in_the_long_run():
     exact = make_actor(TMaze(8, 1, corridor=3))
     rounded = make_actor(TMaze(8, 1, corridor=3), wire="bfloat16")
@@ -275,6 +281,7 @@ def test_an_actor_goes_on_bit_for_bit_from_its_saved_state():
         assert ours.statistics.episodes == theirs.statistics.episodes
 
 
+@pytest.mark.seconds
 def test_the_age_of_the_sensitivity_counts_versions_since_the_episode_began():
     actor = make_actor(TMaze(2, 1, corridor=50), unroll=5)
     ages = [actor.unroll(present_weights(actor, version)).statistics.sensitivity_age_max for version in range(0, 12, 2)]

@@ -37,6 +37,7 @@ class LosingEnv(CountingEnv):
         return sorted((float(sum(EPISODE * end[1] + step for step in steps[end])), len(steps[end])) for end in ends)
 
 
+@pytest.mark.seconds
 def test_the_step_before_a_lost_engine_is_worth_its_reward_and_the_value_of_what_it_led_to():
     actor = make_actor(LosingEnv(num_envs=2, seed=3, lengths=(8, 12)), unroll=7, core="feedforward")
     weights, lost_after_a_step = present_weights(actor), 0
@@ -59,6 +60,7 @@ def test_the_step_before_a_lost_engine_is_worth_its_reward_and_the_value_of_what
     assert lost_after_a_step > 3
 
 
+@pytest.mark.seconds
 def test_the_returns_and_lengths_of_an_actor_are_those_of_whole_games():
     env = LosingEnv(num_envs=2, seed=3, lengths=(1, 4))
     actor = make_actor(env, unroll=6)

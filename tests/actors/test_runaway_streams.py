@@ -62,6 +62,7 @@ def without_bad(rule: str, unroll: int, **options) -> Actor:
     return make_actor(EndlessEnv([0, 1, 3, 4]), rule=rule, unroll=unroll, greedy=True, **options)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("unroll", [2, 5])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("where", ["cell", "sensitivity"])
@@ -88,6 +89,7 @@ def test_the_gradient_of_the_other_streams_is_shipped_as_if_the_broken_one_were_
     assert actor.rollout.core.cell[BAD].any()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("unroll", [1, 4])
 @pytest.mark.parametrize("rule", ["segment", "reference", "tbptt"])
 @pytest.mark.parametrize("last_action", [False, True])
@@ -109,6 +111,7 @@ def test_an_observation_that_is_no_number_is_over_with_the_unrolls_that_saw_it(
     assert is_finite(actor)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("rule", "unroll"), [("segment", 1), ("reference", 3)])
 def test_a_chaotic_core_is_shown_growing_and_never_sends_what_is_not_finite(rule: str, unroll: int):
     actor = make_actor(EndlessEnv(STREAMS), rule=rule, unroll=unroll)

@@ -21,6 +21,7 @@ def test_every_experiment_composes_and_survives_a_round_trip(experiment: str):
     assert config_hash(read_verbatim(to_yaml(config))) == config_hash(config)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("group", ["network", "rule", "learner", "fleet", "logging"])
 def test_every_file_of_every_group_composes_and_so_does_every_suite(group: str):
     from conf.load import _files
@@ -50,6 +51,7 @@ def test_the_default_is_breakout_with_exact_rtrl_through_ray():
     )
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("game", PAPER_GAMES)
 def test_the_rows_of_the_papers_atari_table_differ_only_in_their_rule_or_core(game: str):
     rows = {row: load_train([f"experiment=atari_{game}_{row}"]) for row in ("feedforward", "tbptt", "rtrl")}
@@ -139,6 +141,7 @@ def test_a_configuration_from_before_openings_means_what_was_played_then():
     assert from_yaml(older).env.opening == "ale"  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "experiment", [name for name in experiments() if name.startswith(("atari_", "dmlab_", "procgen_"))]
 )
@@ -147,6 +150,7 @@ def test_the_papers_rows_compute_the_same_on_every_machine(experiment: str):
     assert experiment in ("atari_breakout", "procgen_chaser") or config.actors.autocast == "float32"
 
 
+@pytest.mark.seconds
 def test_the_hash_ignores_seed_place_and_logging_and_nothing_else():
     base = config_hash(load_train([]))
     assert config_hash(load_train(["seed=7", "run_dir=/tmp/x", "logging.interval_s=1", "fleet.num_actors=3"])) == base

@@ -63,6 +63,7 @@ def play(env: VectorEnv, steps: int, seed: int = 0) -> Iterator[Timestep]:
             yield env.step(choose.normal(size=(STREAMS, actions.size)).astype(np.float32))
 
 
+@pytest.mark.seconds
 @suites
 def test_episodes_begin_exactly_where_others_ended(suite: str):
     env = MAKERS[suite](1)
@@ -89,6 +90,7 @@ def test_episodes_begin_exactly_where_others_ended(suite: str):
     env.close()
 
 
+@pytest.mark.seconds
 @suites
 def test_arrays_have_the_shapes_of_the_spec_and_are_never_written_to_again(suite: str):
     env = MAKERS[suite](1)
@@ -114,6 +116,7 @@ def test_arrays_have_the_shapes_of_the_spec_and_are_never_written_to_again(suite
     env.close()
 
 
+@pytest.mark.seconds
 @suites
 def test_the_same_seed_repeats_another_differs_and_streams_differ(suite: str):
     def history(seed: int) -> np.ndarray:
@@ -128,6 +131,7 @@ def test_the_same_seed_repeats_another_differs_and_streams_differ(suite: str):
     assert any((first[:, 0] != first[:, stream]).any() for stream in range(1, STREAMS))
 
 
+@pytest.mark.seconds
 @suites
 def test_a_saved_state_goes_on_bit_for_bit(suite: str):
     env, copy = MAKERS[suite](1), MAKERS[suite](2)
@@ -142,6 +146,7 @@ def test_a_saved_state_goes_on_bit_for_bit(suite: str):
             assert (a == b).all()
 
 
+@pytest.mark.seconds
 @suites
 def test_state_and_sensitivity_forget_exactly_at_first_steps(suite: str):
     """After an unroll whose last step began an episode, nothing of what came before is left: as if the episode had begun alone."""

@@ -84,6 +84,7 @@ def check_continuity(before: Timestep, now: Timestep) -> np.ndarray:
     return resets & now.truncated
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("fault", "missed"), [("exit-step", 0), ("raise-step", 0), ("hang-step", 1)], ids=["dies", "throws", "hangs"]
 )
@@ -122,6 +123,7 @@ def test_a_stream_that_loses_its_engine_begins_anew_and_the_others_go_on(
     assert (counts["engine_restarts"], counts["env_deadlines_missed"]) == (1, missed)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("fault", ["raise-reset", "exit-reset", "hang-reset"])
 def test_an_engine_that_fails_at_a_reset_is_replaced_without_a_lost_row(
     open_env: Callable[..., DMLabEnv], faults: Callable[[str], None], fault: str
@@ -200,6 +202,7 @@ env.step(np.zeros(2, int))
 """
 
 
+@pytest.mark.seconds
 @pytest.mark.skipif(sys.platform != "linux", reason="the engine exists for Linux only")
 def test_engines_end_with_a_process_that_is_killed_even_in_the_middle_of_a_call(tmp_path: Path):
     faults = tmp_path / "faults"
@@ -224,6 +227,7 @@ def test_engines_end_with_a_process_that_is_killed_even_in_the_middle_of_a_call(
     assert alive == []
 
 
+@pytest.mark.seconds
 def test_an_engine_that_never_starts_ends_the_environment_with_its_own_words(open_env: Callable[..., DMLabEnv]):
     env = open_env(
         DMLabConfig(name="psychlab_continuous_recognition", dataset_path="/tmp"), streams=1, dataset="broken"
@@ -235,6 +239,7 @@ def test_an_engine_that_never_starts_ends_the_environment_with_its_own_words(ope
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.seconds
 def test_an_engine_that_does_not_find_its_map_says_which_and_of_which_level(
     open_env: Callable[..., DMLabEnv], faults: Callable[[str], None]
 ):
@@ -249,6 +254,7 @@ def test_an_engine_that_does_not_find_its_map_says_which_and_of_which_level(
     assert said.endswith("Didn't find map 'maze_0815' / : No such file or directory")
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("level", "limit", "fault", "words"),
     [
@@ -268,6 +274,7 @@ def test_whatever_ends_an_engine_its_level_is_named(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.seconds
 def test_slow_resets_do_not_stall_the_other_streams(open_env: Callable[..., DMLabEnv]):
     env = open_env(DMLabConfig(spare_engines=0), steps=[30, 60], reset_s=2.0)
     env.reset()
@@ -285,6 +292,7 @@ def test_slow_resets_do_not_stall_the_other_streams(open_env: Callable[..., DMLa
     assert longest < 1.0
 
 
+@pytest.mark.seconds
 def test_spares_take_over_while_others_reset_slowly(open_env: Callable[..., DMLabEnv]):
     env = open_env(DMLabConfig(spare_engines=STREAMS), steps=[40, 60], reset_s=0.5)
     env.reset()
@@ -297,6 +305,7 @@ def test_spares_take_over_while_others_reset_slowly(open_env: Callable[..., DMLa
     assert ends >= STREAMS
 
 
+@pytest.mark.seconds
 def test_an_unroll_in_which_an_engine_died_has_a_finite_gradient_of_its_real_steps(
     open_env: Callable[..., DMLabEnv], faults: Callable[[str], None]
 ):
@@ -317,6 +326,7 @@ def test_an_unroll_in_which_an_engine_died_has_a_finite_gradient_of_its_real_ste
     assert contribution.gradient.abs().sum() > 0
 
 
+@pytest.mark.seconds
 def test_a_game_that_was_lost_with_its_engine_adds_nothing_to_the_next_ones_return(
     open_env: Callable[..., DMLabEnv], monkeypatch: pytest.MonkeyPatch, faults: Callable[[str], None]
 ):
@@ -348,6 +358,7 @@ def test_a_game_that_was_lost_with_its_engine_adds_nothing_to_the_next_ones_retu
     assert other.statistics()["engine_restarts"] == 1
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("spares", [0, 1])
 def test_what_came_before_an_engine_was_lost_is_bootstrapped_as_at_any_cut(
     open_env: Callable[..., DMLabEnv],

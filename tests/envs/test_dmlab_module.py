@@ -63,6 +63,7 @@ def test_an_environment_says_what_the_module_lacks(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("program", ["train", "dmlab-cache"])
 def test_a_program_says_it_in_one_line(
     install: Callable[[str], None], tmp_path: Path, program: str, capsys: pytest.CaptureFixture[str]

@@ -38,6 +38,7 @@ def test_every_game_plays_in_every_mode_that_it_has(mode: str):
         env.close()
 
 
+@pytest.mark.seconds
 def test_an_episode_that_reaches_the_time_limit_is_cut_off_and_any_other_end_is_real():
     env = make_env(ProcgenConfig(name="leaper", mode="easy", num_levels=0), 4, 3)
     env.reset()
@@ -149,6 +150,7 @@ def test_the_same_seed_repeats_and_streams_and_seeds_differ():
     assert (pictures(1)[:, 0] != pictures(1)[:, 1]).any()
 
 
+@pytest.mark.seconds
 def test_levels_come_from_the_range_and_the_test_splits_are_disjoint_from_training():
     splits = SUITE.protocol(load_train(["experiment=procgen_chaser_rtrl_m50"]).env).splits
     assert list(splits) == ["train", "test 1000", "test 1200", "test 1400"]
@@ -211,6 +213,7 @@ def test_a_system_without_the_libraries_of_a_desktop_is_told_what_is_missing(mon
         make_env(ProcgenConfig(), 1, 1)
 
 
+@pytest.mark.seconds
 def test_nothing_of_the_old_gym_is_imported_and_the_package_can_still_be_asked_for():
     program = (
         "import importlib.util, sys\n"

@@ -115,6 +115,7 @@ def test_a_row_waits_for_a_contribution_but_not_for_ever(monkeypatch: pytest.Mon
     assert seen == [(False, False), (True, False), (True, False), (True, True)]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("mode", "interval_s"), [("async", 0.9), ("sync", 1.5), ("lockstep", 1.5)])
 def test_rows_come_with_contributions_however_long_unrolls_take(
     mode: str, interval_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -138,6 +139,7 @@ def test_rows_come_with_contributions_however_long_unrolls_take(
     assert min(speeds[:-1]) == max(speeds[:-1]) > 0
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("mode", ["async", "sync", "lockstep"])
 def test_a_run_that_is_to_end_does_not_wait_for_an_actor_that_hangs(
     mode: str, tmp_path: Path, hanging_fleet: Callable[[], bool], monkeypatch: pytest.MonkeyPatch

@@ -46,6 +46,7 @@ def test_what_is_missing_is_no_failure_and_what_is_broken_is(
     assert lines == expected + [["✗", "three", "is", "torn"], ["mend", "it"]] * broken
 
 
+@pytest.mark.seconds
 def test_a_terminal_without_unicode_gets_words_instead_of_marks():
     program = (
         "import sys\n"
@@ -79,6 +80,7 @@ def test_the_cause_of_a_failure_is_its_last_line(monkeypatch: pytest.MonkeyPatch
     assert doctor_checks.suite_finding("atari").detail == "ValueError: the engine is torn"
 
 
+@pytest.mark.seconds
 def test_nothing_that_a_hanging_suite_has_started_outlives_it(tmp_path: Path):
     pid_file = tmp_path / "pid"
     program = (

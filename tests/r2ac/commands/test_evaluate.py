@@ -95,6 +95,7 @@ def test_a_game_without_end_is_given_up():
         evaluate(network_for(env), env, episodes=1, greedy=True, reward_clip="none", seed=1, max_steps=20)
 
 
+@pytest.mark.seconds
 def test_greedy_play_takes_the_likeliest_action_and_sampled_play_repeats_with_its_seed():
     def actions(greedy: bool, seed: int) -> list[int]:
         env = CountingEnv(1, 1)
@@ -110,6 +111,7 @@ def test_greedy_play_takes_the_likeliest_action_and_sampled_play_repeats_with_it
     assert actions(greedy=False, seed=1) == actions(greedy=False, seed=1) != actions(greedy=False, seed=2)
 
 
+@pytest.mark.seconds
 def test_a_greedy_policy_that_never_presses_fire_is_done_with_breakout_within_a_few_hundred_steps():
     env = make_env(AtariConfig(name="breakout"), 2, 1)
     network = build_seeded_network(
@@ -151,6 +153,7 @@ def test_the_score_of_dmlab_30_caps_each_level_and_needs_all_of_them():
     assert suite_scores(find_suite("dmlab").suite_score, results) == {}
 
 
+@pytest.mark.seconds
 def test_a_run_is_judged_by_its_last_checkpoint_and_by_the_best_only_if_that_is_asked_for(tmp_path: Path):
     words = ["env=tmaze", "env.corridor=3", "network=none", "fleet=local", "logging=quiet", "fleet.num_actors=1"]
     sizes = ["actors.num_envs=2", "actors.unroll=3", "logging.checkpoint_interval_steps=12", "total_steps=36"]

@@ -24,6 +24,7 @@ TOY = ["fleet=local", "fleet.num_actors=1", "actors.num_envs=2", "actors.unroll=
 SMALL = ["network.num_units=8", "network.features=8"]
 
 
+@pytest.mark.seconds
 def test_random_play_is_recorded_with_a_contact_sheet(tmp_path: Path):
     output = tmp_path / "pong.gif"
     assert main(["env=atari/pong", "policy=random", "steps=20", f"output={output}"]) == 0
@@ -35,6 +36,7 @@ def test_random_play_is_recorded_with_a_contact_sheet(tmp_path: Path):
     assert height > 800
 
 
+@pytest.mark.seconds
 @pytest.mark.skipif(importlib.util.find_spec("procgen") is None, reason="procgen-mirror has no wheel for this Python")
 def test_options_of_the_environment_can_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     words = ["env=procgen/chaser", "policy=random", "steps=2", f"output={tmp_path}/a.gif"]
@@ -43,6 +45,7 @@ def test_options_of_the_environment_can_be_given(tmp_path: Path, capsys: pytest.
     assert "ProcGen's chaser has no mode 'memory'" in capsys.readouterr().err
 
 
+@pytest.mark.seconds
 def test_a_picture_is_what_the_policy_saw_and_its_caption_what_it_then_did(monkeypatch: pytest.MonkeyPatch):
     def network_and_env():
         env = make_env(AtariConfig(name="pong"), 1, 4)
@@ -102,6 +105,7 @@ def test_a_checkpoint_of_any_rule_is_recorded(core: list[str], tmp_path: Path):
     assert (tmp_path / "a.gif").stat().st_size > 1000
 
 
+@pytest.mark.seconds
 @pytest.mark.skipif(importlib.util.find_spec("imageio_ffmpeg") is None, reason="needs imageio-ffmpeg")
 def test_an_mp4_has_the_size_and_number_of_the_frames(tmp_path: Path):
     import imageio_ffmpeg

@@ -246,6 +246,7 @@ def paths(tree: Any, so_far: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [so_far, *(path for key, value in inside for path in paths(value, (*so_far, key)))]
 
 
+@pytest.mark.seconds
 @cases(200)
 @given(data=st.data())
 def test_anything_in_a_manifest_is_read_or_refused_in_one_line(written: Path, data: st.DataObject):
@@ -278,6 +279,7 @@ def test_anything_in_a_manifest_is_read_or_refused_in_one_line(written: Path, da
         (written / "manifest.json").write_text(kept)
 
 
+@pytest.mark.seconds
 @cases(200)
 @given(data=st.data())
 def test_any_bytes_as_a_manifest_are_refused_in_one_line(written: Path, data: st.DataObject):
