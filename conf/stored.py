@@ -30,8 +30,11 @@ from conf.places import shown
 from conf.schema import TrainConfig
 from conf.suites import env_config_class, registered_suites
 
-_USED = "env."
-"""What those who read a stored configuration make use of: the environment has places that may be said again."""
+_USED = ("env.", "network.", "rule.")
+"""What those who read a stored configuration make use of: here are places and modules that may be said again."""
+_UNSAID = {"rule.name": "tbptt", "algorithm.name": "r2ac"}
+"""What takes the place of a part of somebody's own that was not said again, where whoever reads a configuration does without: acting
+is the same under every learning rule, and nobody trains from a file."""
 _INTERPOLATION = re.compile(r"(\\*)\$\{")
 
 
@@ -48,12 +51,14 @@ def read_stored(text: str, words: Sequence[str] = ()) -> Stored:
     """The inverse of ``conf.load.to_yaml``, but for places.
 
     Args:
-        words: ``env.OPTION=VALUE``, the places that the caller says again, and ``env=SUITE/NAME`` for a suite of somebody's own.
+        words: what the caller says again: ``env.OPTION=VALUE`` for places, ``env=SUITE/NAME``, ``network.core=MODULE:CLASS``,
+            ``network.encoder=MODULE:CLASS`` and ``rule=MODULE:CLASS`` for parts of somebody's own.
 
     Raises:
         ConfigError: for options or values that this version does not have, or a task that would import a module or leave its folder.
     """
     config = read_verbatim(text)
+    words = [f"rule.name={word.removeprefix('rule=')}" if word.startswith("rule=") else word for word in words]
     words = _with_known_env(config, words)
     known = {option: (owner, spec) for option, owner, spec in places(config)}
     repeated = {_place_of(word, known) for word in words}
@@ -73,6 +78,11 @@ def read_stored(text: str, words: Sequence[str] = ()) -> Stored:
             ):  # where a run was written and where it reported to concerns nobody who reads it
                 ignored.append(f"{option}={shown(value)}")
             setattr(owner, spec.name, _default(spec))
+        elif place is not True and place(value) and option in _UNSAID:
+            if option.startswith(_USED):
+                ignored.append(f"{option}={shown(value)}")
+            setattr(owner, spec.name, _UNSAID[option])
+            owner.options = {}
         elif place is not True and place(value):
             raise ConfigError(
                 f"the stored configuration has {one_line(f'{option}={shown(value)}')}, which can import a module or read a file: "

@@ -30,6 +30,8 @@ from r2ac.persistence.checkpoint import Checkpoint, CheckpointError
 from rtrl_core import FlatParameters, PolicyNetwork
 
 Result = dict[str, Any]
+REPEATED = ("env.", "env=", "network.", "rule.", "rule=")
+"""Words about what is stored in the checkpoint, which the caller says again: see ``conf/stored.py``."""
 POLICIES = {"greedy": [True], "sampled": [False], "both": [True, False]}
 
 
@@ -37,10 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
         return printed(
-            "usage: rtrl-evaluate checkpoint=PATH [option=value ...] [env.PLACE=value ...] [env=MODULE:SUITE]\n\n"
+            "usage: rtrl-evaluate checkpoint=PATH [option=value ...] [env.PLACE=value ...] [env=MODULE:SUITE] [network.core=MODULE:CLASS]\n\n"
             + describe(EvaluateConfig)
         )
-    places = [word for word in arguments if word.startswith(("env.", "env="))]
+    places = [word for word in arguments if word.startswith(REPEATED)]
     options = [word for word in arguments if word not in places]
     return reported(lambda: run(load_evaluate(options), places))
 

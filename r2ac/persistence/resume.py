@@ -16,9 +16,9 @@ from r2ac.persistence import checkpoint as checkpoints
 from r2ac.persistence.checkpoint import Checkpoint, CheckpointError
 from rtrl_core.layout import ParameterLayout
 
-SAME_RUN = ("env.suite", "env.name", "rule.name", "seed", "learner.optimizer")
+SAME_RUN = ("env.suite", "env.name", "rule.name", "algorithm.name", "seed", "learner.optimizer")
 """Sizes and lengths of a run may change on its way; what it is about may not."""
-SHAPES_OF_ACTORS = ("env", "network.core", "rule.name", "actors.num_envs", "actors.device")
+SHAPES_OF_ACTORS = ("env", "network.core", "rule", "algorithm", "actors.num_envs", "actors.device")
 """With another value, an actor cannot go on in the middle of its games."""
 ABSENT = object()
 
