@@ -21,7 +21,7 @@ from conf.load import describe, load_options, load_train
 from conf.schema import RuleConfig, TrainConfig
 from envs.base import EnvSpec, VectorEnv
 from envs.registry import find_suite, make_env
-from r2ac.commands.evaluate import load_network
+from r2ac.commands.evaluate import REPEATED, load_network
 from r2ac.commands.user_mistakes import printed, reported
 from r2ac.commands.video import captioned, contact_sheet, evenly_spaced, require_writable, write_video
 from r2ac.persistence import checkpoint as checkpoints
@@ -56,19 +56,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
         return printed(
-            "usage: rtrl-play checkpoint=PATH | env=SUITE/NAME policy=random [option=value ...]\n\n"
+            "usage: rtrl-play checkpoint=PATH | env=SUITE/NAME policy=random [option=value ...] [network.core=MODULE:CLASS]\n\n"
             + describe(PlayConfig)
         )
     return reported(lambda: run(arguments))
 
 
 def run(arguments: Sequence[str]) -> int:
-    env_words = [word for word in arguments if word.lstrip("+").startswith("env.")]
-    config = load_options(PlayConfig, [word for word in arguments if word not in env_words])
+    repeated = [word for word in arguments if word.lstrip("+").startswith(tuple({*REPEATED} - {"env="}))]
+    config = load_options(PlayConfig, [word for word in arguments if word not in repeated])
     output = Path(config.output)
     require_writable(output)
     prepare_process(config.threads)
-    env_config, played = what_to_play(config, env_words)
+    env_config, played = what_to_play(config, repeated)
     wanted = set(evenly_spaced(SHEET_FRAMES, config.steps))
     kept: list[Image.Image] = []
 
@@ -87,8 +87,8 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def what_to_play(config: PlayConfig, env_words: Sequence[str]) -> tuple[EnvConfig, Played | None]:
-    """The environment, and the checkpoint unless play is random without one. Places of a checkpoint are taken from ``env_words`` only.
+def what_to_play(config: PlayConfig, repeated: Sequence[str]) -> tuple[EnvConfig, Played | None]:
+    """The environment, and the checkpoint unless play is random without one. What of a checkpoint is to be trusted is in ``repeated``.
 
     Raises:
         ConfigError: if it is not said what to play, or said twice.
@@ -97,11 +97,11 @@ def what_to_play(config: PlayConfig, env_words: Sequence[str]) -> tuple[EnvConfi
     if config.checkpoint is None:
         if config.env is None or config.policy != "random":
             raise ConfigError("nothing to play: give checkpoint=RUN, or env=SUITE/NAME with policy=random")
-        return load_train([f"env={config.env}", *env_words]).env, None
+        return load_train([f"env={config.env}", *repeated]).env, None
     if config.env is not None and not is_dotted(config.env.partition("/")[0]):
         raise ConfigError("a checkpoint is played in its own environment: leave env out, or leave checkpoint out")
     checkpoint = checkpoints.load(checkpoints.find(Path(config.checkpoint), which=config.which))
-    trained = checkpoint.trusted_config([*([] if config.env is None else [f"env={config.env}"]), *env_words])
+    trained = checkpoint.trusted_config([*([] if config.env is None else [f"env={config.env}"]), *repeated])
     splits = find_suite(trained.env.suite).protocol(trained.env).splits
     return next(iter(splits.values())), (checkpoint, trained)
 
