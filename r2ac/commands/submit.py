@@ -3,7 +3,10 @@
 import sys
 from collections.abc import Sequence
 
-from conf.load_submit import describe_submit, load_submit
+from conf.describe import describe
+from conf.folder import take_folder
+from conf.load_submit import load_submit
+from conf.submit_schema import SubmitConfig
 from r2ac.commands.error_line import print_error
 from r2ac.commands.user_mistakes import printed, reported
 from r2ac.jobs import kuberay, local, ray_job, slurm
@@ -18,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 submitted or succeeded, 2 a mistake in what was asked for, 1 the job failed."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
-        return printed(describe_submit())
+        return printed(lambda: describe(SubmitConfig, take_folder(arguments)[0]))
     return reported(lambda: run(arguments))
 
 

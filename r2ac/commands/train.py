@@ -5,8 +5,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from conf.load import config_hash, describe, load_train, to_yaml
+from conf.describe import describe
+from conf.folder import take_folder
+from conf.load import config_hash, load_train, to_yaml
 from conf.schema import TrainConfig
+from r2ac.commands.cfg_flag import take_cfg
 from r2ac.commands.git_revision import git_revision
 from r2ac.commands.stop_signals import StopSignals
 from r2ac.commands.user_mistakes import printed, reported
@@ -51,14 +54,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done or stopped cleanly; else see ``reported``."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
-        return printed(describe(TrainConfig))
+        return printed(lambda: describe(TrainConfig, take_folder(arguments)[0]))
     used: list[Sinks] = []
-    status = reported(lambda: run(load_train(arguments), used.append))
+    status = reported(lambda: _run_or_show(arguments, used.append))
     if not all(
         sinks.work for sinks in used
     ):  # what the library of a broken one does at the exit may be pages, or never end
         os._exit(status)
     return status
+
+
+def _run_or_show(arguments: Sequence[str], opened: Callable[[Sinks], None]) -> int:
+    only_shown, words = take_cfg(arguments)
+    config = load_train(words)
+    if only_shown:
+        print(to_yaml(config), end="")
+        return 0
+    return run(config, opened)
 
 
 def run(config: TrainConfig, opened: Callable[[Sinks], None] = lambda sinks: None) -> int:
