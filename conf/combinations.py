@@ -22,7 +22,7 @@ from conf.knobs import ConfigError
 from conf.load import GROUPS
 from conf.options import free_text
 from conf.schema import TrainConfig
-from conf.words import split_word
+from conf.words import sentence, split_word
 
 MOST = 10_000
 """Combinations: more are a slip, and would take an hour to check."""
@@ -70,7 +70,9 @@ def _values(key: str, value: str, folder: Folder) -> list[str]:
         return [value]
     try:
         (override,) = _parser().parse_overrides([f"{key}={value}"])
-    except HydraException:
+    except HydraException as error:
+        if value.startswith("choice("):
+            raise ConfigError(f"cannot read {f'{key}={value}'!r}: {sentence(error)}") from None
         return [value]
     if not override.is_sweep_override():
         return [value]
@@ -89,10 +91,21 @@ def _values(key: str, value: str, folder: Folder) -> list[str]:
 
 
 def _text(element: object, key: str) -> str:
-    """As it could have been typed by itself: the name of a file without its quotes, all else with them."""
-    if isinstance(element, QuotedString) and key in GROUPS:
-        return element.text
+    """As it could have been typed by itself: for us without its quotes, for Hydra with them, or escaped where that is needed."""
+    text = element.text if isinstance(element, QuotedString) else element
+    if isinstance(text, str) and (key in GROUPS or key in free_text(TrainConfig)):
+        return text
+    if isinstance(element, str) and _is_read_as(element, key):
+        return element
     return Override._get_value_element_as_str(element)  # pyright: ignore[reportArgumentType]
+
+
+def _is_read_as(text: str, key: str) -> bool:
+    try:
+        (override,) = _parser().parse_overrides([f"{key}={text}"])
+    except HydraException:
+        return False
+    return not override.is_sweep_override() and override.value() == text
 
 
 @cache

@@ -13,7 +13,7 @@ from r2ac.persistence.writing import replace_file
 
 RECORD = "sweep.json"
 LONGEST = 120
-"""Bytes of a job's folder: a longer name is cut, and ends in a hash of the whole."""
+"""Bytes of the name of a job's folder or run: a longer one is cut, and ends in a hash of the words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +37,20 @@ def jobs_of(sweep_name: str, found: Sequence[Combination], recorded: Sequence[Sw
     jobs = list(recorded)
     missing = {frozenset(job.words): job for job in recorded}
     known = set(missing)
-    taken = {job.folder for job in recorded}
+    folders = {job.folder for job in recorded}
+    names = {_without_seed(job.words): job.name for job in recorded}
     for combination in found:
         words = frozenset(combination.words)
         missing.pop(words, None)
         if words in known:
             continue
-        folder = _folder_name(combination, taken)
-        taken.add(folder)
-        label = _label([(key, value) for key, value in combination.swept if key != "seed"])
-        jobs.append(SweepJob(folder, f"{sweep_name} {label}".strip(), combination.words))
+        folder = _unused(_label(combination.swept) or "run", combination.words, folders)
+        folders.add(folder)
+        shared = _without_seed(combination.words)
+        if shared not in names:
+            label = _label([(key, value) for key, value in combination.swept if key != "seed"])
+            names[shared] = _unused(f"{sweep_name} {label}".strip(), sorted(shared), set(names.values()))
+        jobs.append(SweepJob(folder, names[shared], combination.words))
     if missing:
         lost = next(iter(missing.values()))
         raise ConfigError(
@@ -84,12 +88,16 @@ def write_record(folder: Path, sweep_name: str, jobs: Sequence[SweepJob]) -> Non
     replace_file(folder / RECORD, text + "\n")
 
 
-def _folder_name(combination: Combination, taken: set[str]) -> str:
-    name = _label(combination.swept) or "run"
-    if name in taken or len(name.encode()) > LONGEST:
-        digest = hashlib.sha256("\0".join(sorted(combination.words)).encode()).hexdigest()[:8]
-        name = f"{name.encode()[: LONGEST - 9].decode(errors='ignore')}-{digest}"
-    return name
+def _without_seed(words: Sequence[str]) -> frozenset[str]:
+    return frozenset(word for word in words if not word.startswith("seed="))
+
+
+def _unused(name: str, words: Sequence[str], taken: set[str]) -> str:
+    """The name, or one with a hash of the words where it is too long or another's: two values may have the same plain letters."""
+    if name not in taken and len(name.encode()) <= LONGEST:
+        return name
+    digest = hashlib.sha256("\0".join(sorted(words)).encode()).hexdigest()[:8]
+    return f"{name.encode()[: LONGEST - 9].decode(errors='ignore')}-{digest}"
 
 
 def _label(swept: Sequence[tuple[str, str]]) -> str:
