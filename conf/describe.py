@@ -14,6 +14,7 @@ FLAGS = (
     "  --config-dir DIR   your own experiment/NAME.yaml, env/NAME.yaml, target/NAME.yaml ... beside ours; also R2AC_CONFIG_DIR",
     "  --cfg job          print the whole configuration as YAML, and do nothing else",
     "  --dry-run          print what would be submitted",
+    "  --completion bash  print a script that completes options: source <(rtrl-train --completion bash)",
 )
 
 
@@ -44,6 +45,7 @@ def _before_train(folder: Folder) -> list[str]:
         "usage: rtrl-train [experiment=NAME] [env=SUITE/NAME] [GROUP=FILE] [option=value ...] [--config-dir DIR] [--cfg job]",
         "",
         *FLAGS[:2],
+        FLAGS[3],
         "",
         f"experiments: {', '.join(folder.all_files('experiment'))}",
         f"suites: {', '.join(ENV_CONFIGS)}",
@@ -78,7 +80,7 @@ def _before_sweep(folder: Folder) -> list[str]:
         "Every combination of the values of training options becomes one run: seed=1,2,3 actors.unroll=range(10,40,10)",
         "env=atari/pong,atari/breakout experiment=glob(atari_*_rtrl) network.mlp_sizes=[64,64],[128]. A list is one value.",
         "",
-        *FLAGS,
+        *FLAGS[:3],
         *_targets(folder),
     ]
 

@@ -80,7 +80,9 @@ def _hydra() -> Iterator[None]:
         except OverrideParseException as error:
             raise ConfigError(f"cannot read {error.override!r}: {sentence(error)}") from None
         except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(sentence(error)) from None
+            said = sentence(error)
+            hint = "; rtrl-sweep trains with each of several values" if said.startswith("Ambiguous value") else ""
+            raise ConfigError(said + hint) from None
         finally:
             GlobalHydra.instance().clear()
 

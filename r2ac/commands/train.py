@@ -9,7 +9,9 @@ from conf.describe import describe
 from conf.folder import take_folder
 from conf.load import config_hash, load_train, to_yaml
 from conf.schema import TrainConfig
+from conf.words import take_flag
 from r2ac.commands.cfg_flag import take_cfg
+from r2ac.commands.completion import completion
 from r2ac.commands.git_revision import git_revision
 from r2ac.commands.stop_signals import StopSignals
 from r2ac.commands.user_mistakes import printed, reported
@@ -65,7 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run_or_show(arguments: Sequence[str], opened: Callable[[Sinks], None]) -> int:
-    only_shown, words = take_cfg(arguments)
+    shell, words = take_flag(arguments, "--completion")
+    if shell is not None:
+        print(completion(shell, take_folder(words)[0]), end="")
+        return 0
+    only_shown, words = take_cfg(words)
     config = load_train(words)
     if only_shown:
         print(to_yaml(config), end="")

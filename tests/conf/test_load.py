@@ -120,6 +120,7 @@ def test_paths_may_hold_any_character():
         (["env=gym/Foo-v0", "env.kwargs=3"], r"env.kwargs: Cannot assign int to Dict\[str, Any\]"),
         (["env=gym/Foo-v0", "+env.kwarg.x=3"], "unknown option '\\+env.kwarg.x'"),
         (["sync"], "expected option=value, got 'sync'"),
+        (["seed=1,2"], "Ambiguous value for argument 'seed=1,2'; rtrl-sweep trains with each of several values"),
         (["actors.num_envs=["], r"cannot read 'actors.num_envs=\['"),
     ],
 )
