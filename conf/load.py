@@ -5,15 +5,13 @@ rule=tbptt           a file of a group under conf/
 actors.unroll=50     one option
 """
 
-import difflib
 import hashlib
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING as NO_DEFAULT
-from dataclasses import Field, fields, is_dataclass
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
@@ -26,17 +24,27 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf.data_yaml import read_yaml
 from conf.env_schema import ENV_CONFIGS, EnvConfig
-from conf.knobs import CHOICES, HELP, PLACE, ConfigError, validate
+from conf.env_words import env_of, texts_of, translate_env
+from conf.folder import Folder, take_folder
+from conf.knobs import PLACE, ConfigError, validate
 from conf.names import check_run_name, with_home
+from conf.options import free_text, is_dict_option, options, sections_with_name
 from conf.places import Interpolated, shown
 from conf.schema import EvaluateConfig, TrainConfig
-from conf.suites import default_name, env_config_class, suite_names
+from conf.words import build, quoted, sentence, split_word, text_or_none, unknown
 
 T = TypeVar("T")
 
-GROUPS = ("env", "network", "rule", "learner", "fleet", "logging", "experiment")
+GROUPS = ("env", "network", "rule", "algorithm", "learner", "fleet", "logging", "experiment")
 NOT_LEARNING = ("name", "run_dir", "resume", "logging", "seed", "fleet")
 """What does not change what is learned: left out of ``config_hash``."""
+ADDED: dict[str, Any] = {
+    "network.core_options": {},
+    "network.encoder_options": {},
+    "rule.options": {},
+    "algorithm": {"name": "r2ac", "options": {}},
+}
+"""What version 0.1.0 did not have and meant by not having it."""
 _lock = threading.Lock()
 
 
@@ -48,30 +56,63 @@ def load_train(overrides: Sequence[str]) -> TrainConfig:
     Raises:
         ConfigError: for anything that cannot work; one line.
     """
-    env = _env_of(overrides)
-    words = [word for override in overrides for word in _translate(override, env)]
+    folder, given_words = take_folder(overrides)
+    env = env_of(given_words, folder)
+    words = [word for override in given_words for word in _translate(override, folder, env)]
+    given = {override.partition("=")[0]: override.partition("=")[2] for override in given_words}
+    own_env = given["env"] if given.get("env") in folder.files("env") else None
+    with _hydra():
+        tree = _composed(words, folder, own_env)
+        config = OmegaConf.to_object(tree)
+        _keep_typed(tree, config)
+    assert isinstance(config, TrainConfig)
+    if any(map(_is_kwargs, given)) and "kwargs" not in [option.name for option in fields(config.env)]:
+        raise ConfigError(f"unknown option 'env.kwargs': env={config.env.suite} takes none, env=gym/ID does")
+    experiment = given.get("experiment")
+    if "env" in given and "name" not in given:
+        config.name = _run_name(experiment, own_env, config)
+    elif experiment is not None and config.name == TrainConfig.name:  # its file says none
+        config.name = experiment
+    check_run_name(config.name)
+    return _checked(config)
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Inside, Hydra composes from our files; what goes wrong is one line."""
     _register_schema()
     with _lock:
         try:
             GlobalHydra.instance().clear()
             with initialize_config_module(config_module="conf", version_base="1.3"):
-                tree = compose(config_name="train", overrides=words)
-            config = OmegaConf.to_object(tree)
-            _keep_typed(tree, config)
+                yield
         except OverrideParseException as error:
-            raise ConfigError(f"cannot read {error.override!r}: {_one_line(error)}") from None
+            raise ConfigError(f"cannot read {error.override!r}: {sentence(error)}") from None
         except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(_one_line(error)) from None
+            said = sentence(error)
+            hint = "; rtrl-sweep trains with each of several values" if said.startswith("Ambiguous value") else ""
+            raise ConfigError(said + hint) from None
         finally:
             GlobalHydra.instance().clear()
-    assert isinstance(config, TrainConfig)
-    given = {override.partition("=")[0]: override.partition("=")[2] for override in overrides}
-    if any(map(_is_kwargs, given)) and "kwargs" not in [option.name for option in fields(config.env)]:
-        raise ConfigError(f"unknown option 'env.kwargs': env={config.env.suite} takes none, env=gym/ID does")
-    if "env" in given and "name" not in given:
-        config.name = _run_name(given.get("experiment"), config)
-    check_run_name(config.name)
-    return _checked(config)
+
+
+def _composed(words: Sequence[str], folder: Folder, own_env: str | None) -> Any:
+    """The tree of all words. An environment's file that the user names stands for the whole section, with what is typed of it: as
+    with ``env=SUITE/NAME``, what an experiment says of its own environment must not win over it."""
+    if own_env is None:
+        return compose(config_name="train", overrides=[*folder.words(), *words])
+    of_env = [word for word in words if word.lstrip("+").startswith("env.")]
+    section = compose(config_name=None, overrides=[*folder.words(), f"+env={own_env}", *of_env]).get("env")
+    kind = OmegaConf.get_type(section)
+    if not (isinstance(kind, type) and issubclass(kind, EnvConfig)):
+        raise ConfigError(
+            f"{folder.file('env', own_env)} does not say what it is about: begin with suite: NAME, "
+            f"one of {', '.join(ENV_CONFIGS)}"
+        )
+    others = [word for word in words if word not in of_env and word != f"env={own_env}"]
+    tree = compose(config_name="train", overrides=[*folder.words(), *others, f"env={section.suite}"])
+    tree.env = section
+    return tree
 
 
 def _keep_typed(tree: Any, section: Any) -> None:
@@ -98,8 +139,9 @@ def _with_typed(value: Any, node: Any) -> Any:
     return value
 
 
-def _run_name(experiment: str | None, config: TrainConfig) -> str:
+def _run_name(experiment: str | None, own_env: str | None, config: TrainConfig) -> str:
     env = config.env.suite if config.env.name == config.env.suite else f"{config.env.suite}_{config.env.name}"
+    env = own_env or env
     return re.sub(r"[^\w.-]+", "_", env if experiment is None else f"{experiment}_{env}")
 
 
@@ -116,17 +158,11 @@ def load_options(schema: type[T], overrides: Sequence[str]) -> T:
     """
     values: dict[str, Any] = {}
     for override in overrides:
-        key, separator, value = override.partition("=")
-        if not separator:
-            raise ConfigError(f"expected option=value, got {override!r}")
-        if key not in _options(schema):
-            raise ConfigError(_unknown("option", key, _options(schema)))
-        values[key] = _text_or_none(with_home(key, value)) if key in _free_text(schema) else read_yaml(value, key)
-    try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
-    except OmegaConfBaseException as error:
-        raise ConfigError(_one_line(error)) from None
-    assert isinstance(config, schema)
+        key, value = split_word(override)
+        if key not in options(schema):
+            raise ConfigError(unknown("option", key, options(schema)))
+        values[key] = text_or_none(with_home(key, value)) if key in free_text(schema) else read_yaml(value, key)
+    config = build(schema, values)
     validate(config)
     return config
 
@@ -139,6 +175,12 @@ def to_yaml(config: TrainConfig) -> str:
 def config_hash(config: TrainConfig) -> str:
     """Equal for runs that should learn the same up to their seed: where and how they ran does not count."""
     kept = {key: value for key, value in _shown_tree(config).items() if key not in NOT_LEARNING}
+    for option, value in ADDED.items():  # or runs of an earlier version would be other experiments
+        section, _, name = option.partition(".")
+        if name and kept[section].get(name) == value:
+            del kept[section][name]
+        elif not name and kept[section] == value:
+            del kept[section]
     return hashlib.sha256(yaml.safe_dump(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -151,110 +193,37 @@ def _shown_tree(section: Any) -> dict[str, Any]:
 
 
 def experiments() -> list[str]:
-    return sorted(path.stem for path in (Path(__file__).parent / "experiment").glob("*.yaml"))
+    return _files("experiment")
 
 
-def describe(schema: type, words: Sequence[str] = ()) -> str:
-    """Every option with its default and meaning, for ``--help``; of environments, those of the suite that ``words`` name, else of ours."""
-    lines: list[str] = []
-    if schema is TrainConfig:
-        lines += [
-            "usage: rtrl-train [experiment=NAME] [env=SUITE/NAME] [GROUP=FILE] [option=value ...]",
-            "",
-            f"experiments: {', '.join(experiments())}",
-            f"suites: {', '.join(suite_names())}; or MODULE:SUITE of your own (docs/environments.md)",
-            *(f"{group}: {', '.join(_files(group))}" for group in GROUPS if group not in ("env", "experiment")),
-            "",
-        ]
-    for option, spec in _walk(schema):
-        choices = spec.metadata.get(CHOICES)
-        meaning = spec.metadata.get(HELP, "") + (f" ({' | '.join(choices)})" if choices else "")
-        lines.append(f"  {option:38} {_default(spec)!s:>14}   {meaning}")
-    if schema is TrainConfig:
-        named = _env_of(words)
-        for suite, env in (ENV_CONFIGS if named is None else {_suite_of(words): named}).items():
-            lines += ["", f"env={suite}: {(env.__doc__ or '').strip().splitlines()[0]}"]
-            for option, spec in _walk(env, "env."):
-                lines.append(f"  {option:38} {_default(spec)!s:>14}   {spec.metadata.get(HELP, '')}")
-    return "\n".join(lines)
-
-
-def _env_of(overrides: Sequence[str]) -> type[EnvConfig] | None:
-    """The options of the suite that ``env=SUITE/NAME`` names; ``None`` if no word does, or there is no such suite."""
-    suite = _suite_of(overrides)
-    return env_config_class(suite) if suite else None
-
-
-def _suite_of(overrides: Sequence[str]) -> str:
-    values = [override.removeprefix("env=") for override in overrides if override.startswith("env=")]
-    return values[-1].partition("/")[0] if values else ""
-
-
-def _translate(word: str, env: type[EnvConfig] | None) -> list[str]:
+def _translate(word: str, folder: Folder, env: type[EnvConfig] | None) -> list[str]:
     """One word of the user as words for Hydra.
 
     Args:
         env: the options of the suite that another word names.
     """
-    key, separator, value = word.partition("=")
-    if not separator:
-        raise ConfigError(f"expected option=value, got {word!r}; rtrl-train --help lists the options")
+    key, value = split_word(word, "rtrl-train")
     if key == "env":
-        return _translate_env(value, env)
+        return [word] if value in folder.files("env") else translate_env(value, env)
     if key in GROUPS:
-        if value not in _files(key):
-            raise ConfigError(_unknown(key, value, _files(key)))
+        if ":" in value and key in sections_with_name():  # a part of the user's own, for which there is no file
+            return [f"{key}.name={quoted(value)}"]
+        if value not in _files(key, folder):
+            raise ConfigError(unknown(key, value, _files(key, folder)))
         return [word]
-    if _is_kwargs(key):  # whose own keys Hydra takes only if it is told to add them
+    if is_dict_option(key, env):  # whose own keys Hydra takes only if it is told to add them
         return [f"++{key.lstrip('+')}={value}"]
-    section = key.split(".")[0]
-    if section != "env" and key not in _options(TrainConfig):
-        raise ConfigError(_unknown("option", key, _options(TrainConfig)))
-    if section == "env" and env is not None and env not in ENV_CONFIGS.values():
-        options = [option for option, _ in _walk(env, "env.")]
-        if key not in options:
-            raise ConfigError(_unknown("option", key, options))
-        free = key in _free_text(env, "env.")
+    if key.startswith("env."):
+        free = key in texts_of(env, key)
     else:
-        free = key in _free_text(TrainConfig)
-    return [f"{key}={_quoted(with_home(key, value))}" if free else word]
+        if key not in options(TrainConfig):
+            raise ConfigError(unknown("option", key, options(TrainConfig)))
+        free = key in free_text(TrainConfig)
+    return [f"{key}={quoted(with_home(key, value))}" if free else word]
 
 
 def _is_kwargs(key: str) -> bool:
     return key.lstrip("+").split(".")[:2] == ["env", "kwargs"]
-
-
-def _translate_env(value: str, config: type[EnvConfig] | None) -> list[str]:
-    suite, slash, name = value.partition("/")
-    if config is None:
-        raise ConfigError(_unknown("environment suite", suite, suite_names()) + "; write env=SUITE/NAME")
-    if suite not in ENV_CONFIGS:
-        node = OmegaConf.structured(config)
-        node.suite = suite
-        ConfigStore.instance().store(group="env", name=suite, node=node)
-    return [f"env={suite}", f"env.name={_quoted(name if slash else default_name(suite, config))}"]
-
-
-@cache
-def _free_text(schema: type, path: str = "") -> frozenset[str]:
-    """Options whose values are taken as they are: they may hold characters that Hydra's grammar and YAML give a meaning."""
-    options = [*_walk(schema, path)]
-    if schema is TrainConfig:
-        options += [pair for env in ENV_CONFIGS.values() for pair in _walk(env, "env.")]
-    written = (str, str | None, "str", "str | None")  # the last two where a module postpones its annotations
-    texts = {option for option, spec in options if spec.metadata.get(PLACE) and spec.type in written}
-    return frozenset(texts | {"name", "env.name"})
-
-
-def _text_or_none(value: str) -> str | None:
-    return None if value == "null" else value
-
-
-def _quoted(value: str) -> str:
-    if value == "null" or value[:1] in "'\"":
-        return value
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def _checked(config: TrainConfig) -> TrainConfig:
@@ -262,12 +231,8 @@ def _checked(config: TrainConfig) -> TrainConfig:
     return config
 
 
-def _files(group: str) -> list[str]:
-    return (
-        list(ENV_CONFIGS)
-        if group == "env"
-        else sorted(path.stem for path in (Path(__file__).parent / group).glob("*.yaml"))
-    )
+def _files(group: str, folder: Folder | None = None) -> list[str]:
+    return (folder or Folder()).all_files(group)
 
 
 @cache
@@ -278,51 +243,3 @@ def _register_schema() -> None:
     store.store(name="schema", node=schema)
     for suite, schema in ENV_CONFIGS.items():
         store.store(group="env", name=suite, node=schema)
-
-
-def _walk(schema: type, path: str = "") -> Iterator[tuple[str, Field[Any]]]:
-    """Every option below a dataclass; the environment's are listed apart, by suite."""
-    for spec in fields(schema):
-        if is_dataclass(spec.type) and isinstance(spec.type, type):
-            if spec.name != "env":
-                yield from _walk(spec.type, f"{path}{spec.name}.")
-        else:
-            yield f"{path}{spec.name}", spec
-
-
-def _options(schema: type) -> list[str]:
-    return [option for option, _ in _walk(schema)]
-
-
-def _default(spec: Field[Any]) -> Any:
-    value = (
-        spec.default
-        if spec.default is not NO_DEFAULT
-        else spec.default_factory()
-        if spec.default_factory is not NO_DEFAULT
-        else ""
-    )
-    return {"???": "required", None: "null"}.get(value, value) if isinstance(value, (str, type(None))) else value
-
-
-def _unknown(what: str, got: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(got, known, n=3, cutoff=0.6)
-    hint = (
-        f"did you mean {' or '.join(close)}?"
-        if close
-        else f"expected one of {', '.join(known)}"
-        if len(known) < 60
-        else "see --help"
-    )
-    return f"unknown {what} {got!r}: {hint}"
-
-
-def _one_line(error: BaseException) -> str:
-    """The sentence of an error that says what is wrong, and which option it is about."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    cause = error.__cause__
-    if cause is not None and not lines[0].startswith(("Key", "Value", "Missing")):
-        lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or lines
-    option = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")), None)
-    sentence = lines[0] if lines else type(error).__name__
-    return f"{option}: {sentence}" if option and option not in sentence else sentence

@@ -1,4 +1,7 @@
-"""Every knob of ``rtrl-submit``: what a job is, and one class per place where it can run. ``conf/target/*.yaml`` names the places."""
+"""Every knob of ``rtrl-submit`` and ``rtrl-sweep``: what a job is, and one class per kind of place where it can run.
+
+``conf/target/*.yaml`` names the places.
+"""
 
 from dataclasses import dataclass, field
 
@@ -105,3 +108,18 @@ class SubmitConfig:
     run_root: str = knob("runs", "folder or URL (s3://...) that every attempt of the job can reach", place=True)
     follow: bool = knob(True, "show the log until the job ends; false returns at once")
     target: TargetConfig = field(default_factory=LocalTarget, metadata={HELP: "where it runs"})
+
+
+@dataclass
+class SweepConfig:
+    """A sweep: a name, a place, and what to train in every combination."""
+
+    sweep_name: str = knob(MISSING, "lower-case letters, digits and dashes; the runs go to RUN_ROOT/SWEEP_NAME/JOB")
+    run_root: str = knob("runs", "folder or URL (s3://...) that every attempt of every job can reach", place=True)
+    jobs: int | None = knob(
+        None,
+        "jobs at a time; null: one on this machine, as many as there is room for on SLURM",
+        minimum=1,
+        maximum=10_000,
+    )
+    target: TargetConfig = field(default_factory=LocalTarget, metadata={HELP: "where they run"})

@@ -14,8 +14,9 @@ from torch import nn
 from torch.nn import functional
 
 from actors.precision import prepare_process
+from conf.describe import describe
 from conf.knobs import MAX_SEED, MAX_STEPS, knob
-from conf.load import describe, load_options
+from conf.load import load_options
 from r2ac.commands.user_mistakes import printed, reported
 from rtrl_core import ELSTM
 from rtrl_core.shapes import Float, Tensor

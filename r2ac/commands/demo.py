@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from conf.describe import describe
 from conf.knobs import MAX_SEED, MAX_STEPS, knob
-from conf.load import describe, load_options
+from conf.load import load_options
 from r2ac.commands.stop_signals import StopSignals
 from r2ac.commands.user_mistakes import printed, reported
 

@@ -17,9 +17,10 @@ from pathlib import Path
 from omegaconf import MISSING
 from rich.console import Console
 
+from conf.describe import describe
 from conf.env_schema import MAX_INT32, DMLab30Config, DMLabConfig
 from conf.knobs import MAX_BYTES, MAX_S, ConfigError, knob
-from conf.load import describe, load_options
+from conf.load import load_options
 from envs.base import MissingDependency, UnknownEnvironment
 from envs.dmlab.cache import CacheCounts
 from envs.dmlab.engine import EngineOptions

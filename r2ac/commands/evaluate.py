@@ -16,9 +16,10 @@ from rich.text import Text
 from actors.build import build_network
 from actors.evaluation import Score, evaluate
 from actors.precision import prepare_process, require_device
+from conf.describe import describe
 from conf.env_schema import EnvConfig
 from conf.knobs import ConfigError
-from conf.load import describe, load_evaluate
+from conf.load import load_evaluate
 from conf.one_line import one_line
 from conf.schema import EvaluateConfig, TrainConfig
 from envs.base import EnvSpec

@@ -14,10 +14,11 @@ from rich.console import Console
 from actors.build import build_seeded_network
 from actors.evaluation import Move, play
 from actors.precision import prepare_process
+from conf.describe import describe
 from conf.dotted import is_dotted
 from conf.env_schema import EnvConfig
 from conf.knobs import MAX_SEED, ConfigError, knob
-from conf.load import describe, load_options, load_train
+from conf.load import load_options, load_train
 from conf.schema import RuleConfig, TrainConfig
 from envs.base import EnvSpec, VectorEnv
 from envs.registry import find_suite, make_env

@@ -7,24 +7,32 @@ from pathlib import Path
 
 from r2ac.commands.error_line import print_error
 from r2ac.monitoring.report.runs import RunError, group_runs, read_run
+from r2ac.monitoring.report.sweep_folder import run_folders
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 written, 2 no such run or nothing to write to."""
     parser = argparse.ArgumentParser(prog="rtrl-report", description="One page with plots about any number of runs.")
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="run folder; seeds of one experiment share a curve"
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="run folder, or a sweep's; seeds of one experiment share a curve",
     )
     parser.add_argument("--output", type=Path, default=Path("report.html"), help="page; the plots lie beside it as PNG")
     arguments = parser.parse_args(argv)
     try:
-        written = write_report(arguments.runs, arguments.output)
+        folders, notes = run_folders(arguments.runs)
+        written = write_report(folders, arguments.output)
     except RunError as error:
         print_error(error)
         return 2
     except OSError as error:
         print_error(f"cannot write the report: {error}; choose another --output")
         return 2
+    for line in notes:
+        print(line)
     print(f"{arguments.output} and {written} PNG files beside it")
     return 0
 

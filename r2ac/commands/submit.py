@@ -3,11 +3,16 @@
 import sys
 from collections.abc import Sequence
 
-from conf.load_submit import describe_submit, load_submit
+from conf.describe import describe
+from conf.folder import take_folder
+from conf.load import load_train
+from conf.load_submit import load_submit, without_interpolation
+from conf.submit_schema import SubmitConfig
 from r2ac.commands.error_line import print_error
 from r2ac.commands.user_mistakes import printed, reported
 from r2ac.jobs import kuberay, local, ray_job, slurm
 from r2ac.jobs.job import Job, SubmitError
+from r2ac.training.parts import require_all_parts
 
 TARGETS = {"local": local, "ray_job": ray_job, "kuberay": kuberay, "slurm": slurm}
 """Per kind of target: ``render(job, target)`` and ``submit(job, target, follow)``."""
@@ -18,13 +23,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 submitted or succeeded, 2 a mistake in what was asked for, 1 the job failed."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
-        return printed(describe_submit())
+        return printed(lambda: describe(SubmitConfig, take_folder(arguments)[0]))
     return reported(lambda: run(arguments))
 
 
 def run(arguments: Sequence[str]) -> int:
     try:
         config, options = load_submit([word for word in arguments if word != DRY_RUN])
+        require_all_parts(load_train(without_interpolation(options)))
         place = TARGETS[config.target.kind]
         job = Job.of(config, options)
         if DRY_RUN in arguments:

@@ -5,8 +5,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from conf.load import config_hash, describe, load_train, to_yaml
+from conf.describe import describe
+from conf.folder import take_folder
+from conf.load import config_hash, load_train, to_yaml
 from conf.schema import TrainConfig
+from conf.words import take_flag
+from r2ac.commands.cfg_flag import take_cfg
+from r2ac.commands.completion import completion
 from r2ac.commands.git_revision import git_revision
 from r2ac.commands.stop_signals import StopSignals
 from r2ac.commands.user_mistakes import printed, reported
@@ -15,6 +20,7 @@ from r2ac.persistence.resume import finished
 from r2ac.persistence.run_folder import RunFolder, RunFolderError
 from r2ac.persistence.writing import replace_file
 from r2ac.training.loop import RunHooks, train
+from r2ac.training.parts import part_names, part_options, require_all_parts
 
 
 class WatchedRun(RunHooks):
@@ -51,14 +57,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done or stopped cleanly; else see ``reported``."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
-        return reported(lambda: printed(describe(TrainConfig, arguments)))
+        return printed(lambda: _help(arguments))
     used: list[Sinks] = []
-    status = reported(lambda: run(load_train(arguments), used.append))
+    status = reported(lambda: _run_or_show(arguments, used.append))
     if not all(
         sinks.work for sinks in used
     ):  # what the library of a broken one does at the exit may be pages, or never end
         os._exit(status)
     return status
+
+
+def _help(arguments: Sequence[str]) -> str:
+    text = describe(TrainConfig, *take_folder(arguments), part_names())
+    return "\n".join([text, "", "options of parts:", *part_options()])
+
+
+def _run_or_show(arguments: Sequence[str], opened: Callable[[Sinks], None]) -> int:
+    shell, words = take_flag(arguments, "--completion")
+    if shell is not None:
+        print(completion(shell, take_folder(words)[0]), end="")
+        return 0
+    only_shown, words = take_cfg(words)
+    config = require_all_parts(load_train(words))
+    if only_shown:
+        print(to_yaml(config), end="")
+        return 0
+    return run(config, opened)
 
 
 def run(config: TrainConfig, opened: Callable[[Sinks], None] = lambda sinks: None) -> int:

@@ -35,11 +35,11 @@ def reported(run: Callable[[], int]) -> int:
     return status
 
 
-def printed(text: str) -> int:
-    """Exit status of a program that only prints this."""
+def printed(text: str | Callable[[], str]) -> int:
+    """Exit status of a program that only prints this, or what this makes of the user's words."""
 
     def show() -> int:
-        print(text)
+        print(text() if callable(text) else text)
         return 0
 
     return reported(show)

@@ -24,6 +24,10 @@ class SubmitError(RuntimeError):
     """A job that cannot be submitted: no such address, name in use, tool missing. One line for the user."""
 
 
+class JobInUse(SubmitError):
+    """The job runs already, or waits to."""
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A name and the training it stands for. Every attempt has the same run folder, and goes on from what it finds there."""
@@ -31,6 +35,8 @@ class Job:
     name: str
     run_dir: str
     options: tuple[str, ...]
+    below: str = ""
+    """Path below the folder of all runs, where that is another one in the job's own file system; empty is ``name``."""
 
     @classmethod
     def of(cls, config: SubmitConfig, options: Sequence[str]) -> "Job":
@@ -53,7 +59,8 @@ class Job:
         settings = {key.replace("__", "."): value for key, value in defaults.items()}
         settings.setdefault("logging.terminal", "plain")
         words = [f"{key}={value}" for key, value in settings.items() if key not in self.given]
-        return [*self.options, *words, f"name={self.name}", f"run_dir={self.run_dir}", "resume=auto"]
+        name = [] if "name" in self.given else [f"name={self.name}"]  # the runs of a sweep are named after what differs
+        return [*self.options, *words, *name, f"run_dir={self.run_dir}", "resume=auto"]
 
     def command(self, **defaults: object) -> str:
         """The same as a line for a shell."""

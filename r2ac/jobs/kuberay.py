@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from conf.submit_schema import KubeRayTarget
-from r2ac.jobs.job import FAILED, SUCCEEDED, Job, SubmitError, run_tool
+from r2ac.jobs.job import FAILED, SUCCEEDED, Job, JobInUse, SubmitError, run_tool
 
 POLL_S = 2.0
 RUNS = "/r2ac/runs"
@@ -49,7 +49,7 @@ def submit(job: Job, target: KubeRayTarget, follow: bool) -> int:
     if present.strip():
         state = _deployment(json.loads(present))
         if state not in FINISHED:
-            raise SubmitError(
+            raise JobInUse(
                 f"job name {job.name} is in use ({state}): kubectl delete rayjob {job.name}, or choose another job_name"
             )
         run_tool([*kubectl, "delete", "rayjob", job.name, "--wait=true"])
@@ -68,7 +68,7 @@ def submit(job: Job, target: KubeRayTarget, follow: bool) -> int:
 
 def manifest(job: Job, target: KubeRayTarget) -> dict[str, Any]:
     if not job.elsewhere:
-        job = replace(job, run_dir=f"{RUNS}/{job.name}")
+        job = replace(job, run_dir=f"{RUNS}/{job.below or job.name}")
     entrypoint = job.command(
         fleet__address="auto",
         fleet__num_actors=job.actors_on(target.workers * target.worker_cpus),

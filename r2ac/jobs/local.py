@@ -14,7 +14,7 @@ LOG = "train.log"
 
 def render(job: Job, target: LocalTarget) -> str:
     del target
-    return shlex.join(_command(job)) + "\n"
+    return shlex.join(command(job)) + "\n"
 
 
 def submit(job: Job, target: LocalTarget, follow: bool) -> int:
@@ -22,7 +22,7 @@ def submit(job: Job, target: LocalTarget, follow: bool) -> int:
     del target
     if follow:
         # The signals that end a run are for the job; what waits for it must not cut its saving short.
-        with subprocess.Popen(_command(job)) as process, passed_on(process.send_signal):
+        with subprocess.Popen(command(job)) as process, passed_on(process.send_signal):
             status = process.wait()
         print(f"job {job.name} {'succeeded' if status == 0 else f'failed with exit status {status}'}")
         return SUCCEEDED if status == 0 else FAILED
@@ -33,10 +33,11 @@ def submit(job: Job, target: LocalTarget, follow: bool) -> int:
     log = Path(job.run_dir) / LOG
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as output:
-        process = subprocess.Popen(_command(job), stdout=output, stderr=output, start_new_session=True)
+        process = subprocess.Popen(command(job), stdout=output, stderr=output, start_new_session=True)
     print(f"job {job.name} runs as process {process.pid}; log: {log}; stop it cleanly: kill -TERM {process.pid}")
     return SUCCEEDED
 
 
-def _command(job: Job) -> list[str]:
+def command(job: Job) -> list[str]:
+    """The training program, in the interpreter that runs this one."""
     return [sys.executable, "-m", "r2ac.commands.train", *job.words()]

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from conf.submit_schema import RayJobTarget
-from r2ac.jobs.job import FAILED, SUCCEEDED, Job, SubmitError
+from r2ac.jobs.job import FAILED, SUCCEEDED, Job, JobInUse, SubmitError
 
 NAME = "r2ac_job"
 """Key of the metadata by which the attempts of a job are found."""
@@ -27,7 +27,7 @@ def submit(job: Job, target: RayJobTarget, follow: bool) -> int:
         attempts = [found for found in client.list_jobs() if (found.metadata or {}).get(NAME) == job.name]
         active = [found.submission_id for found in attempts if not found.status.is_terminal()]
         if active:
-            raise SubmitError(
+            raise JobInUse(
                 f"job name {job.name} is in use by {active[0]}: stop it (ray job stop {active[0]} --address {target.address}), "
                 f"or choose another job_name"
             )

@@ -3,11 +3,12 @@
 import re
 import shlex
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
 from conf.submit_schema import SlurmTarget
-from r2ac.jobs.job import FAILED, SUCCEEDED, Job, SubmitError, run_tool
+from r2ac.jobs.job import FAILED, SUCCEEDED, Job, JobInUse, SubmitError, run_tool
 
 POLL_S = 2.0
 SECONDS_TO_SAVE = 300
@@ -28,7 +29,7 @@ _HEAD = Template("""\
 #SBATCH --requeue
 $options
 set -euo pipefail
-$setup
+$setup$choice
 export RAY_USAGE_STATS_ENABLED=0
 # Ray's ports are open to the whole network, and whoever may use them may run code: only who can read this file may. One per attempt.
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$tokens/.$name-"$$SLURM_JOB_ID".token
@@ -91,7 +92,41 @@ srun --nodes=$nodes --ntasks=$nodes \\
 """)
 
 
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What differs between the script of one job and that of many."""
+
+    name: str
+    log: str
+    """As sbatch reads it; see ``as_path``."""
+    tokens: str
+    """Folder for the tokens of Ray, as a word of the shell."""
+    train: str
+    """The training's command line."""
+    array: str | None = None
+    """The numbers of an array's tasks, as sbatch takes them."""
+    choice: str = ""
+    """Lines by which a task of an array finds its words and its port."""
+    port: str | None = None
+    """Of Ray's head, as the shell reads it; ``None`` is the target's."""
+
+
 def render(job: Job, target: SlurmTarget) -> str:
+    """The batch script; see ``script``."""
+    train = job.command(**proposed(job, target))
+    if "fleet.address" not in job.given:
+        train += f' "fleet.address=$address:{target.port}"'
+    tokens = '"$SLURM_SUBMIT_DIR"' if job.elsewhere else shlex.quote(str(Path(job.run_dir).parent))
+    return script(target, Script(job.name, as_path(_log(job)), tokens, train))
+
+
+def proposed(job: Job, target: SlurmTarget) -> dict[str, int]:
+    """Options of the training that follow from the allocation, where the user says nothing."""
+    num_actors = job.actors_on(target.nodes * target.cpus_per_node - 1)  # one is left to driver and learner
+    return {"fleet__num_actors": num_actors, "fleet__placement_timeout_s": 120}
+
+
+def script(target: SlurmTarget, parts: Script) -> str:
     """The batch script.
 
     Raises:
@@ -105,6 +140,7 @@ def render(job: Job, target: SlurmTarget) -> str:
     _require_words(target)
     manual = target.launcher == "manual"
     options = {
+        "array": parts.array,
         "partition": target.partition,
         "account": target.account,
         "mem": target.memory,
@@ -114,25 +150,20 @@ def render(job: Job, target: SlurmTarget) -> str:
     lines = [f"#SBATCH --{name}={_quoted(value)}" for name, value in options.items() if value is not None]
     lines += [] if manual else ["#SBATCH --exclusive"]
     values = {
-        "name": job.name,
+        "name": parts.name,
         "nodes": target.nodes,
         "others": target.nodes - 1,
         "cpus": target.cpus_per_node,
         "gpus": f"--num-gpus={target.gpus_per_node}",
-        "port": target.port,
+        "port": target.port if parts.port is None else parts.port,
         "time_limit": target.time_limit,
-        "output": _quoted(_log(job).replace("%", "%%")),
-        "tokens": '"$SLURM_SUBMIT_DIR"' if job.elsewhere else shlex.quote(str(Path(job.run_dir).parent)),
+        "output": _quoted(parts.log),
+        "tokens": parts.tokens,
         "options": "\n".join(lines) + "\n" if lines else "",
         "setup": target.setup,
+        "choice": parts.choice,
         "scratch": f"export RAY_TMPDIR={shlex.quote(target.scratch)}\n" if target.scratch else "",
-        "train": job.command(
-            fleet__num_actors=job.actors_on(
-                target.nodes * target.cpus_per_node - 1
-            ),  # one is left to driver and learner
-            fleet__placement_timeout_s=120,
-        )
-        + ("" if "fleet.address" in job.given else f' "fleet.address=$address:{target.port}"'),
+        "train": parts.train,
     }
     workers = _WORKERS.substitute(values) if target.nodes > 1 else ""
     body = _MANUAL if manual else _SYMMETRIC
@@ -145,11 +176,7 @@ def submit(job: Job, target: SlurmTarget, follow: bool) -> int:
     Raises:
         SubmitError: if SLURM's tools are missing or fail, or a job of this name is queued or running.
     """
-    active = run_tool(["squeue", "--me", "--noheader", f"--name={job.name}", "--format=%i"]).split()
-    if active:
-        raise SubmitError(
-            f"job name {job.name} is in use by job {active[0]}: scancel {active[0]}, or choose another job_name"
-        )
+    require_unused(job.name)
     log = Path(_log(job))
     log.parent.mkdir(parents=True, exist_ok=True)
     seen = log.stat().st_size if log.exists() else 0
@@ -162,6 +189,13 @@ def submit(job: Job, target: SlurmTarget, follow: bool) -> int:
     except KeyboardInterrupt:
         print(f"\njob {number} goes on; follow it: tail -f {shlex.quote(str(log))}; stop it: scancel {number}")
         return SUCCEEDED
+
+
+def require_unused(name: str) -> None:
+    """Raises ``JobInUse`` if a job of this name is queued or running."""
+    active = run_tool(["squeue", "--me", "--noheader", f"--name={name}", "--format=%i"]).split()
+    if active:
+        raise JobInUse(f"job name {name} is in use by job {active[0]}: scancel {active[0]}, or choose another job_name")
 
 
 def _follow(number: str, log: Path, seen: int) -> int:
@@ -193,6 +227,11 @@ def _quoted(value: object) -> str:
 
 def _log(job: Job) -> str:
     return f"{job.name}.log" if job.elsewhere else f"{job.run_dir}.log"
+
+
+def as_path(path: str) -> str:
+    """A path in which sbatch finds no patterns such as ``%j``."""
+    return path.replace("%", "%%")
 
 
 def _require_words(target: SlurmTarget) -> None:

@@ -1,12 +1,17 @@
 """Every YAML composes, and every mistake is one line that says what to do."""
 
+from dataclasses import dataclass, field, make_dataclass
 from itertools import cycle
+from typing import Any
 
 import pytest
 
+from conf.describe import describe
 from conf.env_schema import ENV_CONFIGS, AtariConfig, GymConfig, TMazeConfig
+from conf.folder import Folder
 from conf.knobs import ConfigError
-from conf.load import GROUPS, config_hash, describe, experiments, load_evaluate, load_train, to_yaml
+from conf.load import GROUPS, _translate, config_hash, experiments, load_evaluate, load_train, to_yaml
+from conf.options import is_dict_option, sections_with_name
 from conf.schema import TrainConfig
 from conf.stored import from_yaml, read_verbatim
 
@@ -117,6 +122,7 @@ def test_paths_may_hold_any_character():
         (["env=gym/Foo-v0", "env.kwargs=3"], r"env.kwargs: Cannot assign int to Dict\[str, Any\]"),
         (["env=gym/Foo-v0", "+env.kwarg.x=3"], "unknown option '\\+env.kwarg.x'"),
         (["sync"], "expected option=value, got 'sync'"),
+        (["seed=1,2"], "Ambiguous value for argument 'seed=1,2'; rtrl-sweep trains with each of several values"),
         (["actors.num_envs=["], r"cannot read 'actors.num_envs=\['"),
     ],
 )
@@ -193,3 +199,25 @@ def test_an_evaluation_is_checked_too():
 )
 def test_a_run_is_named_after_what_it_trains(words: list[str], name: str):
     assert load_train(words).name == name
+
+
+@dataclass
+class Parts:
+    """A section as those have it whose parts may be the user's own."""
+
+    name: str = "x"
+    core_options: dict[str, Any] = field(default_factory=dict)
+
+
+def test_any_option_that_is_a_dictionary_takes_keys_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("conf.options.TrainConfig", make_dataclass("Config", [("parts", Parts), ("seed", int)]))
+    assert is_dict_option("parts.core_options")
+    assert is_dict_option("+parts.core_options.size.inner")
+    assert not is_dict_option("parts.core_option.size")
+    assert not is_dict_option("parts.name")
+    assert sections_with_name() == ["parts"]
+
+
+def test_a_rule_of_the_users_own_is_a_name_where_ours_are_files():
+    assert _translate("rule=my_pkg.rules:MyRule", Folder(), None) == ["rule.name='my_pkg.rules:MyRule'"]
+    assert _translate("rule=tbptt", Folder(), None) == ["rule=tbptt"]

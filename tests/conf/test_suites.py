@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from conf.describe import describe
 from conf.knobs import ConfigError
-from conf.load import config_hash, describe, load_train, to_yaml
+from conf.load import config_hash, load_train, to_yaml
 from conf.schema import TrainConfig
 from conf.stored import read_stored, read_verbatim
 from envs.base import UnknownEnvironment
@@ -76,7 +77,7 @@ def test_options_that_cannot_be_used_are_one_line(tmp_path: Path, monkeypatch: p
 
 
 def test_help_lists_the_options_of_the_suite_that_is_named():
-    assert "env.lamps" in describe(TrainConfig, [f"env={LIGHTS}"])
+    assert "env.lamps" in describe(TrainConfig, None, [f"env={LIGHTS}"])
     assert "env.lamps" not in describe(TrainConfig)
     assert "env.corridor" in describe(TrainConfig)
 

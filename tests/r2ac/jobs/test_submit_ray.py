@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from r2ac.commands.submit import DRY_RUN, main
+from r2ac.commands.sweep import main as sweep
 from r2ac.jobs import ray_job
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
@@ -108,6 +109,20 @@ def test_a_job_is_submitted_refused_twice_stopped_and_goes_on_when_submitted_aga
     assert went_on is not None, output
     assert int(went_on[1].replace(",", "")) >= reached > 0
     assert "job first-2 succeeded" in output
+
+
+def test_a_sweep_is_a_ray_job_of_each_combination_and_what_is_finished_is_not_submitted_again(
+    cluster: str, tmp_path: Path, capfd
+) -> None:
+    words = ["target=ray_job", f"target.address={cluster}", "sweep_name=two", f"run_root={tmp_path}", "seed=1,2"]
+    words += ["experiment=tmaze", "fleet=local", "fleet.num_actors=1", "actors.num_envs=4", "total_steps=64"]
+    assert sweep([*words, "logging=quiet"]) == 0
+    assert "job two-1 submitted as two-1-1" in capfd.readouterr().out
+    client = ray_job.connect(cluster)
+    wait_until(lambda: all(client.get_job_status(f"two-{n}-1").is_terminal() for n in (0, 1)), "the end of both")
+    assert all((tmp_path / "two" / f"seed={seed}" / "summary.json").exists() for seed in (1, 2))
+    assert sweep([*words, "logging=quiet"]) == 0
+    assert capfd.readouterr().out == "2 of 2 jobs are finished already\n"
 
 
 def test_the_slurm_script_trains_on_two_nodes_and_ends_what_it_started(

@@ -1,0 +1,1 @@
+"""Sweeps: many runs that differ in what was given several values."""

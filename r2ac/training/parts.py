@@ -1,0 +1,48 @@
+"""Whether all that a configuration names by ``module:Class`` is there: asked before anything is built, submitted or written."""
+
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from actors.parts import PARTS, require_parts
+from conf.schema import TrainConfig
+from learner.algorithms import ALGORITHMS, find_algorithm
+from rtrl_core import CELLS, ENCODERS, RULES
+
+
+def require_all_parts(config: TrainConfig) -> TrainConfig:
+    """The same configuration.
+
+    Raises:
+        ConfigError: for a part that is not there or not of its kind, or an option that it does not have.
+    """
+    require_parts(config.network, config.rule)
+    find_algorithm(config.algorithm)
+    return config
+
+
+def part_names() -> dict[str, tuple[str, ...]]:
+    """Ours, by the option that takes one of them."""
+    return {**PARTS, "algorithm.name": tuple(ALGORITHMS)}
+
+
+def part_options() -> list[str]:
+    """A line for each part of ours that has options: ``network.core=mingru: network.core_options.keep_bias=1.0``."""
+    lines = []
+    for option, holder, parts in (
+        ("network.core", "network.core_options", CELLS),
+        ("network.encoder", "network.encoder_options", {name: encoder.Options for name, encoder in ENCODERS.items()}),
+        ("rule", "rule.options", RULES),
+        ("algorithm", "algorithm.options", ALGORITHMS),
+    ):
+        for name, part in parts.items():
+            if given := _defaults(part):
+                shown = "  ".join(f"{holder}.{key}={value}" for key, value in given.items())
+                lines.append(f"  {option}={name}: {shown}")
+    return lines
+
+
+def _defaults(part: type[Any]) -> dict[str, Any]:
+    if not is_dataclass(part):
+        return {}
+    given = {spec.name: spec.default for spec in fields(part) if spec.init}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
