@@ -1,8 +1,8 @@
 """The parts of a network by name, or of a user's own (``module:Class``), each with the options of its own dataclass."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
-from typing import Any
+from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
+from typing import Any, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -99,10 +99,30 @@ def with_options(part: type[Any], options: Mapping[str, Any], option: str, name:
     if not known:
         return make() if is_dataclass(part) else None
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(part), dict(options))
+        merged = OmegaConf.merge(OmegaConf.structured(_plain(part)), dict(options))
         given = OmegaConf.to_container(merged)
         assert isinstance(given, dict)
         values = {str(key): tuple(value) if isinstance(value, list) else value for key, value in given.items()}
         return make(**{key: value for key, value in values.items() if key in options})
-    except (OmegaConfBaseException, ValueError, TypeError) as error:
+    except (OmegaConfBaseException, ValueError, TypeError, NameError) as error:
         raise ConfigError(f"{option} of {name}: {one_line(str(error).strip().splitlines()[0], 300)}") from None
+
+
+def _plain(part: type[Any]) -> type[Any]:
+    """The options of a dataclass alone: OmegaConf takes the arguments of a generic base for those of a dictionary."""
+    types = get_type_hints(part)
+    options = [
+        (
+            spec.name,
+            types[spec.name],
+            field(default=spec.default) if spec.default is not MISSING else field(default_factory=_factory(spec)),
+        )
+        for spec in fields(part)
+        if spec.init
+    ]
+    return make_dataclass(f"{part.__name__}Options", options)
+
+
+def _factory(spec: Field[Any]) -> Callable[[], Any]:
+    """Of the default; an option without one has to be given, which the class itself says."""
+    return (lambda: None) if spec.default_factory is MISSING else spec.default_factory

@@ -12,13 +12,18 @@ MAX_INT32 = 2**31 - 1
 """Of engines that count in C."""
 
 
+def reward_clip(default: str) -> Any:
+    """The knob of every suite, with the suite's own default."""
+    return knob(default, "what the loss sees of a reward", choices=("none", "abs_one", "asymmetric"))
+
+
 @dataclass
 class EnvConfig:
     """Which environment; each suite adds its own options below."""
 
     suite: str = knob(MISSING, "suite: a key of envs.registry.SUITES, a name that a package registers, or MODULE:NAME")
     name: str = knob(MISSING, "game, level or id within the suite")
-    reward_clip: str = knob("abs_one", "what the loss sees of a reward", choices=("none", "abs_one", "asymmetric"))
+    reward_clip: str = reward_clip("abs_one")
 
 
 @dataclass
@@ -54,7 +59,7 @@ class GymConfig(EnvConfig):
     kwargs: dict[str, Any] = knob({}, "arguments of its constructor, as env.kwargs.size=5", place=holds_text)
     max_episode_steps: int | None = knob(None, "time limit; null keeps the id's own", minimum=1, maximum=MAX_INT32)
     asynchronous: bool = knob(False, "one process per stream, for slow environments")
-    reward_clip: str = knob("none", "what the loss sees of a reward", choices=("none", "abs_one", "asymmetric"))
+    reward_clip: str = reward_clip("none")
 
 
 @dataclass
@@ -78,7 +83,7 @@ class TMazeConfig(EnvConfig):
     suite: str = "tmaze"
     name: str = knob("tmaze", "name shown in tables")
     corridor: int = knob(100, "steps between the cue and the choice", minimum=1, maximum=1_000_000)
-    reward_clip: str = knob("none", "what the loss sees of a reward", choices=("none", "abs_one", "asymmetric"))
+    reward_clip: str = reward_clip("none")
 
 
 @dataclass
@@ -88,7 +93,7 @@ class MiniGridConfig(EnvConfig):
     suite: str = "minigrid"
     name: str = knob("MemoryS7", "MiniGrid's name of a task, with or without MiniGrid- and -v0", place=imports_module)
     max_episode_steps: int | None = knob(None, "time limit; null keeps the task's own", minimum=1, maximum=MAX_INT32)
-    reward_clip: str = knob("none", "what the loss sees of a reward", choices=("none", "abs_one", "asymmetric"))
+    reward_clip: str = reward_clip("none")
 
 
 @dataclass
@@ -99,7 +104,7 @@ class DelayedMatchConfig(EnvConfig):
     name: str = knob("delayed_match", "name shown in tables")
     delay: int = knob(30, "steps between the sample and the probe", minimum=1, maximum=1_000_000)
     symbols: int = knob(4, "different samples", minimum=2, maximum=10_000)
-    reward_clip: str = knob("none", "what the loss sees of a reward", choices=("none", "abs_one", "asymmetric"))
+    reward_clip: str = reward_clip("none")
 
 
 @dataclass
@@ -154,7 +159,7 @@ class DMLab30Config(DMLabConfig):
         0, "engines kept ready per actor; a fixed schedule wants one per level", minimum=0, maximum=1000
     )
     instruction: bool = knob(True, "feed the level's instruction to the core, as word hashes")
-    reward_clip: str = knob("asymmetric", "what the loss sees of a reward", choices=("none", "abs_one", "asymmetric"))
+    reward_clip: str = reward_clip("asymmetric")
 
 
 @dataclass
@@ -165,7 +170,7 @@ class CopyTaskConfig(EnvConfig):
     name: str = knob("copy_task", "name shown in tables")
     length: int = knob(5, "bits to remember", minimum=1, maximum=1_000_000)
     delay: int = knob(0, "steps between the last bit shown and the first one asked", minimum=0, maximum=1_000_000)
-    reward_clip: str = knob("none", "what the loss sees of a reward", choices=("none", "abs_one", "asymmetric"))
+    reward_clip: str = reward_clip("none")
 
 
 BEFORE: dict[str, dict[str, Any]] = {"atari": {"opening": "ale"}}

@@ -170,7 +170,7 @@ class LearnerConfig:
         maximum=MAX_STEPS,
     )
     lag_rule: str = knob("drop", "what happens to a later one", choices=("accept", "damp", "drop"))
-    optimizer: str = knob("rmsprop", "update rule", choices=("rmsprop", "adam"))
+    optimizer: str = knob("rmsprop", "how a gradient changes the weights", choices=("rmsprop", "adam"))
     learning_rate: float = knob(
         6e-4, "at the start; falls linearly to final_learning_rate over total_steps", minimum=0, maximum=1
     )

@@ -1,0 +1,32 @@
+"""What a configuration may say is what there is: choices that stand in the schema, below the packages that know, are theirs."""
+
+from dataclasses import fields
+
+import pytest
+
+from conf.env_schema import ENV_CONFIGS
+from conf.schema import LearnerConfig
+from envs.dmlab.schedule import LEVEL_SCHEDULES
+from envs.registry import SUITES
+from learner.optimizer import MOMENTS
+from learner.schedules import SCHEDULES
+
+
+def choices(section: type, name: str) -> set[str]:
+    return set(next(spec for spec in fields(section) if spec.name == name).metadata["choices"])
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "registry"),
+    [
+        (LearnerConfig, "mode", SCHEDULES),
+        (LearnerConfig, "optimizer", MOMENTS),
+        (ENV_CONFIGS["dmlab30"], "schedule", LEVEL_SCHEDULES),
+    ],
+)
+def test_choices_are_the_names_of_what_there_is(section: type, name: str, registry: dict):
+    assert choices(section, name) == registry.keys()
+
+
+def test_every_suite_has_options_and_every_options_class_a_suite():
+    assert ENV_CONFIGS.keys() == SUITES.keys()
