@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 ARGS ?=
 BENCH ?= all
 
-.PHONY: help install train demo evaluate doctor test lint test-long test-lowest test-gpu docker-test bench lock clean
+.PHONY: help install train demo evaluate doctor test lint test-fast test-long test-lowest test-gpu docker-test bench docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ lint: $(INSTALLED) ## formatting, lint, types and layer contracts
 test: lint ## lint, types, layer contracts and all tests (long and GPU ones apart)
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not soak and not gpu and not docker" $(ARGS)
 
+test-fast: $(INSTALLED) ## tests of every package within two minutes on two cores; without lint and without whatever takes seconds
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not seconds and not slow and not soak and not gpu and not docker" $(ARGS)
+
 test-long: $(INSTALLED) ## tests that take long: learning in full, every combination of options, many minutes of one run
 	@$(BIN)/python -m pytest -q -m soak $(ARGS)
 
@@ -81,6 +84,9 @@ docker-test: $(INSTALLED) ## build the images and run the compose stack (needs a
 bench: $(INSTALLED) ## speed and memory, side by side: BENCH=core|train|env|memory|startup for one group
 	@$(BIN)/python -m benchmarks $(BENCH) $(ARGS)
 
+docs: $(INSTALLED) ## pages for a browser in build/docs: the documentation and the API; a link that leads nowhere is an error
+	@$(BIN)/python -m pages
+
 lock: $(INSTALLED) ## resolve the lock files anew from pyproject.toml; ARGS=--upgrade takes newer versions
 	@$(PIP) uv
 	@$(BIN)/uv pip compile $(LOCK) $(ARGS) --extra ray --extra memory --extra logging --extra video -c requirements-torch.lock \
@@ -96,4 +102,4 @@ lock: $(INSTALLED) ## resolve the lock files anew from pyproject.toml; ARGS=--up
 		| $(BIN)/uv pip compile $(LOCK) --no-deps -o requirements-procgen.lock -
 
 clean: ## remove the environment and caches; runs stay
-	@rm -rf $(VENV) $(VENV)-lowest .pytest_cache .ruff_cache .import_linter_cache
+	@rm -rf build $(VENV) $(VENV)-lowest .pytest_cache .ruff_cache .import_linter_cache

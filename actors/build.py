@@ -2,8 +2,9 @@
 
 import torch
 
+from actors.parts import core_part, encoder_part, rule_part
 from conf.knobs import ConfigError
-from conf.schema import NetworkConfig
+from conf.schema import NetworkConfig, RuleConfig
 from envs.actions import Discrete, MultiDiscrete
 from envs.base import EnvSpec
 from rtrl_core.network import NetworkSpec, PolicyNetwork
@@ -20,33 +21,35 @@ def distribution(env: EnvSpec) -> ActionDistribution:
     return DiagonalGaussian(actions.size)
 
 
-def network_spec(network: NetworkConfig, rule: str, env: EnvSpec) -> NetworkSpec:
+def network_spec(network: NetworkConfig, rule: RuleConfig, env: EnvSpec) -> NetworkSpec:
+    """Raises ``ConfigError`` for a part that does not exist, or an option that it does not have."""
+    encoder, encoder_options = encoder_part(network)
     return NetworkSpec(
         observation_shape=env.observation_shape,
         layout=env.layout,
         actions=distribution(env),
-        encoder=network.encoder,
+        encoder=encoder,
+        encoder_options=encoder_options,
         encoder_init=network.encoder_init,
         features=network.features,
-        mlp_sizes=tuple(network.mlp_sizes),
-        core=network.core,
+        core=core_part(network),
         num_units=network.num_units,
-        forget_bias=network.forget_bias,
-        rule=rule,
+        rule=rule_part(rule),
         last_reward=network.last_reward,
         last_action=network.last_action,
         instruction=env.instruction_length > 0,
     )
 
 
-def build_network(network: NetworkConfig, rule: str, env: EnvSpec) -> PolicyNetwork:
+def build_network(network: NetworkConfig, rule: RuleConfig, env: EnvSpec) -> PolicyNetwork:
     """A freshly initialised network for an environment; seed torch first for a repeatable one.
 
     Raises:
-        ConfigError: if the encoder does not fit the observation.
+        ConfigError: if a part does not exist, or does not fit the observation or another part.
     """
+    spec = network_spec(network, rule, env)
     try:
-        policy = PolicyNetwork(network_spec(network, rule, env))
+        policy = PolicyNetwork(spec)
     except ValueError as error:
         raise ConfigError(f"{env.name}: {error}") from None
     if network.freeze_encoder:
@@ -54,7 +57,7 @@ def build_network(network: NetworkConfig, rule: str, env: EnvSpec) -> PolicyNetw
     return policy
 
 
-def build_seeded_network(network: NetworkConfig, rule: str, env: EnvSpec, seed: int) -> PolicyNetwork:
+def build_seeded_network(network: NetworkConfig, rule: RuleConfig, env: EnvSpec, seed: int) -> PolicyNetwork:
     """The same network for the same seed, without touching the caller's random state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

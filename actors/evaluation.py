@@ -10,8 +10,7 @@ import torch
 from actors.stem import StemPass, StepInput
 from conf.knobs import ConfigError
 from envs.base import Timestep, VectorEnv
-from rtrl_core import PolicyNetwork, PolicyOutput, Sensitivity, clip_rewards
-from rtrl_core.recurrent import CoreState
+from rtrl_core import CoreState, PolicyNetwork, PolicyOutput, clip_rewards
 from rtrl_core.shapes import Shaped, Tensor
 
 
@@ -22,8 +21,8 @@ class Move(NamedTuple):
     """What the policy saw."""
     action: Shaped[Tensor, "B ..."]
     output: PolicyOutput
-    sensitivity: Sensitivity | None
-    """Only if it was asked for."""
+    sensitivity_norm: float | None
+    """Root mean square over streams; only if it was asked for and the learning rule carries one."""
     next_timestep: Timestep
 
 
@@ -58,9 +57,14 @@ def play(
             else network.distribution.sample(output.parameters, noise)
         )
         following = env.step(action.cpu().numpy())
-        yield Move(timestep, action, output, state.sensitivity, following)
+        yield Move(timestep, action, output, _norm(network, state) if with_sensitivity else None, following)
         timestep = following
         reward = clip_rewards(torch.from_numpy(following.reward).to(device), reward_clip)
+
+
+def _norm(network: PolicyNetwork, state: CoreState) -> float | None:
+    norms = network.core.stream_norms(state.sensitivity)
+    return None if norms is None else float(norms.square().mean().sqrt())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """A fleet of actors as the training loop sees it: submit unrolls, take what is finished. Here the protocol and the fleet in one process.
 
-    fleet.submit(actor_id, weights)      queues an unroll; ``weights`` is a handle: the snapshot itself here, a reference in Ray
+    fleet.submit(actor_id, weights)      queues an unroll; ``weights`` are the snapshot itself here, a reference in Ray
     fleet.wait(timeout_s)                unrolls that are finished, in the order they finished
 
 An actor that dies is the fleet's business: it is started again under its next incarnation, with new seeds, its lost unrolls are
@@ -10,17 +10,16 @@ submitted again, and the restart is counted. A bug is not: it stops the run with
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
-from actors.actor import Actor, ActorIdentity
 from actors.precision import prepare_process
+from actors.worker import ActorIdentity, C, C_co, Worker, WorkerBuilder
 from conf.schema import TrainConfig
 from envs.base import EnvironmentFailure
-from envs.registry import make_env
-from rtrl_core import GradientContribution, WeightsSnapshot
+from rtrl_core import WeightsSnapshot
 
-Handle = Any
-"""Weights or a contribution, or a reference to them: whatever the fleet and its learner have agreed to pass."""
+W = TypeVar("W")
+"""Weights as a fleet passes them on: the snapshot itself, or a reference to it."""
 
 
 class FleetError(RuntimeError):
@@ -28,10 +27,11 @@ class FleetError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class FinishedUnroll:
+class FinishedUnroll(Generic[C_co]):
     actor_id: int
-    contribution: Handle | None
-    """What the learner's ``add`` takes; ``None`` if the weights were lost on the way, with the machine that held them."""
+    contribution: C_co | None
+    """What the learner's client takes: the worker's contribution, or a reference to it; ``None`` if the weights were lost on the way,
+    with the machine that held them."""
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class FleetState:
     incarnations: dict[int, int] = field(default_factory=dict)
     """Last incarnation of each actor; one whose own state could not be saved starts as the next."""
     actors: dict[int, dict[str, Any]] = field(default_factory=dict)
-    """``Actor.get_state`` of those that can be saved."""
+    """``Worker.get_state`` of those that can be saved."""
 
     def after(self, earlier: "FleetState") -> "FleetState":
         """With the incarnations of actors that a smaller fleet does not have: one that comes back must not repeat its numbers."""
@@ -49,7 +49,9 @@ class FleetState:
 
 
 @runtime_checkable
-class Fleet(Protocol):
+class Fleet(Protocol[W, C_co]):
+    """``W`` are weights and ``C`` contributions, as this fleet and its learner's client pass them."""
+
     num_actors: int
 
     @property
@@ -57,11 +59,11 @@ class Fleet(Protocol):
         """Actors started again so far."""
         ...
 
-    def publish(self, snapshot: WeightsSnapshot) -> Handle:
-        """A handle to weights, to be passed to ``submit`` any number of times."""
+    def publish(self, snapshot: WeightsSnapshot) -> W:
+        """Weights to be passed to ``submit``, any number of times."""
         ...
 
-    def submit(self, actor_id: int, weights: Handle) -> None: ...
+    def submit(self, actor_id: int, weights: W) -> None: ...
 
     def replace(self, actor_id: int, cause: str) -> None:
         """Starts an actor again that is no good any more, whatever it was doing. It still owes what was submitted to it.
@@ -71,7 +73,7 @@ class Fleet(Protocol):
         """
         ...
 
-    def wait(self, timeout_s: float) -> list[FinishedUnroll]:
+    def wait(self, timeout_s: float) -> list[FinishedUnroll[C_co]]:
         """Blocks until an unroll is finished, at most ``timeout_s``; the list may be empty.
 
         Raises:
@@ -88,21 +90,6 @@ class Fleet(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-def build_actor(config: TrainConfig, identity: ActorIdentity, state: dict[str, Any] | None = None) -> Actor:
-    """Raises ``UnknownEnvironment``, ``MissingDependency`` or ``ValueError`` for a configuration that cannot work,
-    ``EnvironmentFailure`` if the environment does not start."""
-    env = make_env(config.env, config.actors.num_envs, identity.env_seed)
-    try:
-        sections = (config.network, config.rule.name, config.loss, config.actors, config.env.reward_clip)
-        actor = Actor(identity, env, *sections)
-        if state is not None:
-            actor.set_state(state)
-    except Exception:
-        env.close()
-        raise
-    return actor
 
 
 def first_identity(config: TrainConfig, actor_id: int, state: FleetState) -> ActorIdentity:
@@ -133,19 +120,30 @@ class Restarts:
         return identity._replace(incarnation=identity.incarnation + 1)
 
 
-class LocalFleet:
-    """All actors in this process, one unroll at a time, no Ray: for tests, debugging, and machines where Ray is not wanted."""
+class LocalFleet(Generic[C]):
+    """All actors in this process, one unroll at a time, no Ray: for tests, debugging, and machines where Ray is not wanted.
+
+    Args:
+        build: makes each of them; raises what a configuration that cannot work raises, and ``EnvironmentFailure``.
+    """
 
     def __init__(
-        self, config: TrainConfig, num_actors: int, state: FleetState, announce: Callable[[str], None]
+        self,
+        config: TrainConfig,
+        num_actors: int,
+        state: FleetState,
+        announce: Callable[[str], None],
+        build: WorkerBuilder[C],
     ) -> None:
         prepare_process(config.actors.threads)
         self.num_actors = num_actors
-        self._config = config
+        self._build = build
         self._restarts = Restarts(config.fleet.max_restarts, announce)
         self._submitted: deque[tuple[int, WeightsSnapshot]] = deque()
         identities = [first_identity(config, actor_id, state) for actor_id in range(num_actors)]
-        self._actors = [build_actor(config, identity, state.actors.get(identity.actor_id)) for identity in identities]
+        self._actors: list[Worker[C]] = [
+            build(identity, state.actors.get(identity.actor_id)) for identity in identities
+        ]
 
     @property
     def restarts(self) -> int:
@@ -157,14 +155,14 @@ class LocalFleet:
     def submit(self, actor_id: int, weights: WeightsSnapshot) -> None:
         self._submitted.append((actor_id, weights))
 
-    def wait(self, timeout_s: float) -> list[FinishedUnroll]:
+    def wait(self, timeout_s: float) -> list[FinishedUnroll[C]]:
         del timeout_s  # it runs the unroll itself
         if not self._submitted:
             return []
         actor_id, weights = self._submitted.popleft()
         return [FinishedUnroll(actor_id, self._unroll(actor_id, weights))]
 
-    def _unroll(self, actor_id: int, weights: WeightsSnapshot) -> GradientContribution:
+    def _unroll(self, actor_id: int, weights: WeightsSnapshot) -> C:
         while True:
             actor = self._actors[actor_id]
             try:
@@ -179,7 +177,7 @@ class LocalFleet:
         while True:
             identity = self._restarts.record(identity, cause)
             try:
-                self._actors[actor_id] = build_actor(self._config, identity)
+                self._actors[actor_id] = self._build(identity, None)
             except EnvironmentFailure as failure:
                 cause = str(failure)
             else:

@@ -1,4 +1,4 @@
-"""From an unroll to the gradient of its loss by the core, the heads and the core's inputs; the stem's part follows from the last.
+"""From an unroll to the gradient of its loss, wherever that is computed: core and heads, the core's inputs, and through them the stem.
 
 A stream whose numbers have run away would spoil the sum of all: it is left out of it, and named.
 """
@@ -7,22 +7,15 @@ from typing import NamedTuple
 
 import torch
 
+from actors.stem import Stem
 from actors.unroll import Unroll
 from conf.schema import LossConfig
-from rtrl_core import (
-    CoreState,
-    FlatParameters,
-    Losses,
-    PolicyNetwork,
-    Sensitivity,
-    actor_critic_losses,
-    vtrace,
-)
+from rtrl_core import CoreState, FlatParameters, Losses, PolicyNetwork, actor_critic_losses, vtrace
 from rtrl_core.shapes import Bool, Float, Tensor
 
 
 class UnrollGradient(NamedTuple):
-    """What an unroll is worth. The gradient of core and heads is in ``FlatParameters.gradient``."""
+    """What an unroll is worth. The gradient itself is in ``FlatParameters.gradient``."""
 
     losses: Losses
     targets: Float[Tensor, " valid"]
@@ -36,31 +29,40 @@ class UnrollGradient(NamedTuple):
 
 
 def unroll_gradient(
-    network: PolicyNetwork,
-    parameters: FlatParameters,
-    unroll: Unroll,
-    before: CoreState,
-    loss: LossConfig,
-    out: Sensitivity | None,
+    network: PolicyNetwork, parameters: FlatParameters, unroll: Unroll, loss: LossConfig, stem: Stem
 ) -> UnrollGradient:
     """Overwrites ``parameters.gradient`` by the sum over steps and streams, exact for the weights that acted.
 
-    If that sum is not finite, each stream is looked at by itself (one more pass of the core for each) and the sum taken over those
-    whose own gradient is. Where that finds none, or a single step has already advanced its sensitivity in place (``out``), the sum
-    stays what it is: the learner refuses it and names the parameter.
+    Args:
+        parameters: of ``network``, with the weights that it has.
+        stem: the one that the unroll's inputs came through.
+
+    If the sum is not finite, each stream is looked at by itself (one more pass of the core for each) and the sum taken over those
+    whose own gradient is. Where that finds none, or a single step has already advanced its sensitivity in place, the sum stays what
+    it is: the learner refuses it and names the parameter.
     """
-    whole = _differentiate(network, parameters, unroll, before, loss, out)
+    gradient = _of_sound_streams(network, parameters, unroll, loss)
+    stem.backward(gradient.inputs)
+    return gradient
+
+
+def _of_sound_streams(
+    network: PolicyNetwork, parameters: FlatParameters, unroll: Unroll, loss: LossConfig
+) -> UnrollGradient:
+    before = unroll.before
+    whole = _differentiate(network, parameters, unroll, loss)
     if is_representable(parameters.gradient) and is_representable(whole.inputs):
         return whole
-    if out is not None and out is before.sensitivity:
+    advanced_in_place = before.sensitivity is not None and whole.after.sensitivity is before.sensitivity
+    if advanced_in_place or unroll.num_envs == 1:
         return whole
     broken = parameters.gradient.clone()
     streams = torch.eye(unroll.num_envs, dtype=torch.bool, device=unroll.is_first.device)
-    sound = torch.stack([_is_sound(network, parameters, unroll.of(one), before.of(one), loss) for one in streams])
+    sound = torch.stack([_is_sound(network, parameters, unroll.of(one), loss) for one in streams])
     if not sound.any():
         parameters.gradient.copy_(broken)
         return whole
-    kept = _differentiate(network, parameters, unroll.of(sound), before.of(sound), loss, None)
+    kept = _differentiate(network, parameters, unroll.of(sound), loss)
     inputs = torch.zeros_like(whole.inputs)
     inputs[:, sound] = kept.inputs
     return kept._replace(inputs=inputs, after=whole.after, left_out=~sound)
@@ -79,16 +81,11 @@ def is_representable(values: Tensor) -> bool:
 
 
 def _differentiate(
-    network: PolicyNetwork,
-    parameters: FlatParameters,
-    unroll: Unroll,
-    before: CoreState,
-    loss: LossConfig,
-    out: Sensitivity | None,
+    network: PolicyNetwork, parameters: FlatParameters, unroll: Unroll, loss: LossConfig
 ) -> UnrollGradient:
     parameters.gradient.zero_()
     inputs = unroll.inputs.detach().requires_grad_()
-    output, after = network.unroll(inputs, before, unroll.is_first, out)
+    output, after = network.unroll(inputs, unroll.before, unroll.is_first)
     # Acting and learning use the same weights, so the policy is its own behaviour: every importance weight is exactly one.
     returns = vtrace(
         log_ratios=torch.zeros_like(unroll.values),
@@ -118,9 +115,7 @@ def _differentiate(
     return UnrollGradient(losses, returns.targets[unroll.valid], inputs.grad, after, nobody)
 
 
-def _is_sound(
-    network: PolicyNetwork, parameters: FlatParameters, unroll: Unroll, before: CoreState, loss: LossConfig
-) -> Tensor:
-    alone = _differentiate(network, parameters, unroll, before, loss, None)
+def _is_sound(network: PolicyNetwork, parameters: FlatParameters, unroll: Unroll, loss: LossConfig) -> Tensor:
+    alone = _differentiate(network, parameters, unroll, loss)
     sound = is_representable(parameters.gradient) and is_representable(alone.inputs)
     return torch.tensor(sound, device=unroll.is_first.device)

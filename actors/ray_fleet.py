@@ -2,25 +2,26 @@
 
 driver                         actor process                     learner process
 submit(weights reference) -->  gets weights, takes an unroll
-wait() <-- envelope            gradient into the object store  --(reference)-->  add
+wait() <-- envelope            arrays into the object store    --(reference)-->  add
 """
 
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import grpc
 import numpy as np
 import ray
+from ray import ObjectRef
 from ray.exceptions import GetTimeoutError, RayError
 
-from actors.actor import ActorIdentity
-from actors.fleet import FinishedUnroll, FleetError, FleetState, Handle, Restarts, build_actor, first_identity
+from actors.fleet import FinishedUnroll, FleetError, FleetState, Restarts, first_identity
 from actors.precision import prepare_process
 from actors.ray_failures import DEATHS, cause_of_death, cause_of_failed_start, is_lost_object, said
 from actors.wire import Envelope, PackedSnapshot, split
+from actors.worker import ActorIdentity, C, WorkerBuilder
 from conf.schema import FleetConfig, TrainConfig
 from envs.base import EnvironmentFailure
 from rtrl_core import WeightsSnapshot
@@ -44,35 +45,39 @@ def process_options(fleet: FleetConfig) -> dict[str, Any]:
     return {} if fleet.address is None else {"runtime_env": {"env_vars": PROCESS_ENVIRONMENT}}
 
 
-class ActorProcess:
+class ActorProcess(Generic[C]):
     """An actor in its own process."""
 
-    def __init__(self, config: TrainConfig, identity: ActorIdentity, state: dict[str, Any] | None) -> None:
-        prepare_process(config.actors.threads)
-        self._actor = build_actor(config, identity, state)
+    def __init__(
+        self, build: WorkerBuilder[C], threads: int, identity: ActorIdentity, state: dict[str, Any] | None
+    ) -> None:
+        prepare_process(threads)
+        self._actor = build(identity, state)
 
     def ready(self) -> str:
         """The layout of its network, once it stands."""
-        return self._actor.parameters.layout.fingerprint
+        return self._actor.layout
 
-    def unroll(self, weights: PackedSnapshot) -> tuple[Envelope, np.ndarray]:
+    def unroll(self, weights: PackedSnapshot) -> tuple[Envelope[C], dict[str, np.ndarray]]:
         return split(self._actor.unroll(weights.unpack()))
 
     def get_state(self) -> dict[str, Any] | None:
         return self._actor.get_state()
 
 
-class GradientReference(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ContributionReference(Generic[C]):
     """A contribution as it passes through the driver."""
 
-    envelope: Envelope
-    gradient: Handle
+    envelope: Envelope[C]
+    arrays: ObjectRef
+    """What the envelope encloses, wherever it lies."""
 
 
 class _Pending(NamedTuple):
-    envelope: Handle
-    gradient: Handle
-    weights: Handle
+    envelope: ObjectRef
+    arrays: ObjectRef
+    weights: ObjectRef
 
 
 @dataclass(slots=True)
@@ -87,13 +92,19 @@ class _Member:
     """Whether it has answered; one that was started again may wait for a place for long."""
 
 
-class RayFleet:
-    """Raises ``FleetError`` if the cluster cannot place the actors, and what ``build_actor`` raises. Ray must be initialised."""
+class RayFleet(Generic[C]):
+    """Raises ``FleetError`` if the cluster cannot place the actors, or ``build`` fails in them. Ray must be initialised."""
 
     def __init__(
-        self, config: TrainConfig, num_actors: int, state: FleetState, announce: Callable[[str], None]
+        self,
+        config: TrainConfig,
+        num_actors: int,
+        state: FleetState,
+        announce: Callable[[str], None],
+        build: WorkerBuilder[C],
     ) -> None:
         self.num_actors = num_actors
+        self._build = build
         self._config = config
         self._restarts = Restarts(config.fleet.max_restarts, announce)
         require_resources(config, num_actors)
@@ -107,17 +118,17 @@ class RayFleet:
     def restarts(self) -> int:
         return self._restarts.count
 
-    def publish(self, snapshot: WeightsSnapshot) -> Handle:
+    def publish(self, snapshot: WeightsSnapshot) -> ObjectRef:
         return ray.put(PackedSnapshot.pack(snapshot))
 
-    def submit(self, actor_id: int, weights: Handle) -> None:
+    def submit(self, actor_id: int, weights: ObjectRef) -> None:
         member = self._members[actor_id]
-        envelope, gradient = member.process.unroll.options(num_returns=2).remote(weights)
+        envelope, arrays = member.process.unroll.options(num_returns=2).remote(weights)
         if not member.pending:
             member.waiting_since = time.monotonic()
-        member.pending.append(_Pending(envelope, gradient, weights))
+        member.pending.append(_Pending(envelope, arrays, weights))
 
-    def wait(self, timeout_s: float) -> list[FinishedUnroll]:
+    def wait(self, timeout_s: float) -> list[FinishedUnroll[ContributionReference[C]]]:
         owners = {member.pending[0].envelope: member for member in self._members if member.pending}
         if not owners:
             return []
@@ -128,7 +139,7 @@ class RayFleet:
         self._replace_silent()
         return finished
 
-    def _collect(self, member: _Member) -> FinishedUnroll | None:
+    def _collect(self, member: _Member) -> FinishedUnroll[ContributionReference[C]] | None:
         """The oldest unroll of a member, without a contribution if it could not start; ``None`` if the member had to be replaced."""
         pending = member.pending[0]
         try:
@@ -146,7 +157,7 @@ class RayFleet:
         member.pending.popleft()
         member.stands = True
         member.waiting_since = time.monotonic()
-        contribution = None if envelope is None else GradientReference(envelope, pending.gradient)
+        contribution = None if envelope is None else ContributionReference(envelope, pending.arrays)
         return FinishedUnroll(member.identity.actor_id, contribution)
 
     def replace(self, actor_id: int, cause: str) -> None:
@@ -177,7 +188,7 @@ class RayFleet:
                 max_restarts=0,
                 **process_options(self._config.fleet),
             )
-            .remote(self._config, identity, state)
+            .remote(self._build, options.threads, identity, state)
         )
         return _Member(identity, process)
 
@@ -240,7 +251,7 @@ def require_resources(config: TrainConfig, num_actors: int) -> None:
         time.sleep(0.2)
 
 
-def await_start(answers: list[Handle], limit_s: float, one: str, all_were: str) -> None:
+def await_start(answers: list[ObjectRef], limit_s: float, one: str, all_were: str) -> None:
     """Waits for the first answers of new processes; the texts name them in the error.
 
     Raises:

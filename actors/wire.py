@@ -1,12 +1,15 @@
 """What crosses between processes, and as what: numpy arrays that the object store shares without copying, and small envelopes."""
 
 import warnings
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Generic, NamedTuple
 
 import numpy as np
 import torch
 
-from rtrl_core import ContributionHeader, GradientContribution, UnrollStatistics, WeightsSnapshot
+from actors.worker import C
+from rtrl_core import WeightsSnapshot
 from rtrl_core.shapes import Float, Tensor
 
 
@@ -53,24 +56,37 @@ class PackedSnapshot(NamedTuple):
         return WeightsSnapshot(self.version, self.layout, _shared_tensor(self.array))
 
 
-class Envelope(NamedTuple):
-    """A contribution without its gradient: small enough to pass through the driver, which only moves the gradient's reference."""
+@dataclass(frozen=True, slots=True)
+class Envelope(Generic[C]):
+    """A contribution without its tensors: small enough to pass through the driver, which only moves the reference to them."""
 
-    header: ContributionHeader
-    layout: str
-    statistics: UnrollStatistics
+    contribution: C
+    """Its tensors are empty."""
 
-    def enclose(self, array: np.ndarray) -> GradientContribution:
-        tensor = _shared_tensor(array)
-        gradient = tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
-        return GradientContribution(self.header, self.layout, gradient, self.statistics)
+    def enclose(self, arrays: Mapping[str, np.ndarray]) -> C:
+        """The contribution as it was sent; its tensors are views of the arrays."""
+        contribution: Any = self.contribution
+        return replace(contribution, **{name: _tensor(array) for name, array in arrays.items()})
 
 
-def split(contribution: GradientContribution) -> tuple[Envelope, np.ndarray]:
-    """The inverse of ``Envelope.enclose``. bfloat16, which numpy does not know, travels as uint16."""
-    gradient = contribution.gradient
-    array = (gradient.view(torch.uint16) if gradient.dtype == torch.bfloat16 else gradient).numpy()
-    return Envelope(contribution.header, contribution.layout, contribution.statistics), array
+def split(contribution: C) -> tuple[Envelope[C], dict[str, np.ndarray]]:
+    """The inverse of ``Envelope.enclose``, for any frozen dataclass with tensors in its fields."""
+    message: Any = contribution
+    bulk = {spec.name: getattr(message, spec.name) for spec in fields(message)}
+    tensors = {name: value for name, value in bulk.items() if isinstance(value, Tensor)}
+    without = replace(message, **{name: tensor.new_empty([0] * tensor.dim()) for name, tensor in tensors.items()})
+    return Envelope(without), {name: _array(tensor) for name, tensor in tensors.items()}
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """bfloat16, which numpy does not know, travels as uint16."""
+    tensor = tensor.detach().cpu()
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    tensor = _shared_tensor(array)
+    return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
 
 
 def _shared_tensor(array: np.ndarray) -> Tensor:

@@ -3,15 +3,17 @@
 import statistics
 import time
 from contextlib import closing
+from functools import partial
 
 from actors.fleet import FleetState
 from actors.ray_fleet import RayFleet, object_store_bytes
 from benchmarks.measurement import Result, at_most, informs
 from conf.load import load_train
+from learner.algorithms import R2AC
 from learner.ray_learner import RayLearner
 from learner.schedules import asynchronous
 from r2ac.cluster.session import ray_cluster
-from r2ac.training.loop import available_cores, describe_environment, initial_weights, learner_plan
+from r2ac.training.build import available_cores, describe_environment, initial_weights
 from r2ac.training.sizing import sized
 
 
@@ -23,12 +25,13 @@ def run(seconds: float) -> list[Result]:
     config = sized(load_train(words), actors)
     spec = describe_environment(config, print)
     layout, vector = initial_weights(config, spec)
-    plan = learner_plan(config, layout)
+    algorithm = R2AC()
+    plan = algorithm.plan(config, layout)
     state = plan.first_state(vector)
     stores: list[float] = []
     sizes: list[int] = []
     with ray_cluster(config, actors):
-        fleet = RayFleet(config, actors, FleetState(), print)
+        fleet = RayFleet(config, actors, FleetState(), print, partial(algorithm.worker, config))
         with (
             closing(fleet),
             closing(

@@ -9,6 +9,7 @@ import statistics
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import ray
@@ -21,13 +22,14 @@ from actors.ray_fleet import RayFleet, process_options
 from actors.stem import RetainedStem, StemPass, StepInput
 from benchmarks.measurement import Result, at_least, informs
 from conf.load import load_train
-from conf.schema import TrainConfig
+from conf.schema import RuleConfig, TrainConfig
 from envs.base import Discrete
 from envs.registry import make_env
+from learner.algorithms import R2AC
 from learner.ray_learner import RayLearner
 from learner.schedules import asynchronous
 from r2ac.cluster.session import ray_cluster
-from r2ac.training.loop import available_cores, describe_environment, initial_weights, learner_plan
+from r2ac.training.build import available_cores, describe_environment, initial_weights
 from r2ac.training.sizing import sized
 
 ROUNDS = 2
@@ -112,9 +114,10 @@ def _training_speed(config: TrainConfig, actors: int, seconds: float) -> tuple[f
     """Steps per second of fleet, learner and schedule together, after a warm-up of two unrolls each; and bytes per step."""
     spec = describe_environment(config, print)
     layout, vector = initial_weights(config, spec)
-    plan = learner_plan(config, layout)
+    algorithm = R2AC()
+    plan = algorithm.plan(config, layout)
     state = plan.first_state(vector)
-    fleet = RayFleet(config, actors, FleetState(), print)
+    fleet = RayFleet(config, actors, FleetState(), print, partial(algorithm.worker, config))
     with (
         closing(fleet),
         closing(RayLearner(plan, state, newest_state=lambda: state, limits=config.fleet, announce=print)) as learner,
@@ -165,7 +168,7 @@ def _network_speed(config: TrainConfig, seconds: float) -> float:
     """Forward once and backward once per step, activations kept, over a whole unroll: stem, core under truncated BPTT, heads."""
     env = make_env(config.env, config.actors.num_envs, 1)
     observation = torch.from_numpy(env.reset().observation)
-    network = build_network(config.network, "tbptt", env.spec)
+    network = build_network(config.network, RuleConfig("tbptt"), env.spec)
     env.close()
     streams, unroll = config.actors.num_envs, config.actors.unroll
     stem = RetainedStem(StemPass(network, torch.bfloat16 if carries_bfloat16_well(torch.device("cpu")) else None))

@@ -1,14 +1,15 @@
 """What ``--help`` prints: every option of a program with its default and meaning, and the files that are there to choose from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from conf.env_schema import ENV_CONFIGS
-from conf.folder import Folder
+from conf.folder import Folder, take_folder
 from conf.knobs import CHOICES, HELP
-from conf.load import GROUPS
+from conf.load import GROUPS, env_of, suite_of
 from conf.options import default, walk
 from conf.schema import TrainConfig
 from conf.submit_schema import TARGET_CONFIGS, SubmitConfig, SweepConfig
+from conf.suites import suite_names
 
 FLAGS = (
     "  --config-dir DIR   your own experiment/NAME.yaml, env/NAME.yaml, target/NAME.yaml ... beside ours; also R2AC_CONFIG_DIR",
@@ -18,10 +19,19 @@ FLAGS = (
 )
 
 
-def describe(schema: type, folder: Folder | None = None) -> str:
-    """Every option with its default and meaning. ``folder`` has the user's own files, which are listed too."""
+def describe(schema: type, words: Sequence[str] = ()) -> str:
+    """Every option with its default and meaning.
+
+    Args:
+        words: of the user. The files of a folder that they name are listed too; of environments the options of the suite that they
+            name, else of ours.
+
+    Raises:
+        ConfigError: if there is no such folder, or a suite cannot be imported.
+    """
     head, tail = _AROUND.get(schema, (_nothing, _nothing))
-    return "\n".join([*head(folder or Folder()), *_lines(schema), *tail(folder or Folder())])
+    folder, others = take_folder(words)
+    return "\n".join([*head(folder), *_lines(schema), *tail(others)])
 
 
 def _lines(schema: type, prefix: str = "") -> list[str]:
@@ -35,8 +45,7 @@ def _lines(schema: type, prefix: str = "") -> list[str]:
     return lines
 
 
-def _nothing(folder: Folder) -> list[str]:
-    del folder
+def _nothing(_: object) -> list[str]:
     return []
 
 
@@ -48,17 +57,17 @@ def _before_train(folder: Folder) -> list[str]:
         FLAGS[3],
         "",
         f"experiments: {', '.join(folder.all_files('experiment'))}",
-        f"suites: {', '.join(ENV_CONFIGS)}",
+        f"suites: {', '.join(suite_names())}; or MODULE:SUITE of your own (docs/environments.md)",
         *([f"environments of your own: {', '.join(own)}"] if (own := folder.files("env")) else []),
         *(f"{group}: {', '.join(folder.all_files(group))}" for group in GROUPS if group not in ("env", "experiment")),
         "",
     ]
 
 
-def _after_train(folder: Folder) -> list[str]:
-    del folder
+def _after_train(words: Sequence[str]) -> list[str]:
+    named = env_of(words)
     lines = []
-    for suite, env in ENV_CONFIGS.items():
+    for suite, env in (ENV_CONFIGS if named is None else {suite_of(words): named}).items():
         lines += ["", f"env={suite}: {(env.__doc__ or '').strip().splitlines()[0]}", *_lines(env, "env.")]
     return lines
 
@@ -89,15 +98,15 @@ def _targets(folder: Folder) -> list[str]:
     return ["", f"targets: {', '.join(folder.all_files('target'))}", "training options: rtrl-train --help", ""]
 
 
-def _after_submit(folder: Folder) -> list[str]:
-    del folder
+def _after_submit(words: Sequence[str]) -> list[str]:
+    del words
     lines = []
     for kind, schema in TARGET_CONFIGS.items():
         lines += ["", f"target={kind}: {schema.__doc__}", *_lines(schema, "target.")]
     return lines
 
 
-_AROUND: dict[type, tuple[Callable[[Folder], list[str]], Callable[[Folder], list[str]]]] = {
+_AROUND: dict[type, tuple[Callable[[Folder], list[str]], Callable[[Sequence[str]], list[str]]]] = {
     TrainConfig: (_before_train, _after_train),
     SubmitConfig: (_before_submit, _after_submit),
     SweepConfig: (_before_sweep, _after_submit),

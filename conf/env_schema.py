@@ -16,7 +16,7 @@ MAX_INT32 = 2**31 - 1
 class EnvConfig:
     """Which environment; each suite adds its own options below."""
 
-    suite: str = knob(MISSING, "suite name, a key of envs.registry.SUITES")
+    suite: str = knob(MISSING, "suite: a key of envs.registry.SUITES, a name that a package registers, or MODULE:NAME")
     name: str = knob(MISSING, "game, level or id within the suite")
     reward_clip: str = knob("abs_one", "what the loss sees of a reward", choices=("none", "abs_one", "asymmetric"))
 

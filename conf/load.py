@@ -30,7 +30,9 @@ from conf.names import check_run_name, with_home
 from conf.options import free_text, is_dict_option, options, sections_with_name
 from conf.places import Interpolated, shown
 from conf.schema import EvaluateConfig, TrainConfig
-from conf.words import build, quoted, sentence, split_word, text_or_none, unknown
+from conf.spelling import unknown
+from conf.suites import default_name, env_config_class, suite_names
+from conf.words import build, quoted, sentence, split_word, text_or_none
 
 T = TypeVar("T")
 
@@ -49,9 +51,10 @@ def load_train(overrides: Sequence[str]) -> TrainConfig:
         ConfigError: for anything that cannot work; one line.
     """
     folder, given_words = take_folder(overrides)
-    words = [word for override in given_words for word in _translate(override, folder)]
     given = {override.partition("=")[0]: override.partition("=")[2] for override in given_words}
     own_env = given["env"] if given.get("env") in folder.files("env") else None
+    env = env_of(given_words) if own_env is None else None
+    words = [word for override in given_words for word in _translate(override, folder, env)]
     with _hydra():
         tree = _composed(words, folder, own_env)
         config = OmegaConf.to_object(tree)
@@ -98,7 +101,7 @@ def _composed(words: Sequence[str], folder: Folder, own_env: str | None) -> Any:
     if not (isinstance(kind, type) and issubclass(kind, EnvConfig)):
         raise ConfigError(
             f"{folder.file('env', own_env)} does not say what it is about: begin with suite: NAME, "
-            f"one of {', '.join(ENV_CONFIGS)}"
+            f"one of {', '.join(suite_names())}"
         )
     others = [word for word in words if word not in of_env and word != f"env={own_env}"]
     tree = compose(config_name="train", overrides=[*folder.words(), *others, f"env={section.suite}"])
@@ -181,35 +184,59 @@ def experiments() -> list[str]:
     return _files("experiment")
 
 
-def _translate(word: str, folder: Folder) -> list[str]:
-    """One word of the user as words for Hydra."""
+def env_of(overrides: Sequence[str]) -> type[EnvConfig] | None:
+    """The options of the suite that ``env=SUITE/NAME`` names; ``None`` if no word does, or there is no such suite."""
+    suite = suite_of(overrides)
+    return env_config_class(suite) if suite else None
+
+
+def suite_of(overrides: Sequence[str]) -> str:
+    values = [override.removeprefix("env=") for override in overrides if override.startswith("env=")]
+    return values[-1].partition("/")[0] if values else ""
+
+
+def _translate(word: str, folder: Folder, env: type[EnvConfig] | None) -> list[str]:
+    """One word of the user as words for Hydra.
+
+    Args:
+        env: the options of the suite that another word names.
+    """
     key, value = split_word(word, "rtrl-train")
     if key == "env":
-        return [word] if value in folder.files("env") else _translate_env(value)
+        return [word] if value in folder.files("env") else _translate_env(value, env)
     if key in GROUPS:
         if ":" in value and key in sections_with_name():  # a part of the user's own, for which there is no file
             return [f"{key}.name={quoted(value)}"]
         if value not in _files(key, folder):
             raise ConfigError(unknown(key, value, _files(key, folder)))
         return [word]
-    if is_dict_option(key):  # whose own keys Hydra takes only if it is told to add them
+    if is_dict_option(key, env):  # whose own keys Hydra takes only if it is told to add them
         return [f"++{key.lstrip('+')}={value}"]
     section = key.split(".")[0]
     if section != "env" and key not in options(TrainConfig):
         raise ConfigError(unknown("option", key, options(TrainConfig)))
-    return [f"{key}={quoted(with_home(key, value))}" if key in free_text(TrainConfig) else word]
+    if section == "env" and env is not None and env not in ENV_CONFIGS.values():
+        if key not in options(env, "env."):
+            raise ConfigError(unknown("option", key, options(env, "env.")))
+        free = key in free_text(env, "env.")
+    else:
+        free = key in free_text(TrainConfig)
+    return [f"{key}={quoted(with_home(key, value))}" if free else word]
 
 
 def _is_kwargs(key: str) -> bool:
     return key.lstrip("+").split(".")[:2] == ["env", "kwargs"]
 
 
-def _translate_env(value: str) -> list[str]:
+def _translate_env(value: str, config: type[EnvConfig] | None) -> list[str]:
     suite, slash, name = value.partition("/")
+    if config is None:
+        raise ConfigError(unknown("environment suite", suite, suite_names()) + "; write env=SUITE/NAME")
     if suite not in ENV_CONFIGS:
-        raise ConfigError(unknown("environment suite", suite, list(ENV_CONFIGS)) + "; write env=SUITE/NAME")
-    default = next(spec.default for spec in fields(ENV_CONFIGS[suite]) if spec.name == "name")
-    return [f"env={suite}", f"env.name={quoted(name if slash else str(default))}"]
+        node = OmegaConf.structured(config)
+        node.suite = suite
+        ConfigStore.instance().store(group="env", name=suite, node=node)
+    return [f"env={suite}", f"env.name={quoted(name if slash else default_name(suite, config))}"]
 
 
 def _checked(config: TrainConfig) -> TrainConfig:

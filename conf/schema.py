@@ -5,11 +5,13 @@ object of the program then receives its own section and never sees the rest.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
 from conf.env_schema import AtariConfig, EnvConfig
 from conf.knobs import BELOW_ONE, MAX_BYTES, MAX_S, MAX_SEED, MAX_STEPS, knob
+from conf.places import imports_module
 
 
 @dataclass
@@ -18,23 +20,33 @@ class NetworkConfig:
 
     encoder: str = knob(
         "impala",
-        "what turns an observation into features; none feeds vectors to the core as they are",
-        choices=("impala", "nature", "mlp", "none"),
+        "what turns an observation into features; none feeds vectors to the core as they are; MODULE:CLASS is one of your own",
+        place=imports_module,
     )
+    encoder_options: dict[str, Any] = knob({}, "the encoder's own, as network.encoder_options.channels=[32,64,64]")
     encoder_init: str = knob(
         "torch",
         "the paper's, or orthogonal, whose features differ more between frames",
         choices=("torch", "orthogonal"),
     )
     features: int = knob(256, "encoder outputs", minimum=1, maximum=65_536)
-    mlp_sizes: list[int] = knob([64], "hidden layers of the mlp encoder", minimum=1, maximum=65_536, length=(0, 64))
-    core: str = knob(
-        "elstm", "recurrent core; feedforward has none", choices=("elstm", "indrnn", "mingru", "feedforward")
+    mlp_sizes: list[int] = knob(
+        [64],
+        "mlp encoder: encoder_options.hidden, sizes of its hidden layers",
+        minimum=1,
+        maximum=65_536,
+        length=(0, 64),
     )
+    core: str = knob(
+        "elstm",
+        "cell of the recurrent core; feedforward has none; MODULE:CLASS is one of your own",
+        place=imports_module,
+    )
+    core_options: dict[str, Any] = knob({}, "the cell's own, as network.core_options.keep_bias=2")
     num_units: int = knob(256, "N, units of the core", minimum=1, maximum=65_536)
     forget_bias: float = knob(
         0.0,
-        "elstm: added to the forget gate's bias at the start; above 0 it begins by remembering",
+        "elstm: core_options.forget_bias, added to the forget gate's bias at the start; above 0 it begins by remembering",
         minimum=-100,
         maximum=100,
     )
@@ -50,7 +62,18 @@ class NetworkConfig:
 class RuleConfig:
     """How gradients reach the core's parameters."""
 
-    name: str = knob("segment", "learning rule", choices=("segment", "reference", "tbptt"))
+    name: str = knob("segment", "learning rule; MODULE:CLASS is one of your own", place=imports_module)
+    options: dict[str, Any] = knob({}, "the rule's own, as rule.options.NAME=VALUE")
+
+
+@dataclass
+class AlgorithmConfig:
+    """What becomes of an unroll, and how it becomes weights."""
+
+    name: str = knob(
+        "r2ac", "r2ac: each actor ships its own gradient; MODULE:CLASS is one of your own", place=imports_module
+    )
+    options: dict[str, Any] = knob({}, "the algorithm's own, as algorithm.options.NAME=VALUE")
 
 
 @dataclass
@@ -205,6 +228,7 @@ class TrainConfig:
     env: EnvConfig = field(default_factory=AtariConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     rule: RuleConfig = field(default_factory=RuleConfig)
+    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     actors: ActorsConfig = field(default_factory=ActorsConfig)
     fleet: FleetConfig = field(default_factory=FleetConfig)

@@ -4,12 +4,16 @@
     stored.config                                                    the others are at their defaults
     stored.ignored                                                   one line about them, or empty
 
+An environment suite of somebody's own, ``module:NAME``, is imported only if the caller says ``env=module:NAME`` again. One that an
+installed package registers is imported: whoever installed it here has trusted it.
+
 Which options are places is said where they are declared: ``knob(..., place=...)``.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import Field, dataclass, fields, is_dataclass
+from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass, make_dataclass
+from keyword import iskeyword
 from operator import attrgetter
 from typing import Any
 
@@ -17,15 +21,20 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.data_yaml import read_yaml
-from conf.env_schema import BEFORE, ENV_CONFIGS
+from conf.dotted import is_dotted
+from conf.env_schema import BEFORE, ENV_CONFIGS, EnvConfig
 from conf.knobs import PLACE, ConfigError, validate
 from conf.load import load_train
 from conf.one_line import one_line
 from conf.places import shown
 from conf.schema import TrainConfig
+from conf.suites import env_config_class, registered_suites
 
-_USED = "env."
-"""What those who read a stored configuration make use of: the environment has places that may be said again."""
+_USED = ("env.", "network.", "rule.")
+"""What those who read a stored configuration make use of: here are places and modules that may be said again."""
+_UNSAID = {"rule.name": "tbptt", "algorithm.name": "r2ac"}
+"""What takes the place of a part of somebody's own that was not said again, where whoever reads a configuration does without: acting
+is the same under every learning rule, and nobody trains from a file."""
 _INTERPOLATION = re.compile(r"(\\*)\$\{")
 
 
@@ -42,15 +51,19 @@ def read_stored(text: str, words: Sequence[str] = ()) -> Stored:
     """The inverse of ``conf.load.to_yaml``, but for places.
 
     Args:
-        words: ``env.OPTION=VALUE``, the places that the caller says again.
+        words: what the caller says again: ``env.OPTION=VALUE`` for places, ``env=SUITE/NAME``, ``network.core=MODULE:CLASS``,
+            ``network.encoder=MODULE:CLASS`` and ``rule=MODULE:CLASS`` for parts of somebody's own.
 
     Raises:
         ConfigError: for options or values that this version does not have, or a task that would import a module or leave its folder.
     """
     config = read_verbatim(text)
+    words = [f"rule.name={word.removeprefix('rule=')}" if word.startswith("rule=") else word for word in words]
+    words = _with_known_env(config, words)
     known = {option: (owner, spec) for option, owner, spec in places(config)}
     repeated = {_place_of(word, known) for word in words}
-    said = load_train([f"env={config.env.suite}", *words]) if words else config
+    env = config.env.suite if config.env.suite in ENV_CONFIGS else f"{config.env.suite}/{config.env.name}"
+    said = load_train([f"env={env}", *words]) if words else config
     ignored = []
     for option, (owner, spec) in known.items():
         value, place = getattr(owner, spec.name), spec.metadata[PLACE]
@@ -65,6 +78,11 @@ def read_stored(text: str, words: Sequence[str] = ()) -> Stored:
             ):  # where a run was written and where it reported to concerns nobody who reads it
                 ignored.append(f"{option}={shown(value)}")
             setattr(owner, spec.name, _default(spec))
+        elif place is not True and place(value) and option in _UNSAID:
+            if option.startswith(_USED):
+                ignored.append(f"{option}={shown(value)}")
+            setattr(owner, spec.name, _UNSAID[option])
+            owner.options = {}
         elif place is not True and place(value):
             raise ConfigError(
                 f"the stored configuration has {one_line(f'{option}={shown(value)}')}, which can import a module or read a file: "
@@ -90,16 +108,57 @@ def read_verbatim(text: str) -> TrainConfig:
     if not isinstance(env, dict) or not isinstance(env.get("suite"), str):
         raise ConfigError("not a training configuration: env.suite is missing")
     suite = env["suite"]
-    if suite not in ENV_CONFIGS:
-        raise ConfigError(f"not a training configuration: env.suite is {one_line(suite)!r}")
+    if suite in ENV_CONFIGS:
+        return _typed(values, ENV_CONFIGS[suite](**BEFORE.get(suite, {})))
+    if is_dotted(suite) or suite in registered_suites():
+        return _typed(values, _options_as_they_are(env))
+    raise ConfigError(f"not a training configuration: env.suite is {one_line(suite)!r}")
+
+
+def _typed(values: Any, env: EnvConfig) -> TrainConfig:
+    """``values`` as a configuration with options like those of ``env``, whose own values are the defaults."""
     try:
-        schema = OmegaConf.structured(TrainConfig(env=ENV_CONFIGS[suite](**BEFORE.get(suite, {}))))
-        config = OmegaConf.to_object(OmegaConf.merge(schema, literal(values)))
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig(env=env)), literal(values)))
     except (OmegaConfBaseException, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"not a training configuration: {_first_sentence(error)}") from None
     assert isinstance(config, TrainConfig)
     validate(config)
     return config
+
+
+def _options_as_they_are(env: dict[str, Any]) -> EnvConfig:
+    """What can hold the options of a suite that must not be imported: any value under any name that a dataclass's field may have."""
+    ours = {spec.name for spec in fields(EnvConfig)}
+    names = [_literal_key(key) for key in env if key not in ours]
+    for name in names:
+        if not name.isidentifier() or iskeyword(name) or name.startswith("_"):
+            raise ConfigError(f"not a training configuration: {one_line(name, 80)!r} is not the name of an option")
+    return make_dataclass("StoredEnvConfig", [(name, Any, field(default=None)) for name in names], bases=(EnvConfig,))()
+
+
+def _with_known_env(config: TrainConfig, words: Sequence[str]) -> list[str]:
+    """Gives the options of a suite that is not ours their types, and returns the words that are left to be looked at.
+
+    Raises:
+        ConfigError: if the suite would be imported and was not said again, or another one was.
+    """
+    suite, others = config.env.suite, [word for word in words if word.partition("=")[0] != "env"]
+    said = [word.partition("=")[2] for word in words if word.partition("=")[0] == "env"]
+    if suite in ENV_CONFIGS:
+        return list(words)
+    if is_dotted(suite) and not said:
+        raise ConfigError(
+            f"the stored configuration is of an environment suite of somebody's own, env={one_line(suite)}, which is a module to "
+            f"import: repeat env={one_line(suite)} if you trust it"
+        )
+    for word in said:
+        if word not in (suite, f"{suite}/{config.env.name}"):
+            raise ConfigError(f"env={word} is not what is stored: {one_line(f'{suite}/{config.env.name}')}")
+    known = env_config_class(suite)
+    assert known is not None, suite
+    config.env = _typed({"env": asdict(config.env)}, known(suite=suite)).env
+    named = [spec for spec in fields(known) if spec.name == "name" and spec.metadata.get(PLACE)]
+    return [*others, *(f"env.name={config.env.name}" for word in said if "/" in word and named)]
 
 
 def places(config: Any, path: str = "") -> Iterator[tuple[str, Any, Field[Any]]]:
@@ -121,7 +180,7 @@ def literal(values: Any) -> Any:
     return _INTERPOLATION.sub(r"\1\1\\${", values) if isinstance(values, str) else values
 
 
-def _literal_key(key: Any) -> Any:
+def _literal_key(key: Any) -> str:
     if not isinstance(key, str):
         raise ConfigError(f"not a training configuration: {key!r} is not the name of an option")
     return key

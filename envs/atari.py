@@ -12,6 +12,8 @@ import numpy as np
 from conf.env_schema import AtariConfig, EnvConfig
 from envs.atari_opening import Openings, presses
 from envs.base import Discrete, EnvSpec, MissingDependency, Timestep, UnknownEnvironment, VectorEnv, spawn_seeds
+from envs.human_scores import ATARI, human_normalised
+from envs.suite import EvaluationProtocol, Suite
 
 FOR_TWO = frozenset({"combat", "joust", "maze_craze", "warlords"})
 """ROMs in the wheel that only several players can play: starting one alone ends the process."""
@@ -145,3 +147,18 @@ def games() -> list[str]:
 
 def _letters(name: str) -> str:
     return "".join(character for character in name.lower() if character.isalnum())
+
+
+def protocol(config: AtariConfig) -> EvaluationProtocol:
+    """Whole games, not lives as in the official code, but played as they were in training: the state
+    begins anew with each life if it did so there."""
+    return EvaluationProtocol({"games": config})
+
+
+def human_score(spec: EnvSpec, split: str, mean_return: float) -> float | None:
+    """For the games whose random and human returns are published."""
+    game = spec.name.partition("/")[2]
+    return human_normalised(mean_return, ATARI[game]) if game in ATARI else None
+
+
+SUITE = Suite(AtariConfig, make, protocol=protocol, split_score=human_score)

@@ -11,6 +11,7 @@ import numpy as np
 from conf.env_schema import CopyTaskConfig, EnvConfig
 from envs.base import Discrete, EnvSpec, Timestep, VectorEnv
 from envs.random_state import get_generator_state, set_generator_state
+from envs.suite import Suite
 
 
 def make(config: EnvConfig, num_envs: int, seed: int) -> VectorEnv:
@@ -82,3 +83,6 @@ class CopyTask(VectorEnv):
         self._length[:] = state["length"]
         self._bits[:] = state["bits"]
         set_generator_state(self._random, state["generator"])
+
+
+SUITE = Suite(CopyTaskConfig, make)

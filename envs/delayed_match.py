@@ -10,6 +10,7 @@ import numpy as np
 from conf.env_schema import DelayedMatchConfig, EnvConfig
 from envs.base import Discrete, EnvSpec, Timestep, VectorEnv
 from envs.random_state import get_generator_state, set_generator_state
+from envs.suite import Suite
 
 
 def make(config: EnvConfig, num_envs: int, seed: int) -> VectorEnv:
@@ -87,3 +88,6 @@ class DelayedMatch(VectorEnv):
         self._sample[:] = state["sample"]
         self._matches[:] = state["matches"]
         set_generator_state(self._random, state["generator"])
+
+
+SUITE = Suite(DelayedMatchConfig, make)

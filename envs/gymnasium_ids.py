@@ -29,6 +29,7 @@ from envs.base import (
 from envs.gymnasium_edge import Edge, kept_alive, words
 from envs.gymnasium_modules import registered
 from envs.gymnasium_spaces import ObservationReader, Space, action_writer, observation_reader
+from envs.suite import Suite
 
 Env = gymnasium.Env[Any, Any]
 SILENT = gymnasium.logger.ERROR + 1
@@ -221,3 +222,6 @@ def _ended(envs: Any) -> str | None:
         if process.exitcode is not None:
             return f"the process of its stream {stream} ended with exit code {process.exitcode}"
     return None
+
+
+SUITE = Suite(GymConfig, make, takes_pictures=True)

@@ -12,6 +12,7 @@ from conf.env_schema import EnvConfig, GymConfig, MiniGridConfig
 from envs.base import Layout, MissingDependency, VectorEnv
 from envs.gymnasium_ids import GymnasiumEnv
 from envs.gymnasium_spaces import Dtype, Space
+from envs.suite import Suite
 
 OBJECTS, COLOURS, STATES = 11, 6, 4
 """Codes that MiniGrid uses per cell: ``minigrid.core.constants``; the fourth state is a direction's."""
@@ -48,3 +49,6 @@ class WindowReader:
             np.eye(count, dtype=np.float32)[batch[..., part]] for part, count in enumerate((OBJECTS, COLOURS, STATES))
         ]
         return np.concatenate(parts, axis=-1).reshape(len(batch), -1)
+
+
+SUITE = Suite(MiniGridConfig, make, takes_pictures=True)

@@ -13,6 +13,7 @@ import difflib
 import importlib
 import importlib.util
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import numpy as np
 from conf.env_schema import EnvConfig, ProcgenConfig
 from conf.knobs import ConfigError
 from envs.base import Discrete, EnvSpec, MissingDependency, Timestep, UnknownEnvironment, VectorEnv
+from envs.suite import EvaluationProtocol, Suite
 
 TIME_LIMITS: dict[str, int] = {
     "bigfish": 6000,
@@ -52,6 +54,10 @@ MODES: dict[str, frozenset[str]] = {
 
 WHEELS_END = (3, 13)
 """The first Python that procgen-mirror has no wheel for."""
+
+TESTS = (1000, 1200, 1400)
+"""First levels of the paper's three test sets."""
+TEST_LEVELS = 200
 
 MAX_LEVEL = 2**31 - 1
 """Levels are numbered by the library's signed 32-bit integers; a range that overflows them would hold no level at all."""
@@ -212,3 +218,19 @@ def _how_to_install() -> str:
         running = ".".join(map(str, sys.version_info[:2]))
         return f"it has wheels for Python 3.11 and 3.12, but not for this one ({running}); make an environment with one of them"
     return "pip install --no-deps -r requirements-procgen.lock"
+
+
+def protocol(config: ProcgenConfig) -> EvaluationProtocol:
+    """The levels trained on, and three sets of others."""
+    splits: dict[str, EnvConfig] = {"train": config}
+    if config.mode != "exploration":  # which has one level only
+        for first in TESTS:
+            known = config.num_levels == 0 or (
+                config.start_level < first + TEST_LEVELS and first < config.start_level + config.num_levels
+            )
+            name = f"seen {first}" if known else f"test {first}"
+            splits[name] = replace(config, start_level=first, num_levels=TEST_LEVELS)
+    return EvaluationProtocol(splits, episodes=200)
+
+
+SUITE = Suite(ProcgenConfig, make, protocol=protocol)

@@ -1,29 +1,46 @@
 """Every suite by name, and the one function that builds an environment from its configuration.
 
-A suite is a module with ``make(config, num_envs, seed) -> VectorEnv``. It is imported only when it is asked for, so a machine
-needs only the libraries of the suites it plays.
+A suite is imported only when it is asked for, so a machine needs only the libraries of the suites it plays.
 """
 
-import importlib
+from importlib import import_module
 
 from conf.env_schema import EnvConfig
+from conf.suites import suite_names, suite_of_others
 from envs.base import UnknownEnvironment, VectorEnv
 from envs.finite import FiniteEnv
+from envs.suite import Suite
 
 SUITES: dict[str, str] = {
-    "atari": "envs.atari",
-    "gym": "envs.gymnasium_ids",
-    "procgen": "envs.procgen",
-    "tmaze": "envs.tmaze",
-    "delayed_match": "envs.delayed_match",
-    "copy_task": "envs.copy_task",
-    "minigrid": "envs.minigrid_tasks",
-    "dmlab": "envs.dmlab",
-    "dmlab30": "envs.dmlab",
+    "atari": "envs.atari:SUITE",
+    "gym": "envs.gymnasium_ids:SUITE",
+    "procgen": "envs.procgen:SUITE",
+    "tmaze": "envs.tmaze:SUITE",
+    "delayed_match": "envs.delayed_match:SUITE",
+    "copy_task": "envs.copy_task:SUITE",
+    "minigrid": "envs.minigrid_tasks:SUITE",
+    "dmlab": "envs.dmlab.suite:ONE_LEVEL",
+    "dmlab30": "envs.dmlab.suite:DMLAB_30",
 }
+"""Where the ``Suite`` of each name is. A suite of somebody else needs no line here: see ``conf/suites.py``."""
 
-DRAW_ON_DEMAND = ("gym", "minigrid")
-"""Suites whose environments must be told when they are made that pictures will be asked for."""
+
+def find_suite(name: str) -> Suite:
+    """One of ours, one that an installed package registers, or ``module:NAME`` of a user's own.
+
+    Raises:
+        UnknownEnvironment: if there is none.
+        ConfigError: if somebody's own cannot be imported.
+    """
+    if name in SUITES:
+        module, _, attribute = SUITES[name].partition(":")
+        return getattr(import_module(module), attribute)
+    found = suite_of_others(name)
+    if found is None:
+        raise UnknownEnvironment(f"unknown environment suite {name!r}: expected one of {', '.join(suite_names())}")
+    if not isinstance(found, Suite):
+        raise UnknownEnvironment(f"env={name} is no envs.suite.Suite, but of type {type(found).__name__}")
+    return found
 
 
 def make_env(config: EnvConfig, num_envs: int, seed: int, *, pictures: bool = False) -> VectorEnv:
@@ -34,10 +51,8 @@ def make_env(config: EnvConfig, num_envs: int, seed: int, *, pictures: bool = Fa
         MissingDependency: if the suite's library is not installed.
         EnvironmentFailure: if it is known, but fails to start.
     """
-    if config.suite not in SUITES:
-        raise UnknownEnvironment(f"unknown environment suite {config.suite!r}: expected one of {', '.join(SUITES)}")
+    suite = find_suite(config.suite)
     if num_envs < 1:
         raise ValueError(f"num_envs must be at least 1, got {num_envs}")
-    make = importlib.import_module(SUITES[config.suite]).make
-    options = {"pictures": pictures} if config.suite in DRAW_ON_DEMAND else {}
-    return FiniteEnv(make(config, num_envs, seed, **options))
+    options = {"pictures": pictures} if suite.takes_pictures else {}
+    return FiniteEnv(suite.make(config, num_envs, seed, **options))

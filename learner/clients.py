@@ -1,18 +1,25 @@
 """The learner as the training loop sees it: send contributions, take receipts. Here the protocol and the learner in this process."""
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
-from actors.fleet import Handle
-from learner.learner import LearnerPlan, Receipt
+from actors.fleet import W
+from actors.worker import C
+from learner.plan import LearnerPlan
+from learner.receipts import Receipt
+from rtrl_core import WeightsSnapshot
+
+C_contra = TypeVar("C_contra", contravariant=True)
 
 
 @runtime_checkable
-class LearnerClient(Protocol):
+class LearnerClient(Protocol[W, C_contra]):
+    """``W`` are weights and ``C`` contributions, as this client and its fleet pass them."""
+
     restarts: int
-    weights: Handle
+    weights: W
     """The newest weights that are known here."""
 
-    def send(self, contribution: Handle) -> None:
+    def send(self, contribution: C_contra) -> None:
         """Passes on one contribution; does not wait for it to be added."""
         ...
 
@@ -33,17 +40,17 @@ class LearnerClient(Protocol):
     def close(self) -> None: ...
 
 
-class LocalLearner:
+class LocalLearner(Generic[C]):
     """In this process."""
 
     restarts = 0
 
-    def __init__(self, plan: LearnerPlan, state: dict[str, Any]) -> None:
+    def __init__(self, plan: LearnerPlan[C], state: dict[str, Any]) -> None:
         self._learner = plan.resume(state)
         self._receipts: list[Receipt] = []
-        self.weights: Handle = self._learner.snapshot()
+        self.weights: WeightsSnapshot = self._learner.snapshot()
 
-    def send(self, contribution: Handle) -> None:
+    def send(self, contribution: C) -> None:
         receipt = self._learner.add(contribution)
         if receipt.update is not None:
             self.weights = self._learner.snapshot()

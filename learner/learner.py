@@ -1,4 +1,4 @@
-"""The learner: adds contributions until a batch of segments is complete, updates the weights, counts the version up.
+"""The learner of R2AC: adds gradients until a batch of segments is complete, updates the weights, counts the version up.
 
 It knows no network and no environment, only flat vectors and where the parts lie in them. Plain Python, one process;
 ``ray_learner.py`` puts it on Ray.
@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
 from typing import Any
 
 import torch
@@ -17,87 +16,14 @@ from actors.gradients import is_representable
 from actors.precision import require_device
 from conf.schema import LearnerConfig
 from learner.optimizer import Optimizer
-from rtrl_core import ContributionHeader, GradientContribution, ParameterLayout, UnrollStatistics, WeightsSnapshot
+from learner.receipts import Counters, Receipt, RoundEnd, Update, Verdict
+from rtrl_core import GradientContribution, ParameterLayout, WeightsSnapshot
 from rtrl_core.shapes import Float, Tensor
 
 
-class Verdict(StrEnum):
-    """What became of a contribution."""
-
-    ACCEPTED = "accepted"
-    DAMPED = "damped"
-    """Added with less weight, because it was late."""
-    DROPPED = "dropped"
-    """Too late, or sent by a process that the learner has already seen more of: a duplicate."""
-    REFUSED = "refused"
-    """Not finite, too large, or of another network."""
-
-
-@dataclass(slots=True)
-class Counters:
-    """Totals of the run, as the learner knows them; they survive restarts."""
-
-    version: int = 0
-    """Updates, as policy versions: never goes back, also when updates are lost."""
-    updates: int = 0
-    agent_steps: int = 0
-    frames: int = 0
-    accepted: int = 0
-    damped: int = 0
-    dropped: int = 0
-    refused: int = 0
-    wire_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """One applied update."""
-
-    learning_rate: float
-    gradient_norm: float
-    """Before clipping."""
-    part_norms: dict[str, float]
-    """Of stem, core and heads."""
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """The learner's answer to one contribution."""
-
-    header: ContributionHeader
-    statistics: UnrollStatistics
-    verdict: Verdict
-    reason: str
-    """In words, unless accepted."""
-    lag: int
-    """Versions between the weights that acted and the learner's."""
-    update: Update | None
-    """If this contribution completed a batch."""
-    counters: Counters
-    busy_s: float
-    """Time the learner spent on it."""
-
-
-@dataclass(frozen=True, slots=True)
-class RoundEnd:
-    """The learner's answer to the end of a round."""
-
-    update: Update | None
-    """If anything of the round was accepted."""
-    counters: Counters
-    busy_s: float
-
-    def noted_in(self, receipts: list[Receipt]) -> list[Receipt]:
-        """The round's receipts, the last of which tells of the update too."""
-        if not receipts:
-            return []
-        last = receipts[-1]
-        noted = replace(last, update=self.update, counters=self.counters, busy_s=last.busy_s + self.busy_s)
-        return [*receipts[:-1], noted]
-
-
 class Learner:
-    """
+    """Gradient contributions to weights.
+
     Args:
         vector: initial weights; moved to ``config.device`` and owned by the learner.
         batch_segments: segments per update; ``None`` if ``finish_round`` says when a batch is complete.
@@ -157,7 +83,7 @@ class Learner:
         busy = time.perf_counter() - started
         return Receipt(header, contribution.statistics, verdict, reason, lag, update, replace(counters), busy)
 
-    def finish_round(self) -> "RoundEnd":
+    def finish_round(self) -> RoundEnd:
         """Updates with what was added since the last update, if that is anything.
 
         A round is over when all that was sent has been judged, not when a number is reached: one that is refused, dropped or lost
@@ -260,8 +186,8 @@ def _norm(tensors: Sequence[Tensor]) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class LearnerPlan:
-    """How to build a learner, here or in a process of its own."""
+class GradientPlan:
+    """How to build a ``Learner``, here or in a process of its own: see ``LearnerPlan``."""
 
     config: LearnerConfig
     layout: ParameterLayout
@@ -275,11 +201,9 @@ class LearnerPlan:
         )
 
     def first_state(self, vector: Float[Tensor, " parameters"]) -> dict[str, Any]:
-        """What ``resume`` takes for a new run; built on the CPU, wherever the learner itself will be."""
         return replace(self, config=replace(self.config, device="cpu")).begin(vector).get_state()
 
     def resume(self, state: dict[str, Any]) -> Learner:
-        """A learner that goes on from ``Learner.get_state``."""
         learner = self.begin(state["weights"])
         learner.set_state(state)
         return learner

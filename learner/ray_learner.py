@@ -2,26 +2,29 @@
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 import ray
+from ray import ObjectRef
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.fleet import FleetError, Handle
+from actors.fleet import FleetError
 from actors.precision import prepare_process
 from actors.ray_failures import cause_of_death, is_lost_object
-from actors.ray_fleet import GradientReference, await_start, process_options
+from actors.ray_fleet import ContributionReference, await_start, process_options
 from actors.wire import Envelope, PackedSnapshot
+from actors.worker import C
 from conf.schema import FleetConfig
-from learner.learner import Counters, LearnerPlan, Receipt, RoundEnd
+from learner.plan import LearnerPlan
+from learner.receipts import Counters, Receipt, RoundEnd
 
 
-class LearnerProcess:
+class LearnerProcess(Generic[C]):
     """A learner in its own process."""
 
-    def __init__(self, plan: LearnerPlan, state: dict[str, Any], lost: Counters | None) -> None:
+    def __init__(self, plan: LearnerPlan[C], state: dict[str, Any], lost: Counters | None) -> None:
         prepare_process(plan.config.threads)
         self._learner = plan.resume(state)
         if lost is not None:
@@ -30,10 +33,10 @@ class LearnerProcess:
     def weights(self) -> PackedSnapshot:
         return PackedSnapshot.pack(self._learner.snapshot())
 
-    def add(self, envelope: Envelope, gradient: np.ndarray) -> tuple[Receipt, PackedSnapshot | None]:
+    def add(self, envelope: Envelope[C], arrays: dict[str, np.ndarray]) -> tuple[Receipt, PackedSnapshot | None]:
         """The receipt, and the new weights if there are any: as a second return value they go straight into the object store,
         once per version, and the driver passes on their reference."""
-        receipt = self._learner.add(envelope.enclose(gradient))
+        receipt = self._learner.add(envelope.enclose(arrays))
         return receipt, None if receipt.update is None else self.weights()
 
     def finish_round(self) -> tuple[RoundEnd, PackedSnapshot | None]:
@@ -45,11 +48,11 @@ class LearnerProcess:
         return self._learner.get_state()
 
 
-class RayLearner:
+class RayLearner(Generic[C]):
     """On Ray, on a GPU if it is given one. A learner that dies is started again from the newest checkpoint.
 
     Args:
-        state: ``Learner.get_state`` to start from.
+        state: what ``plan.resume`` takes, to start from.
         newest_state: reads the newest checkpoint's, for a learner that has to be started again.
         limits: how long it may take to start, and how often.
 
@@ -59,7 +62,7 @@ class RayLearner:
 
     def __init__(
         self,
-        plan: LearnerPlan,
+        plan: LearnerPlan[C],
         state: dict[str, Any],
         *,
         newest_state: Callable[[], dict[str, Any]],
@@ -72,7 +75,7 @@ class RayLearner:
         self._limits = limits
         self._announce = announce
         self._last = Counters(**state["counters"])
-        self._pending: deque[tuple[Handle, Handle]] = deque()
+        self._pending: deque[tuple[ObjectRef, ObjectRef]] = deque()
         self._start(state, None)
 
     def _start(self, state: dict[str, Any], lost: Counters | None) -> None:
@@ -90,12 +93,12 @@ class RayLearner:
             )
             .remote(self._plan, state, lost)
         )
-        self.weights: Handle = self._process.weights.remote()
+        self.weights: ObjectRef = self._process.weights.remote()
         # Here, because actors with weights that never come would be blamed for it.
         await_start([self.weights], self._limits.start_timeout_s, "the learner", "the learner was")
 
-    def send(self, contribution: GradientReference) -> None:
-        receipt, weights = self._process.add.options(num_returns=2).remote(contribution.envelope, contribution.gradient)
+    def send(self, contribution: ContributionReference[C]) -> None:
+        receipt, weights = self._process.add.options(num_returns=2).remote(contribution.envelope, contribution.arrays)
         self._pending.append((receipt, weights))
 
     def receipts(self, *, at_most_pending: int) -> list[Receipt]:

@@ -10,10 +10,12 @@
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from actors.fleet import FinishedUnroll, Fleet
+from actors.fleet import FinishedUnroll, Fleet, W
+from actors.worker import C
 from learner.clients import LearnerClient
-from learner.learner import Receipt
+from learner.receipts import Receipt
 
 POLL_S = 0.5
 """How long a schedule waits before it lets the loop look after other things."""
@@ -28,7 +30,7 @@ class Progress:
     """Not in the middle of a round: a run that went on from there would not repeat what this one does."""
 
 
-def asynchronous(fleet: Fleet, learner: LearnerClient, in_flight: int) -> Iterator[Progress]:
+def asynchronous(fleet: Fleet[W, C], learner: LearnerClient[W, C], in_flight: int) -> Iterator[Progress]:
     for _ in range(in_flight):
         for actor_id in range(fleet.num_actors):
             fleet.submit(actor_id, learner.weights)
@@ -43,7 +45,7 @@ def asynchronous(fleet: Fleet, learner: LearnerClient, in_flight: int) -> Iterat
         yield Progress(receipts)
 
 
-def synchronous(fleet: Fleet, learner: LearnerClient, in_flight: int = 1) -> Iterator[Progress]:
+def synchronous(fleet: Fleet[W, C], learner: LearnerClient[W, C], in_flight: int = 1) -> Iterator[Progress]:
     del in_flight
     while True:
         _submit_round(fleet, learner)
@@ -51,7 +53,7 @@ def synchronous(fleet: Fleet, learner: LearnerClient, in_flight: int = 1) -> Ite
         yield Progress(learner.finish_round())
 
 
-def lockstep(fleet: Fleet, learner: LearnerClient, in_flight: int = 1) -> Iterator[Progress]:
+def lockstep(fleet: Fleet[W, C], learner: LearnerClient[W, C], in_flight: int = 1) -> Iterator[Progress]:
     del in_flight
     _submit_round(fleet, learner)
     while True:
@@ -61,40 +63,40 @@ def lockstep(fleet: Fleet, learner: LearnerClient, in_flight: int = 1) -> Iterat
         yield Progress(learner.finish_round())
 
 
-SCHEDULES: dict[str, Callable[[Fleet, LearnerClient, int], Iterator[Progress]]] = {
+SCHEDULES: dict[str, Callable[[Fleet[Any, Any], LearnerClient[Any, Any], int], Iterator[Progress]]] = {
     "async": asynchronous,
     "sync": synchronous,
     "lockstep": lockstep,
 }
 
 
-def _submit_round(fleet: Fleet, learner: LearnerClient) -> None:
+def _submit_round(fleet: Fleet[W, C], learner: LearnerClient[W, C]) -> None:
     for actor_id in range(fleet.num_actors):
         fleet.submit(actor_id, learner.weights)
 
 
-def _finish_round(fleet: Fleet, learner: LearnerClient) -> Generator[Progress, None, list[FinishedUnroll]]:
-    """Yields while it waits; returns the round's unrolls in the actors' order."""
-    finished: dict[int, FinishedUnroll] = {}
+def _finish_round(fleet: Fleet[W, C], learner: LearnerClient[W, C]) -> Generator[Progress, None, list[C]]:
+    """Yields while it waits; returns the round's contributions in the actors' order."""
+    finished: dict[int, C] = {}
     while len(finished) < fleet.num_actors:
         for unroll in fleet.wait(POLL_S):
             if unroll.contribution is None:
                 learner.renew_weights()
                 fleet.submit(unroll.actor_id, learner.weights)
             else:
-                finished[unroll.actor_id] = unroll
+                finished[unroll.actor_id] = unroll.contribution
         if len(finished) < fleet.num_actors:
             yield Progress([], may_stop=False)
     return [finished[actor_id] for actor_id in sorted(finished)]
 
 
-def _send(learner: LearnerClient, unroll: FinishedUnroll) -> None:
+def _send(learner: LearnerClient[W, C], unroll: FinishedUnroll[C]) -> None:
     if unroll.contribution is None:
         learner.renew_weights()
     else:
         learner.send(unroll.contribution)
 
 
-def _send_round(learner: LearnerClient, finished: list[FinishedUnroll]) -> None:
-    for unroll in finished:
-        learner.send(unroll.contribution)
+def _send_round(learner: LearnerClient[W, C], contributions: list[C]) -> None:
+    for contribution in contributions:
+        learner.send(contribution)

@@ -1,6 +1,8 @@
 """Exact real-time recurrent learning for element-wise recurrences, and what an actor-critic agent needs around it. Torch only."""
 
-from rtrl_core.cells import CELLS, DiagonalCell, ELSTMCell, LocalDerivatives
+from rtrl_core.cells import CELLS, DiagonalCell, ELSTMCell, LocalDerivatives, RecurrentCell
+from rtrl_core.cores import ELSTM, Core, CoreState, DiagonalCore, GatedCore, StackedCore, UnrolledCore
+from rtrl_core.encoders import ENCODERS, Encoder
 from rtrl_core.layout import FlatParameters, ParameterLayout
 from rtrl_core.losses import Losses, actor_critic_losses, clip_rewards
 from rtrl_core.messages import (
@@ -11,22 +13,26 @@ from rtrl_core.messages import (
     WeightsSnapshot,
 )
 from rtrl_core.network import NetworkSpec, PolicyNetwork, PolicyOutput
-from rtrl_core.recurrent import ELSTM, CoreState, DiagonalCore
 from rtrl_core.returns import VTrace, vtrace
-from rtrl_core.rules import RULES, LearningRule
+from rtrl_core.rules import RULES, DiagonalRule, LearningRule, UnrolledRule
 from rtrl_core.sensitivity import Sensitivity
 
 __all__ = [
     "CELLS",
     "ELSTM",
+    "ENCODERS",
     "RULES",
     "ContributionHeader",
+    "Core",
     "CoreState",
     "DiagonalCell",
     "DiagonalCore",
+    "DiagonalRule",
     "ELSTMCell",
+    "Encoder",
     "Episode",
     "FlatParameters",
+    "GatedCore",
     "GradientContribution",
     "LearningRule",
     "LocalDerivatives",
@@ -35,8 +41,12 @@ __all__ = [
     "ParameterLayout",
     "PolicyNetwork",
     "PolicyOutput",
+    "RecurrentCell",
     "Sensitivity",
+    "StackedCore",
     "UnrollStatistics",
+    "UnrolledCore",
+    "UnrolledRule",
     "VTrace",
     "WeightsSnapshot",
     "actor_critic_losses",

@@ -5,8 +5,9 @@ fast in. Weights of convolutions stay in that format, see ``layout.py``.
 """
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -25,29 +26,59 @@ def image_input(observation: Shaped[Tensor, "B x y z"], layout: str) -> Float[Te
     return maps if observation.is_floating_point() else maps.mul_(1 / 255)
 
 
-class Encoder(nn.Module):
-    """Observations in, ``features`` numbers out."""
+@dataclass(frozen=True, slots=True)
+class NoOptions:
+    """Of an encoder that has none."""
 
-    features: int
+
+class Encoder(nn.Module):
+    """Observations in, ``features`` numbers out.
+
+    Args:
+        shape: of one observation.
+        layout: meaning of its axes: ``CHW``, ``HWC`` or ``vector``.
+        features: how many numbers are wanted; an encoder that gives another number sets ``features`` itself.
+        options: an instance of ``Options``, the encoder's own dataclass; ``None`` is its defaults.
+
+    Raises:
+        ValueError: for an observation that it cannot read.
+    """
+
+    Options: ClassVar[type] = NoOptions
+
+    def __init__(self, shape: tuple[int, ...], layout: str, features: int, options: Any = None) -> None:
+        super().__init__()
+        self.shape, self.layout, self.features = shape, layout, features
+        self.options = self.Options() if options is None else options
 
 
 class NoEncoder(Encoder):
     """The observation, flattened: for small vectors, whose meaning a mixture would only blur."""
 
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.features = size
+    def __init__(self, shape: tuple[int, ...], layout: str, features: int, options: Any = None) -> None:
+        super().__init__(shape, layout, math.prod(shape), options)
 
     def forward(self, observation: Shaped[Tensor, "B ..."]) -> Float[Tensor, "B F"]:
         return observation.flatten(1).float()
 
 
-class NatureEncoder(Encoder):
+class ImageEncoder(Encoder):
+    """One that reads pictures only."""
+
+    def __init__(self, shape: tuple[int, ...], layout: str, features: int, options: Any = None) -> None:
+        super().__init__(shape, layout, features, options)
+        if layout == "vector" or len(shape) != 3:
+            name = type(self).__name__.removesuffix("Encoder").lower()
+            raise ValueError(
+                f"the {name} encoder reads images, but the observations have shape {shape}; use network.encoder=mlp"
+            )
+
+
+class NatureEncoder(ImageEncoder):
     """Three convolutions and a linear layer (Mnih et al. 2015)."""
 
-    def __init__(self, shape: tuple[int, int, int], layout: str, features: int) -> None:
-        super().__init__()
-        self.layout = layout
+    def __init__(self, shape: tuple[int, ...], layout: str, features: int, options: Any = None) -> None:
+        super().__init__(shape, layout, features, options)
         channels, height, width = _channels_first(shape, layout)
         self.convolutions = nn.Sequential(
             nn.Conv2d(channels, 32, 8, 4),
@@ -63,7 +94,6 @@ class NatureEncoder(Encoder):
             raise ValueError(
                 f"the nature encoder needs images of at least 36x36, got {shape}; use network.encoder=impala"
             )
-        self.features = features
         self.linear = nn.Linear(64 * height * width, features)
 
     def forward(self, observation: Shaped[Tensor, "B x y z"]) -> Float[Tensor, "B F"]:
@@ -81,17 +111,26 @@ class ResidualBlock(nn.Module):
         return maps + self.second(functional.relu(self.first(functional.relu(maps)), inplace=True))
 
 
-class ImpalaEncoder(Encoder):
-    """Three stages of convolution, max-pooling and two residual blocks (Espeholt et al. 2018, figure 3, right)."""
+@dataclass(frozen=True, slots=True)
+class ImpalaOptions:
+    channels: tuple[int, ...] = (16, 32, 32)
+    """Of each stage."""
 
-    def __init__(
-        self, shape: tuple[int, int, int], layout: str, features: int, channels: Sequence[int] = (16, 32, 32)
-    ) -> None:
-        super().__init__()
-        self.layout = layout
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.channels) <= 16 or not all(1 <= width <= 4096 for width in self.channels):
+            raise ValueError(f"channels must be 1 to 16 numbers from 1 to 4096, got {list(self.channels)[:20]}")
+
+
+class ImpalaEncoder(ImageEncoder):
+    """Stages of convolution, max-pooling and two residual blocks (Espeholt et al. 2018, figure 3, right)."""
+
+    Options: ClassVar[type] = ImpalaOptions
+
+    def __init__(self, shape: tuple[int, ...], layout: str, features: int, options: Any = None) -> None:
+        super().__init__(shape, layout, features, options)
         previous, height, width = _channels_first(shape, layout)
         stages: list[nn.Module] = []
-        for width_of_stage in channels:
+        for width_of_stage in self.options.channels:
             stages += [
                 nn.Conv2d(previous, width_of_stage, 3, padding=1),
                 nn.MaxPool2d(3, 2, padding=1),
@@ -100,7 +139,6 @@ class ImpalaEncoder(Encoder):
             ]
             previous, height, width = width_of_stage, (height + 1) // 2, (width + 1) // 2
         self.stages = nn.Sequential(*stages)
-        self.features = features
         self.linear = nn.Linear(previous * height * width, features)
 
     def forward(self, observation: Shaped[Tensor, "B x y z"]) -> Float[Tensor, "B F"]:
@@ -108,13 +146,24 @@ class ImpalaEncoder(Encoder):
         return functional.relu(self.linear(_flatten_channels_last(maps)))
 
 
+@dataclass(frozen=True, slots=True)
+class MLPOptions:
+    hidden: tuple[int, ...] = (64,)
+    """Sizes of the layers before the last."""
+
+    def __post_init__(self) -> None:
+        if len(self.hidden) > 64 or not all(1 <= size <= 65_536 for size in self.hidden):
+            raise ValueError(f"hidden must be at most 64 numbers from 1 to 65536, got {list(self.hidden)[:80]}")
+
+
 class MLPEncoder(Encoder):
     """Linear layers with tanh, for vectors."""
 
-    def __init__(self, size: int, hidden: Sequence[int], features: int) -> None:
-        super().__init__()
-        self.features = features
-        sizes = [size, *hidden, features]
+    Options: ClassVar[type] = MLPOptions
+
+    def __init__(self, shape: tuple[int, ...], layout: str, features: int, options: Any = None) -> None:
+        super().__init__(shape, layout, features, options)
+        sizes = [math.prod(shape), *self.options.hidden, features]
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), nn.Tanh()]
@@ -122,6 +171,14 @@ class MLPEncoder(Encoder):
 
     def forward(self, observation: Shaped[Tensor, "B ..."]) -> Float[Tensor, "B F"]:
         return self.layers(observation.flatten(1).to(next(self.parameters()).dtype))
+
+
+ENCODERS: dict[str, type[Encoder]] = {
+    "impala": ImpalaEncoder,
+    "nature": NatureEncoder,
+    "mlp": MLPEncoder,
+    "none": NoEncoder,
+}
 
 
 class InstructionEncoder(nn.Module):
@@ -155,7 +212,7 @@ def initialise_orthogonally(encoder: Encoder) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def _channels_first(shape: tuple[int, int, int], layout: str) -> tuple[int, int, int]:
+def _channels_first(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
     return shape if layout == "CHW" else (shape[2], shape[0], shape[1])
 
 

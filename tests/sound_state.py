@@ -5,14 +5,14 @@ from typing import Any
 import torch
 
 from conf.schema import LearnerConfig
-from learner.learner import LearnerPlan
+from learner.learner import GradientPlan
 from r2ac.monitoring.tally import Tally
 from rtrl_core import ParameterLayout
 
 
 def learner_state(layout: ParameterLayout, *, steps: int = 100, version: int = 7) -> dict[str, Any]:
     """``Learner.get_state`` after a few updates with Adam."""
-    state = LearnerPlan(LearnerConfig(), layout, 32, 1000).first_state(torch.arange(layout.size, dtype=torch.float32))
+    state = GradientPlan(LearnerConfig(), layout, 32, 1000).first_state(torch.arange(layout.size, dtype=torch.float32))
     state["counters"] |= {"agent_steps": steps, "version": version}
     state["seen"] = {"0": [2, 11]}
     state["optimizer"] = {

@@ -2,10 +2,11 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("actors", "conf", "envs", "learner", "rtrl_core")
+PACKAGES = ("actors", "conf", "envs", "learner", "r2ac", "rtrl_core")
 FORBIDDEN = {
     *("eval", "exec", "os.system", "os.popen", "torch.load", "yaml.unsafe_load", "yaml.full_load", "yaml.load_all"),
     *("pickle.load", "pickle.loads", "pickle.Unpickler", "numpy.load", "np.load", "joblib.load", "marshal.loads"),
@@ -14,12 +15,17 @@ READERS = {"yaml.load": {"conf/data_yaml.py"}}
 """Allowed in one file, with a loader of plain data."""
 
 
+@cache
+def parsed() -> list[tuple[Path, ast.Module]]:
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    return [(path, ast.parse(path.read_text())) for path in files]
+
+
 def calls() -> Iterator[tuple[str, str, ast.Call]]:
-    for package in PACKAGES:
-        for path in (ROOT / package).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Call):
-                    yield path.relative_to(ROOT).as_posix(), ast.unparse(node.func), node
+    for path, tree in parsed():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                yield path.relative_to(ROOT).as_posix(), ast.unparse(node.func), node
 
 
 def test_nothing_that_is_read_is_run() -> None:

@@ -1,8 +1,9 @@
 """A small actor for an environment, and the weights that it has at the start."""
 
-from actors.actor import Actor, ActorIdentity
-from conf.schema import ActorsConfig, LossConfig, NetworkConfig
-from rtrl_core import WeightsSnapshot
+from actors.actor import Actor
+from actors.worker import ActorIdentity
+from conf.schema import ActorsConfig, LossConfig, NetworkConfig, RuleConfig
+from rtrl_core import DiagonalCore, GatedCore, PolicyNetwork, WeightsSnapshot
 
 
 def make_actor(
@@ -23,7 +24,7 @@ def make_actor(
         ActorIdentity(0, 0, 1),
         env,
         network,
-        rule,
+        RuleConfig(rule),
         loss,
         ActorsConfig(num_envs=env.num_envs, unroll=unroll, **options),
         "none",
@@ -36,3 +37,11 @@ def make_actor(
 
 def present_weights(actor: Actor, version: int = 0) -> WeightsSnapshot:
     return WeightsSnapshot(version, actor.parameters.layout.fingerprint, actor.parameters.vector.clone())
+
+
+def core_of(network: PolicyNetwork) -> tuple[GatedCore, DiagonalCore]:
+    """The output gate's core, and the diagonal one inside it."""
+    gated = network.core
+    assert isinstance(gated, GatedCore)
+    assert isinstance(gated.core, DiagonalCore)
+    return gated, gated.core

@@ -5,16 +5,20 @@ from pathlib import Path
 
 from conf.env_schema import DMLab30Config, DMLabConfig, EnvConfig
 from conf.knobs import ConfigError
-from envs.base import MissingDependency, UnknownEnvironment, VectorEnv
+from envs.base import EnvSpec, MissingDependency, UnknownEnvironment, VectorEnv
 from envs.dmlab import module
 from envs.dmlab.cache import CacheOptions
+from envs.dmlab.checks import CHECK
 from envs.dmlab.engine import EngineOptions
 from envs.dmlab.environment import DMLabEnv
 from envs.dmlab.instructions import MAX_WORDS
 from envs.dmlab.levels import BUILD_MAPS, BY_NAME, DMLAB30, NEED_DATASET, engine_level
+from envs.dmlab.protocol import level_by_level, one_level
 from envs.dmlab.remote_tier import RemoteTier
 from envs.dmlab.schedule import LEVEL_SCHEDULES, NUM_SEEDS, LevelSeeds
+from envs.dmlab.scores import capped_mean_score, level_score
 from envs.dmlab.supervisor import Supervisor
+from envs.suite import DoctorCheck, Suite, SuiteScore
 
 TEST_MIXER_SEED = 0x600D5EED
 """Of IMPALA's test protocol: level seeds mean other levels than in training."""
@@ -145,3 +149,19 @@ def _cache_options(config: DMLabConfig) -> CacheOptions | None:
         except (ValueError, ImportError) as error:
             raise ConfigError(f"env.level_cache_remote={config.level_cache_remote}: {error}") from None
     return CacheOptions(str(folder), config.level_cache_remote, config.level_cache_bytes)
+
+
+def human_score(spec: EnvSpec, split: str, mean_return: float) -> float | None:
+    """Of a level of DMLab-30: splits are levels."""
+    return level_score(split, [mean_return])
+
+
+ONE_LEVEL = Suite(DMLabConfig, make, protocol=one_level, split_score=human_score, check=CHECK)
+DMLAB_30 = Suite(
+    DMLab30Config,
+    make,
+    protocol=level_by_level,
+    split_score=human_score,
+    suite_score=SuiteScore("dmlab30", "DMLab-30", "mean of the levels' scores, each at most 100 %", capped_mean_score),
+    check=DoctorCheck(CHECK.advice, unasked=False),  # the same engine, many times
+)

@@ -5,20 +5,20 @@ Whatever loads native code is tried in a process of its own with a time limit: o
 
 import importlib.metadata
 import importlib.util
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO
 
 from conf.env_schema import ENV_CONFIGS
+from envs.suite import DoctorCheck, Finding
 
 LIMIT_S = 120.0
 FREE_DISK_GB = 5.0
@@ -26,19 +26,21 @@ SHARED_MEMORY_MB = 512
 MISSING = 3
 """Exit status of a trial whose library is not installed."""
 
-ADVICE = {"dmlab": "its module and its levels are your own: docs/dmlab.md lists known troubles"}
-"""For suites that no installation of ours can mend."""
+REINSTALL = "make install; if that does not help, run the suite by itself to see why"
 
 PLAY = f"""
-import json, sys
-from conf.env_schema import ENV_CONFIGS
-from envs.base import MissingDependency
+import sys
+from conf.knobs import ConfigError
+from conf.load import load_train
+from envs.base import MissingDependency, UnknownEnvironment
 from envs.registry import make_env
 try:
-    env = make_env(ENV_CONFIGS[sys.argv[1]](**json.loads(sys.argv[2])), 2, 1, pictures=True)
+    env = make_env(load_train(sys.argv[1:]).env, 2, 1, pictures=True)
     env.reset()
 except MissingDependency as error:
     print(error); sys.exit({MISSING})
+except (ConfigError, UnknownEnvironment) as error:
+    sys.exit(str(error))
 actions = env.spec.actions.zeros(2)
 for _ in range(10):
     env.step(actions)
@@ -75,26 +77,18 @@ ray.shutdown()
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    name: str
-    status: Literal["ok", "missing", "broken"]
-    """``missing`` parts are optional; ``broken`` ones keep the program from working."""
-    detail: str
-    advice: str = ""
+def examine(words: Sequence[str] = ()) -> Iterator[Finding]:
+    """All findings, one by one as they are made.
 
-
-def examine(dataset_path: str | None = None) -> Iterator[Finding]:
-    """All findings, one by one as they are made. ``dataset_path``: pictures of two DMLab levels, if there are any."""
+    Args:
+        words: ``env=SUITE/NAME`` with ``env.OPTION=VALUE`` examines that environment instead of every suite of ours; options alone are
+            those that a suite's own check takes (``DoctorCheck.options``).
+    """
     yield _python()
     yield _torch()
     yield _cuda()
     yield _ray()
-    for suite in ENV_CONFIGS:
-        if suite != "dmlab30":  # the same engine as dmlab, many times
-            yield suite_finding(suite)
-    yield dataset_finding(dataset_path)
-    yield _zip()
+    yield from _environments(words)
     yield _video()
     yield _shared_memory()
     yield _disk(Path.cwd())
@@ -125,35 +119,52 @@ def _ray() -> Finding:
     return attempt(RAY).finding("Ray", "train with fleet=local meanwhile; see docs/troubleshooting.md")
 
 
-def suite_finding(suite: str, options: dict[str, Any] | None = None, limit_s: float = LIMIT_S) -> Finding:
-    """A real reset and ten steps."""
-    name = f"env={suite}"
-    trial = attempt(PLAY, suite, json.dumps(options or {}), limit_s=limit_s)
+def _environments(words: Sequence[str]) -> Iterator[Finding]:
+    options = [word for word in words if word.startswith("env.")]
+    said = {key.removeprefix("env."): value for key, _, value in (word.partition("=") for word in options)}
+    named = [word.removeprefix("env=") for word in words if word.startswith("env=")]
+    for env in named:
+        yield (tried := suite_finding(env, options))
+        if tried.status != "broken":
+            yield from _more(env.partition("/")[0], said)
+    for suite in () if named else ENV_CONFIGS:
+        if _check_of(suite).unasked:
+            yield suite_finding(suite)
+            yield from _more(suite, said)
+
+
+def _more(suite: str, said: Mapping[str, str]) -> Iterable[Finding]:
+    def play(name: str, options: Mapping[str, str]) -> Finding:
+        return suite_finding(f"{suite}/{name}", [f"env.{option}={value}" for option, value in options.items()])
+
+    return _check_of(suite).more(play, said)
+
+
+def suite_finding(env: str, words: Sequence[str] = (), limit_s: float = LIMIT_S) -> Finding:
+    """A real reset and ten steps of ``SUITE`` or ``SUITE/NAME``, with further words for its options."""
+    suite = env.partition("/")[0]
+    trial = attempt(PLAY, f"env={env}", *words, limit_s=limit_s)
     if trial.status == MISSING:
-        return Finding(name, "missing", "its library is not installed or cannot be loaded", trial.last_line)
-    return trial.finding(
-        name, ADVICE.get(suite, "make install; if that does not help, run the suite by itself to see why")
-    )
+        return Finding(f"env={suite}", "missing", "its library is not installed or cannot be loaded", trial.last_line)
+    killed_itself = suite not in ENV_CONFIGS and (trial.status is None or trial.status < 0)
+    check = DoctorCheck() if killed_itself else _check_of(suite)
+    general = REINSTALL if suite in ENV_CONFIGS else "run it by itself to see why"
+    return trial.finding(f"env={suite}", check.advice or general)
 
 
-def dataset_finding(dataset_path: str | None) -> Finding:
-    """The pictures that two of DMLab's levels show; they are tried by playing one of the two."""
-    name = "DMLab pictures"
-    if dataset_path is None:
-        advice = "rtrl-doctor env.dataset_path=FOLDER tries them; only two psychlab levels need them"
-        return Finding(name, "missing", "no folder was given", advice)
-    if not Path(dataset_path).is_dir():
-        return Finding(name, "broken", f"{dataset_path} is not a folder", "correct env.dataset_path, or leave it out")
-    played = suite_finding("dmlab", {"name": "psychlab_continuous_recognition", "dataset_path": dataset_path})
-    return Finding(name, played.status, played.detail, played.advice)
+def _check_of(suite: str) -> DoctorCheck:
+    """The suite's own, or the general one where what it is in cannot be imported; to try it says why."""
+    try:
+        from envs.registry import find_suite  # here, because it imports numpy, and that may be what is broken
+
+        return find_suite(suite).check
+    except Exception:  # whatever is
+        return DoctorCheck()
 
 
-def _zip() -> Finding:
-    if shutil.which("zip") is None:
-        return Finding(
-            "zip", "missing", "DMLab levels that build maps need it", "apt install zip, or your system's way"
-        )
-    return Finding("zip", "ok", "packs the maps that DMLab levels build")
+def suite_options() -> dict[str, str]:
+    """``env.OPTION`` -> ``VALUE  what it is for``: what the checks of our suites take."""
+    return {f"env.{option}": meaning for suite in ENV_CONFIGS for option, meaning in _check_of(suite).options.items()}
 
 
 def _video() -> Finding:

@@ -23,16 +23,16 @@ from conf.load import load_evaluate
 from conf.one_line import one_line
 from conf.schema import EvaluateConfig, TrainConfig
 from envs.base import EnvSpec
-from envs.dmlab.scores import capped_mean_score, level_score
-from envs.human_scores import ATARI, human_normalised
-from envs.registry import make_env
-from r2ac.commands.protocol import Protocol, protocol
+from envs.registry import find_suite, make_env
+from envs.suite import EvaluationProtocol, Suite, SuiteScore
 from r2ac.commands.user_mistakes import printed, reported
 from r2ac.persistence import checkpoint as checkpoints
 from r2ac.persistence.checkpoint import Checkpoint, CheckpointError
 from rtrl_core import FlatParameters, PolicyNetwork
 
 Result = dict[str, Any]
+REPEATED = ("env.", "env=", "network.", "rule.", "rule=")
+"""Words about what is stored in the checkpoint, which the caller says again: see ``conf/stored.py``."""
 POLICIES = {"greedy": [True], "sampled": [False], "both": [True, False]}
 
 
@@ -40,39 +40,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
         return printed(
-            "usage: rtrl-evaluate checkpoint=PATH [option=value ...] [env.PLACE=value ...]\n\n"
+            "usage: rtrl-evaluate checkpoint=PATH [option=value ...] [env.PLACE=value ...] [env=MODULE:SUITE] [network.core=MODULE:CLASS]\n\n"
             + describe(EvaluateConfig)
         )
-    places = [word for word in arguments if word.startswith("env.")]
+    places = [word for word in arguments if word.startswith(REPEATED)]
     options = [word for word in arguments if word not in places]
     return reported(lambda: run(load_evaluate(options), places))
 
 
 def run(config: EvaluateConfig, places: Sequence[str] = ()) -> int:
-    """``places``: paths and addresses of the environment, as the caller says them; those of the checkpoint are not followed."""
+    """``places``: paths, addresses and modules of the environment, as the caller says them; those of the checkpoint are not followed."""
     output = writable(config.output)
     prepare_process(config.threads)
     path = checkpoints.find(Path(config.checkpoint), which=config.which)
     checkpoint = checkpoints.load(path)
     trained = checkpoint.trusted_config(places)
-    plan = protocol(trained.env)
+    suite = find_suite(trained.env.suite)
+    plan = suite.protocol(trained.env)
     results: list[Result] = []
     for split, env_config in plan.splits.items():
         for greedy in POLICIES[plan.policy if config.policy == "auto" else config.policy]:
             with Console(stderr=True).status(Text(f"{one_line(split)}, {'greedy' if greedy else 'sampled'}")):
-                results.append(play_split(config, plan, checkpoint, trained, split, env_config, greedy))
+                results.append(play_split(config, suite, plan, checkpoint, trained, split, env_config, greedy))
     document = {
         "checkpoint": str(path),
         "agent_steps": checkpoint.agent_steps,
         "environment": f"{trained.env.suite}/{trained.env.name}",
         "seed": config.seed,
         "results": results,
-        **dmlab30_scores(trained.env, results),
+        **suite_scores(suite.suite_score, results),
     }
     if output is not None:  # before the table: whoever reads that may be gone
         output.write_text(json.dumps(document, indent=2) + "\n")
     # A file or a pipe has no width to keep to.
-    show(document, Console(width=None if sys.stdout.isatty() else 140, markup=False))
+    show(document, suite.suite_score, Console(width=None if sys.stdout.isatty() else 140, markup=False))
     return 0
 
 
@@ -92,7 +93,8 @@ def writable(output: str | None) -> Path | None:
 
 def play_split(
     config: EvaluateConfig,
-    plan: Protocol,
+    suite: Suite,
+    plan: EvaluationProtocol,
     checkpoint: Checkpoint,
     trained: TrainConfig,
     split: str,
@@ -118,7 +120,7 @@ def play_split(
                 )
             )
     assert spec is not None
-    return describe_scores(scores, spec, split, greedy)
+    return describe_scores(suite, scores, spec, split, greedy)
 
 
 def load_network(checkpoint: Checkpoint, trained: TrainConfig, spec: EnvSpec, device: str) -> PolicyNetwork:
@@ -127,7 +129,7 @@ def load_network(checkpoint: Checkpoint, trained: TrainConfig, spec: EnvSpec, de
     Raises:
         CheckpointError: if this program builds another network from the checkpoint's configuration.
     """
-    network = build_network(trained.network, trained.rule.name, spec).to(require_device("device", device))
+    network = build_network(trained.network, trained.rule, spec).to(require_device("device", device))
     parameters = FlatParameters(network)
     if parameters.layout.fingerprint != checkpoint.layout.fingerprint:
         raise CheckpointError(
@@ -137,7 +139,7 @@ def load_network(checkpoint: Checkpoint, trained: TrainConfig, spec: EnvSpec, de
     return network
 
 
-def describe_scores(runs: Sequence[Score], spec: EnvSpec, split: str, greedy: bool) -> Result:
+def describe_scores(suite: Suite, runs: Sequence[Score], spec: EnvSpec, split: str, greedy: bool) -> Result:
     """One line of the table, from one or several runs; all numbers are over all of their games."""
     score = Score.of_runs(runs)
     result: Result = {
@@ -153,7 +155,7 @@ def describe_scores(runs: Sequence[Score], spec: EnvSpec, split: str, greedy: bo
         "std_of_runs": float(np.std([run.mean for run in runs])),
         "returns": score.returns,
     }
-    normalised = human_score(spec, split, score.mean)
+    normalised = suite.split_score(spec, split, score.mean)
     if normalised is not None:
         result["human_normalised"] = normalised
     if score.levels:
@@ -164,28 +166,18 @@ def describe_scores(runs: Sequence[Score], spec: EnvSpec, split: str, greedy: bo
     return result
 
 
-def human_score(spec: EnvSpec, split: str, mean_return: float) -> float | None:
-    """In percent, for games whose random and human returns are published."""
-    suite, _, game = spec.name.partition("/")
-    if suite == "atari" and game in ATARI:
-        return human_normalised(mean_return, ATARI[game])
-    return level_score(split, [mean_return]) if suite == "dmlab" else None
-
-
-def dmlab30_scores(env: EnvConfig, results: Sequence[Result]) -> dict[str, float]:
-    """The score of the whole suite by policy, once each of its levels was played."""
-    if env.suite != "dmlab30":
+def suite_scores(whole: SuiteScore | None, results: Sequence[Result]) -> dict[str, float]:
+    """The score of the whole suite by policy, where it has one and what was played makes one."""
+    if whole is None:
         return {}
-    scores = {
-        policy: capped_mean_score(
-            {result["split"]: result["returns"] for result in results if result["policy"] == policy}
-        )
-        for policy in ("greedy", "sampled")
-    }
-    return {f"dmlab30_{policy}": score for policy, score in scores.items() if score is not None}
+    returns: dict[str, dict[str, list[float]]] = {}
+    for result in results:
+        returns.setdefault(result["policy"], {})[result["split"]] = result["returns"]
+    scores = {policy: whole.of(by_split) for policy, by_split in returns.items()}
+    return {f"{whole.key}_{policy}": score for policy, score in scores.items() if score is not None}
 
 
-def show(document: Result, console: Console) -> None:
+def show(document: Result, whole: SuiteScore | None, console: Console) -> None:
     several = any(len(result["run_means"]) > 1 for result in document["results"])
     normalised = any("human_normalised" in result for result in document["results"])
     table = Table(title=one_line(document["environment"]), box=SIMPLE_HEAD)
@@ -208,9 +200,11 @@ def show(document: Result, console: Console) -> None:
             *["-" if human is None else f"{human:.1f}"] * normalised,
         )
     console.print(table)
+    if whole is None:
+        return
     for policy in ("greedy", "sampled"):
-        if (score := document.get(f"dmlab30_{policy}")) is not None:
-            console.print(f"DMLab-30, {policy}: mean of the levels' scores, each at most 100 %: {score:.1f} %")
+        if (score := document.get(f"{whole.key}_{policy}")) is not None:
+            console.print(f"{whole.title}, {policy}: {whole.meaning}: {score:.1f} %")
 
 
 if __name__ == "__main__":

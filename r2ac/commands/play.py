@@ -15,14 +15,14 @@ from actors.build import build_seeded_network
 from actors.evaluation import Move, play
 from actors.precision import prepare_process
 from conf.describe import describe
+from conf.dotted import is_dotted
 from conf.env_schema import EnvConfig
 from conf.knobs import MAX_SEED, ConfigError, knob
 from conf.load import load_options, load_train
-from conf.schema import TrainConfig
+from conf.schema import RuleConfig, TrainConfig
 from envs.base import EnvSpec, VectorEnv
-from envs.registry import make_env
-from r2ac.commands.evaluate import load_network
-from r2ac.commands.protocol import protocol
+from envs.registry import find_suite, make_env
+from r2ac.commands.evaluate import REPEATED, load_network
 from r2ac.commands.user_mistakes import printed, reported
 from r2ac.commands.video import captioned, contact_sheet, evenly_spaced, require_writable, write_video
 from r2ac.persistence import checkpoint as checkpoints
@@ -41,7 +41,9 @@ class PlayConfig:
         "last", "of a run folder: its last checkpoint, or the best by return in training", choices=("last", "best")
     )
     env: str | None = knob(
-        None, "SUITE/NAME to play without a checkpoint; needs policy=random; env.OPTION=value too", place=True
+        None,
+        "SUITE/NAME to play without a checkpoint; needs policy=random; env.OPTION=value too. With one: MODULE:SUITE, to trust it",
+        place=True,
     )
     policy: str = knob("sampled", "how actions are chosen", choices=("greedy", "sampled", "random"))
     steps: int = knob(300, "steps to record", minimum=1, maximum=100_000_000)
@@ -55,19 +57,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
         return printed(
-            "usage: rtrl-play checkpoint=PATH | env=SUITE/NAME policy=random [option=value ...]\n\n"
+            "usage: rtrl-play checkpoint=PATH | env=SUITE/NAME policy=random [option=value ...] [network.core=MODULE:CLASS]\n\n"
             + describe(PlayConfig)
         )
     return reported(lambda: run(arguments))
 
 
 def run(arguments: Sequence[str]) -> int:
-    env_words = [word for word in arguments if word.lstrip("+").startswith("env.")]
-    config = load_options(PlayConfig, [word for word in arguments if word not in env_words])
+    repeated = [word for word in arguments if word.lstrip("+").startswith(tuple({*REPEATED} - {"env="}))]
+    config = load_options(PlayConfig, [word for word in arguments if word not in repeated])
     output = Path(config.output)
     require_writable(output)
     prepare_process(config.threads)
-    env_config, played = what_to_play(config, env_words)
+    env_config, played = what_to_play(config, repeated)
     wanted = set(evenly_spaced(SHEET_FRAMES, config.steps))
     kept: list[Image.Image] = []
 
@@ -86,8 +88,8 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def what_to_play(config: PlayConfig, env_words: Sequence[str]) -> tuple[EnvConfig, Played | None]:
-    """The environment, and the checkpoint unless play is random without one. Places of a checkpoint are taken from ``env_words`` only.
+def what_to_play(config: PlayConfig, repeated: Sequence[str]) -> tuple[EnvConfig, Played | None]:
+    """The environment, and the checkpoint unless play is random without one. What of a checkpoint is to be trusted is in ``repeated``.
 
     Raises:
         ConfigError: if it is not said what to play, or said twice.
@@ -96,12 +98,13 @@ def what_to_play(config: PlayConfig, env_words: Sequence[str]) -> tuple[EnvConfi
     if config.checkpoint is None:
         if config.env is None or config.policy != "random":
             raise ConfigError("nothing to play: give checkpoint=RUN, or env=SUITE/NAME with policy=random")
-        return load_train([f"env={config.env}", *env_words]).env, None
-    if config.env is not None:
+        return load_train([f"env={config.env}", *repeated]).env, None
+    if config.env is not None and not is_dotted(config.env.partition("/")[0]):
         raise ConfigError("a checkpoint is played in its own environment: leave env out, or leave checkpoint out")
     checkpoint = checkpoints.load(checkpoints.find(Path(config.checkpoint), which=config.which))
-    trained = checkpoint.trusted_config(env_words)
-    return next(iter(protocol(trained.env).splits.values())), (checkpoint, trained)
+    trained = checkpoint.trusted_config([*([] if config.env is None else [f"env={config.env}"]), *repeated])
+    splits = find_suite(trained.env.suite).protocol(trained.env).splits
+    return next(iter(splits.values())), (checkpoint, trained)
 
 
 def policy_for(config: PlayConfig, played: Played | None, spec: EnvSpec) -> PolicyNetwork:
@@ -111,7 +114,7 @@ def policy_for(config: PlayConfig, played: Played | None, spec: EnvSpec) -> Poli
     else:
         options = load_train([]).network
         options.encoder = "none" if spec.layout == "vector" else "impala"
-        network = build_seeded_network(options, "segment", spec, config.seed)
+        network = build_seeded_network(options, RuleConfig(), spec, config.seed)
     if config.policy == "random":
         with torch.no_grad():
             network.policy_head.weight.zero_()
@@ -148,8 +151,8 @@ def caption(move: Move, spec: EnvSpec, total: float) -> list[str]:
         f"action {name}   value {float(move.output.values[0]):.2f}",
         f"reward {float(move.next_timestep.reward[0]):+.2f}   return {total:.2f}",
     ]
-    if move.sensitivity is not None:
-        lines.append(f"sensitivity {float(move.sensitivity.norm()):.1f}")
+    if move.sensitivity_norm is not None:
+        lines.append(f"sensitivity {move.sensitivity_norm:.1f}")
     return lines
 
 

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done or stopped cleanly; else see ``reported``."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
-        return printed(lambda: describe(TrainConfig, take_folder(arguments)[0]))
+        return printed(lambda: describe(TrainConfig, arguments))
     used: list[Sinks] = []
     status = reported(lambda: _run_or_show(arguments, used.append))
     if not all(

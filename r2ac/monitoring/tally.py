@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from learner.learner import Counters, Receipt, Verdict
+from learner.receipts import Counters, Receipt, Verdict
 from r2ac.monitoring.metrics import Row
 
 RECENT_EPISODES = 100

@@ -25,9 +25,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from actors.fleet import FleetState
+from conf.data_yaml import read_yaml
 from conf.knobs import ConfigError
-from conf.schema import TrainConfig
+from conf.schema import AlgorithmConfig, TrainConfig
 from conf.stored import Stored, read_stored
+from learner.algorithms import ALGORITHMS
 from r2ac.persistence.manifest import FORMAT, MANIFEST, CheckpointError, read_manifest, require_own_file, write_manifest
 from r2ac.persistence.stored_run import first_unsound
 from r2ac.persistence.writing import writing
@@ -56,7 +58,8 @@ class Checkpoint:
         return self._stored().config
 
     def trusted_config(self, words: Sequence[str]) -> TrainConfig:
-        """The same with what the caller says about places, ``env.OPTION=VALUE``. One line on the error stream says what was ignored.
+        """The same with what the caller says again, ``env.OPTION=VALUE`` of places or ``env=MODULE:SUITE``. One line on the error
+        stream says what was ignored.
 
         Raises:
             CheckpointError: if this program cannot use it.
@@ -239,8 +242,17 @@ def _require_sound(path: Path, learner: dict[str, Any], manifest: dict[str, Any]
     weights = learner.get("weights")
     if not isinstance(weights, torch.Tensor) or weights.shape != (size,) or weights.dtype != torch.float32:
         raise CheckpointError(f"checkpoint {path} is not of this program: it has no float32 weights of size {size:,}")
-    if (entry := first_unsound(learner, manifest["progress"], size)) is not None:
+    is_ours = _algorithm(manifest["config"]) in ALGORITHMS
+    if (entry := first_unsound(learner, manifest["progress"], size, is_ours=is_ours)) is not None:
         raise CheckpointError(f"checkpoint {path} is not of this program: it has no valid {entry!r}; use another one")
+
+
+def _algorithm(config_yaml: str) -> Any:
+    """By name, and never looked for: configurations from before there were several do not say it."""
+    try:
+        return read_yaml(config_yaml, "the configuration")["algorithm"]["name"]
+    except (ConfigError, KeyError, TypeError):
+        return AlgorithmConfig().name
 
 
 def _separate(tree: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:

@@ -16,11 +16,13 @@ from r2ac.persistence import checkpoint as checkpoints
 from r2ac.persistence.checkpoint import Checkpoint, CheckpointError
 from rtrl_core.layout import ParameterLayout
 
-SAME_RUN = ("env.suite", "env.name", "rule.name", "seed", "learner.optimizer")
+SAME_RUN = ("env.suite", "env.name", "rule.name", "algorithm.name", "seed", "learner.optimizer")
 """Sizes and lengths of a run may change on its way; what it is about may not."""
-SHAPES_OF_ACTORS = ("env", "network.core", "rule.name", "actors.num_envs", "actors.device")
+SHAPES_OF_ACTORS = ("env", "network.core", "rule", "algorithm", "actors.num_envs", "actors.device")
 """With another value, an actor cannot go on in the middle of its games."""
 ABSENT = object()
+BEFORE = {"algorithm.name": "r2ac"}
+"""What configurations that were stored before an option existed meant by not having it."""
 
 
 def resume_point(
@@ -77,7 +79,7 @@ def finished_line(saved: Checkpoint, config: TrainConfig, run_dir: Path) -> str:
 
 
 def require_same_run(run_dir: Path, saved: Checkpoint, config: TrainConfig) -> None:
-    """Raises ``CheckpointError`` if the run that is in the folder has another environment, learning rule, optimizer or seed."""
+    """Raises ``CheckpointError`` if the run that is in the folder has another environment, learning rule, algorithm, optimizer or seed."""
     for option in _changed(saved, config, SAME_RUN):
         theirs, ours = _values(saved, config, option)
         raise CheckpointError(
@@ -101,7 +103,14 @@ def require_same_network(path: Path, saved: Checkpoint, layout: ParameterLayout)
 
 
 def _of_another_run(path: Path, saved: Checkpoint, config: TrainConfig, announce: Callable[[str], None]) -> Checkpoint:
-    """Weights and counters go on; the logs of this run are its own, as are the returns of another environment."""
+    """Weights and counters go on; the logs of this run are its own, as are the returns of another environment.
+
+    Raises:
+        CheckpointError: if another algorithm has trained it, whose learner keeps other things.
+    """
+    for option in _changed(saved, config, ("algorithm.name",)):
+        theirs, ours = _values(saved, config, option)
+        raise CheckpointError(f"resume={config.resume} was trained with {option}={theirs}, but this run has {ours}")
     saved.progress = {**saved.progress, "sinks": {}}
     if _changed(saved, config, ("env.suite", "env.name")):
         saved.progress["tally"] = {}
@@ -115,7 +124,7 @@ def _of_another_run(path: Path, saved: Checkpoint, config: TrainConfig, announce
 
 def _require_moments(path: Path, saved: Checkpoint, config: TrainConfig) -> None:
     """Raises ``CheckpointError`` for a checkpoint whose configuration names another optimizer than the one it holds the state of."""
-    moments = saved.learner["optimizer"]
+    moments = saved.learner.get("optimizer")
     if moments and moments.keys() != {"step", *MOMENTS[config.learner.optimizer]}:
         raise CheckpointError(
             f"checkpoint {path} is not of this program: it has no moments of {config.learner.optimizer}; use another one"
@@ -167,7 +176,7 @@ def _values(saved: Checkpoint, config: TrainConfig, option: str) -> tuple[Any, A
     sides = [read_yaml(text, "the stored configuration") for text in (saved.config_yaml, to_yaml(config))]
     for key in option.split("."):
         sides = [side.get(key, ABSENT) if isinstance(side, dict) else ABSENT for side in sides]
-    return sides[0], sides[1]
+    return BEFORE.get(option, ABSENT) if sides[0] is ABSENT else sides[0], sides[1]
 
 
 def _differs(theirs: Any, ours: Any) -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from learner.learner import Counters
 from learner.optimizer import MOMENTS
+from learner.receipts import Counters
 from r2ac.persistence.manifest import is_count
 
 Check = Callable[[Any], bool]
@@ -19,16 +19,19 @@ _IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """Of a run at a logger, which makes a folder's name of it."""
 
 
-def first_unsound(learner: Mapping[str, Any], progress: Mapping[str, Any], num_parameters: int) -> str | None:
+def first_unsound(
+    learner: Mapping[str, Any], progress: Mapping[str, Any], num_parameters: int, *, is_ours: bool = True
+) -> str | None:
     """Where a state that was read is not one that ``Learner.get_state`` and the training loop could have written.
 
     Args:
         num_parameters: of the checkpoint's layout.
+        is_ours: whether the learner is one of our algorithms'. What another one keeps beside weights and counters is its own to read.
 
     Returns:
         The name of the first such entry, as a path; ``None`` if all are sound. What earlier versions did not write may be missing.
     """
-    return _first_unsound("learner", learner, _learner(num_parameters)) or _first_unsound(
+    return _first_unsound("learner", learner, _learner(num_parameters, is_ours)) or _first_unsound(
         "progress", progress, _PROGRESS
     )
 
@@ -105,17 +108,21 @@ def _identifier(value: Any) -> bool:
     return value is None or (_text(value) and _IDENTIFIER.fullmatch(value) is not None)
 
 
-def _learner(size: int) -> dict[str, Any]:
-    return {
+def _learner(size: int, is_ours: bool) -> dict[str, Any]:
+    common = {
         "weights": _vector(size),
-        "sum": _vector(size),
-        "segments": is_count,
-        "optimizer": _moments(size),
         "counters": lambda value: (
             isinstance(value, dict)
             and value.keys() == {field.name for field in fields(Counters)}
             and all(map(is_count, value.values()))
         ),
+    }
+    if not is_ours:
+        return common
+    return common | {
+        "sum": _vector(size),
+        "segments": is_count,
+        "optimizer": _moments(size),
         "seen": _dict_of(_actor, _mark),
         "oldest_version": is_count,
     }

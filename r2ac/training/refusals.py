@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from learner.learner import Receipt, Verdict
+from learner.receipts import Receipt, Verdict
 
 REFUSALS_PER_ACTOR = 3
 """Refusals in a row after which an actor is replaced: what is wrong with it has outlived the resets of its streams."""

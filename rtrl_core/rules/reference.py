@@ -4,13 +4,15 @@ S^{W_k}_t = a_t S^{W_k}_{t-1} + g_{k,t} x_t^T        S^p_t = a_t S^p_{t-1} + q_{
 dL/dW_k   = sum_t sum_b e_t S^{W_k}_t                dL/dp = sum_t sum_b e_t S^p_t
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from rtrl_core.arguments import expect_separate
 from rtrl_core.cells.base import DiagonalCell, LocalDerivatives
+from rtrl_core.rules.base import DiagonalRule
 from rtrl_core.rules.scan import (
     ParameterGradients,
     Trajectory,
@@ -25,21 +27,33 @@ from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Bool, Float, Tensor
 
 
-def scan(
-    cell: DiagonalCell,
-    inputs: Float[Tensor, "T B D"],
-    matrices: Float[Tensor, "K N D"],
-    vectors: Float[Tensor, "P N"],
-    state: Float[Tensor, "B N"],
-    is_first: Bool[Tensor, "T B"],
-    sensitivity: Sensitivity,
-    out: Sensitivity | None = None,
-) -> tuple[Float[Tensor, "T B N"], Sensitivity]:
-    """Same contract as the segment rule; forward and backward each repeat the recursion over all ``T`` steps."""
-    if out is not None:
-        expect_separate(out, sensitivity, in_place_allowed=inputs.shape[0] == 1)
-    advanced = sensitivity.empty_like() if out is None else out
-    return _ReferenceScan.apply(cell, inputs, matrices, vectors, state, is_first, sensitivity, advanced), advanced
+@dataclass(frozen=True, slots=True)
+class ReferenceRule(DiagonalRule[Sensitivity]):
+    """Exact RTRL step by step: forward and backward each repeat the recursion over all ``T`` steps."""
+
+    name: ClassVar[str] = "reference"
+    carries_sensitivity: ClassVar[bool] = True
+
+    def zeros(
+        self, cell: DiagonalCell, matrices: Float[Tensor, "K N D"], vectors: Float[Tensor, "P N"], batch_size: int
+    ) -> Sensitivity:
+        return Sensitivity.zeros(batch_size, matrices.detach(), vectors.detach())
+
+    def scan(
+        self,
+        cell: DiagonalCell,
+        inputs: Float[Tensor, "T B D"],
+        matrices: Float[Tensor, "K N D"],
+        vectors: Float[Tensor, "P N"],
+        state: Float[Tensor, "B N"],
+        is_first: Bool[Tensor, "T B"],
+        sensitivity: Sensitivity,
+        out: Sensitivity | None = None,
+    ) -> tuple[Float[Tensor, "T B N"], Sensitivity]:
+        if out is not None:
+            expect_separate(out, sensitivity, in_place_allowed=inputs.shape[0] == 1)
+        advanced = sensitivity.empty_like() if out is None else out
+        return _ReferenceScan.apply(cell, inputs, matrices, vectors, state, is_first, sensitivity, advanced), advanced
 
 
 def step(

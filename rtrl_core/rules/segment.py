@@ -9,13 +9,15 @@ Equal, number for number, to the step-by-step recursion, but the sensitivity is 
 step. Without ``lam_0 S_0`` the first line is truncated BPTT (``tbptt.py``).
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from rtrl_core.arguments import expect_separate
 from rtrl_core.cells.base import DiagonalCell, LocalDerivatives
+from rtrl_core.rules.base import DiagonalRule
 from rtrl_core.rules.scan import (
     ParameterGradients,
     adjoints,
@@ -36,30 +38,38 @@ STREAMS_PER_SUM = 4
 """Streams that one call adds up: sums of a single one are so short that starting them costs as much."""
 
 
-def scan(
-    cell: DiagonalCell,
-    inputs: Float[Tensor, "T B D"],
-    matrices: Float[Tensor, "K N D"],
-    vectors: Float[Tensor, "P N"],
-    state: Float[Tensor, "B N"],
-    is_first: Bool[Tensor, "T B"],
-    sensitivity: Sensitivity,
-    out: Sensitivity | None = None,
-) -> tuple[Float[Tensor, "T B N"], Sensitivity]:
-    """Runs the cell over an unroll; backward through the returned states leaves the untruncated gradient in the parameters.
+@dataclass(frozen=True, slots=True)
+class SegmentRule(DiagonalRule[Sensitivity]):
+    """Exact RTRL by segments: the sensitivity is read and written once per unroll."""
 
-    Returns the states ``c_1..c_T`` and the advanced sensitivity, which is outside autograd. ``out`` receives the advanced
-    sensitivity if given; it must not overlap ``sensitivity``, which backward still reads, except for ``T = 1``, where it may be
-    the same. The gradient of ``inputs`` is truncated at the start of the
-    unroll, as in the paper.
+    name: ClassVar[str] = "segment"
+    carries_sensitivity: ClassVar[bool] = True
 
-    Raises:
-        ValueError: if ``out`` overlaps where it must not.
-    """
-    if out is not None:
-        expect_separate(out, sensitivity, in_place_allowed=inputs.shape[0] == 1)
-    advanced = sensitivity.empty_like() if out is None else out
-    return _SegmentScan.apply(cell, inputs, matrices, vectors, state, is_first, sensitivity, advanced), advanced
+    def zeros(
+        self, cell: DiagonalCell, matrices: Float[Tensor, "K N D"], vectors: Float[Tensor, "P N"], batch_size: int
+    ) -> Sensitivity:
+        return Sensitivity.zeros(batch_size, matrices.detach(), vectors.detach())
+
+    def scan(
+        self,
+        cell: DiagonalCell,
+        inputs: Float[Tensor, "T B D"],
+        matrices: Float[Tensor, "K N D"],
+        vectors: Float[Tensor, "P N"],
+        state: Float[Tensor, "B N"],
+        is_first: Bool[Tensor, "T B"],
+        sensitivity: Sensitivity,
+        out: Sensitivity | None = None,
+    ) -> tuple[Float[Tensor, "T B N"], Sensitivity]:
+        """The untruncated gradient for the parameters; that of ``inputs`` is truncated at the start of the unroll, as in the paper.
+
+        Raises:
+            ValueError: if ``out`` overlaps where it must not.
+        """
+        if out is not None:
+            expect_separate(out, sensitivity, in_place_allowed=inputs.shape[0] == 1)
+        advanced = sensitivity.empty_like() if out is None else out
+        return _SegmentScan.apply(cell, inputs, matrices, vectors, state, is_first, sensitivity, advanced), advanced
 
 
 def advance(

@@ -1,11 +1,13 @@
 """Truncated backpropagation through time: the segment rule without its carried sensitivity. The paper's baseline."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from rtrl_core.cells.base import DiagonalCell
+from rtrl_core.rules.base import DiagonalRule, UnrolledRule
 from rtrl_core.rules.scan import (
     Trajectory,
     adjoints,
@@ -16,22 +18,44 @@ from rtrl_core.rules.scan import (
     weigh,
 )
 from rtrl_core.rules.starts import Starts
-from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Bool, Float, Tensor
 
 
-def scan(
-    cell: DiagonalCell,
-    inputs: Float[Tensor, "T B D"],
-    matrices: Float[Tensor, "K N D"],
-    vectors: Float[Tensor, "P N"],
-    state: Float[Tensor, "B N"],
-    is_first: Bool[Tensor, "T B"],
-    sensitivity: None = None,
-    out: Sensitivity | None = None,
-) -> tuple[Float[Tensor, "T B N"], None]:
-    """Runs the cell over an unroll; backward gives every gradient truncated at the start of the unroll. Carries no sensitivity."""
-    return _TruncatedScan.apply(cell, inputs, matrices, vectors, state, is_first), None
+@dataclass(frozen=True, slots=True)
+class TruncatedRule(DiagonalRule[None], UnrolledRule[None]):
+    """Every gradient ends at the start of the unroll. Carries nothing, so it fits every cell."""
+
+    name: ClassVar[str] = "tbptt"
+    carries_sensitivity: ClassVar[bool] = False
+
+    def zeros(
+        self, cell: DiagonalCell, matrices: Float[Tensor, "K N D"], vectors: Float[Tensor, "P N"], batch_size: int
+    ) -> None:
+        return None
+
+    def initial(self, cell: Any, batch_size: int) -> None:
+        return None
+
+    def scan(
+        self,
+        cell: DiagonalCell,
+        inputs: Float[Tensor, "T B D"],
+        matrices: Float[Tensor, "K N D"],
+        vectors: Float[Tensor, "P N"],
+        state: Float[Tensor, "B N"],
+        is_first: Bool[Tensor, "T B"],
+        sensitivity: None = None,
+        out: None = None,
+    ) -> tuple[Float[Tensor, "T B N"], None]:
+        return _TruncatedScan.apply(cell, inputs, matrices, vectors, state, is_first), None
+
+    def advance(
+        self, cell: Any, inputs: Float[Tensor, "T B D"], state: Any, is_first: Bool[Tensor, "T B"], sensitivity: None
+    ) -> None:
+        return None
+
+    def credit(self, cell: Any, adjoint: Any, sensitivity: None) -> tuple[None, ...]:
+        return (None,) * len(list(cell.parameters()))
 
 
 class _TruncatedScan(torch.autograd.Function):

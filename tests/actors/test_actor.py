@@ -7,7 +7,7 @@ import pytest
 import torch
 from counting_env import EPISODE, CountingEnv
 from torch.nn import functional
-from toy_actor import make_actor, present_weights
+from toy_actor import core_of, make_actor, present_weights
 
 from actors.actor import Actor
 from conf.schema import LossConfig, NetworkConfig
@@ -25,6 +25,7 @@ def read_values_off_observations(actor: Actor) -> None:
         actor.network.value_head.bias.zero_()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("unroll", [1, 3, 7])
 @pytest.mark.parametrize("habit", ["same_step", "next_step"])
 def test_no_transition_is_lost_doubled_or_credited_to_another_episode(habit: Habit, unroll: int):
@@ -38,7 +39,7 @@ def test_no_transition_is_lost_doubled_or_credited_to_another_episode(habit: Hab
     seen: list[tuple[int, int, int, bool, bool]] = []
     for _ in range(30):
         contribution = actor.unroll(weights)
-        rows = actor._unroll
+        rows = actor.rollout.unroll
         assert contribution.header.num_steps == int(rows.valid.sum())
         assert contribution.header.num_frames == 2 * contribution.header.num_steps
         for t, b in rows.valid.nonzero().tolist():
@@ -55,6 +56,7 @@ def test_no_transition_is_lost_doubled_or_credited_to_another_episode(habit: Hab
     assert {True, False} == {terminated for *_, terminated, _ in seen} == {truncated for *_, truncated in seen}
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("habit", ["same_step", "next_step"])
 def test_a_cut_off_episode_is_valued_with_its_own_instruction(habit: Habit):
     env = CountingEnv(num_envs=5, seed=3, habit=habit, instructed=True)
@@ -77,7 +79,7 @@ def test_a_cut_off_episode_is_valued_with_its_own_instruction(habit: Habit):
     cut = 0
     for _ in range(20):
         actor.unroll(present_weights(actor))
-        rows = actor._unroll
+        rows = actor.rollout.unroll
         for t, b in (rows.truncated & rows.valid).nonzero().tolist():
             _, episode, step = (int(number) for number in rows.inputs[t, b, :3])
             assert rows.next_values[t, b] == EPISODE * (episode + 1) + step + 1
@@ -85,6 +87,7 @@ def test_a_cut_off_episode_is_valued_with_its_own_instruction(habit: Habit):
     assert cut > 10
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("habit", ["same_step", "next_step"])
 def test_episode_returns_and_lengths_are_those_of_the_ledger(habit: Habit):
     env = CountingEnv(num_envs=4, seed=5, habit=habit)
@@ -104,6 +107,7 @@ def test_episode_returns_and_lengths_are_those_of_the_ledger(habit: Habit):
     assert sorted((episode.episode_return, episode.length) for episode in reported) == sorted(expected)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("unroll", [1, 4])
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("habit", ["same_step", "next_step"])
@@ -112,13 +116,12 @@ def test_contributions_add_up_to_backpropagation_through_whole_episodes(habit: H
     env = CountingEnv(num_envs=3, seed=1, habit=habit, lengths=(2, 9))
     actor = make_actor(env, unroll=unroll, rule=rule)
     weights = present_weights(actor)
-    core = actor.network.core
-    assert core is not None
+    gated, core = core_of(actor.network)
     total = torch.zeros_like(actor.parameters.vector, dtype=torch.float64)
     inputs, is_first, actions, targets, valid, advantages = [], [], [], [], [], []
     for _ in range(20 // unroll):
         total += actor.unroll(weights).gradient
-        rows = actor._unroll
+        rows = actor.rollout.unroll
         inputs.append(rows.inputs.clone())
         is_first.append(rows.is_first.clone())
         actions.append(rows.actions.clone())
@@ -127,17 +130,17 @@ def test_contributions_add_up_to_backpropagation_through_whole_episodes(habit: H
         targets.append(returns.targets)
         advantages.append(returns.advantages)
 
-    matrices = core.core.matrices.detach().clone().requires_grad_()
-    vectors = core.core.vectors.detach().clone().requires_grad_()
+    matrices = core.matrices.detach().clone().requires_grad_()
+    vectors = core.vectors.detach().clone().requires_grad_()
     state, states = torch.zeros(3, 6), []
     for t, (x, first) in enumerate(zip(torch.cat(inputs), torch.cat(is_first), strict=True)):
         if rule == "tbptt" and t % unroll == 0:
             state = state.detach()
         state = torch.where(first[:, None], torch.zeros_like(state), state)
-        state = core.core.cell.forward(state, torch.stack([x @ matrix.t() for matrix in matrices], dim=1), vectors)
+        state = core.cell.forward(state, torch.stack([x @ matrix.t() for matrix in matrices], dim=1), vectors)
         states.append(state)
     cells = torch.stack(states)
-    hidden = torch.sigmoid(core.gate(torch.cat([torch.cat(inputs), cells], -1))) * cells
+    hidden = torch.sigmoid(gated.gate(torch.cat([torch.cat(inputs), cells], -1))) * cells
     logits, values = actor.network.policy_head(hidden), actor.network.value_head(hidden).squeeze(-1)
     log_policy = logits.log_softmax(-1)
     chosen = log_policy.gather(-1, torch.cat(actions).unsqueeze(-1)).squeeze(-1)
@@ -154,7 +157,7 @@ def test_contributions_add_up_to_backpropagation_through_whole_episodes(habit: H
 def recompute_returns(actor: Actor):
     from rtrl_core import vtrace
 
-    rows = actor._unroll
+    rows = actor.rollout.unroll
     return vtrace(
         log_ratios=torch.zeros_like(rows.values),
         rewards=rows.rewards,
@@ -182,6 +185,7 @@ def test_an_unroll_ships_the_sum_of_what_its_steps_would_ship_one_by_one(activat
             torch.testing.assert_close(slot.view(one_by_one.sum(0)), slot.view(contribution), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.seconds
 def test_two_actors_of_b_streams_contribute_what_one_of_2b_does():
     def env(streams: int, first: int) -> CountingEnv:
         return CountingEnv(streams, seed=2, first_stream=first)
@@ -208,7 +212,7 @@ def test_activations_are_kept_while_they_fit_the_budget():
     kinds = {}
     for budget in (0, 10**9):
         actor = make_actor(TMaze(8, 1, corridor=3), activations="auto", activation_budget_bytes=budget)
-        kinds[budget] = type(actor._stem).__name__
+        kinds[budget] = type(actor.stem).__name__
     assert kinds == {0: "RecomputedStem", 10**9: "RetainedStem"}
 
 
@@ -245,6 +249,7 @@ def test_bytes_on_the_wire_depend_on_neither_unroll_nor_streams():
     assert len(sizes) == 1
 
 
+@pytest.mark.seconds
 def test_bfloat16_on_the_wire_loses_nothing_in_the_long_run():
     exact = make_actor(TMaze(8, 1, corridor=3))
     rounded = make_actor(TMaze(8, 1, corridor=3), wire="bfloat16")
@@ -276,6 +281,7 @@ def test_an_actor_goes_on_bit_for_bit_from_its_saved_state():
         assert ours.statistics.episodes == theirs.statistics.episodes
 
 
+@pytest.mark.seconds
 def test_the_age_of_the_sensitivity_counts_versions_since_the_episode_began():
     actor = make_actor(TMaze(2, 1, corridor=50), unroll=5)
     ages = [actor.unroll(present_weights(actor, version)).statistics.sensitivity_age_max for version in range(0, 12, 2)]

@@ -37,12 +37,13 @@ class LosingEnv(CountingEnv):
         return sorted((float(sum(EPISODE * end[1] + step for step in steps[end])), len(steps[end])) for end in ends)
 
 
+@pytest.mark.seconds
 def test_the_step_before_a_lost_engine_is_worth_its_reward_and_the_value_of_what_it_led_to():
     actor = make_actor(LosingEnv(num_envs=2, seed=3, lengths=(8, 12)), unroll=7, core="feedforward")
     weights, lost_after_a_step = present_weights(actor), 0
     for _ in range(10):
         contribution = actor.unroll(weights)
-        rows, expected, target = actor._unroll, 0.0, 0.0
+        rows, expected, target = actor.rollout.unroll, 0.0, 0.0
         for b in range(2):
             for t in reversed(range(7)):
                 if not rows.valid[t, b]:
@@ -59,6 +60,7 @@ def test_the_step_before_a_lost_engine_is_worth_its_reward_and_the_value_of_what
     assert lost_after_a_step > 3
 
 
+@pytest.mark.seconds
 def test_the_returns_and_lengths_of_an_actor_are_those_of_whole_games():
     env = LosingEnv(num_envs=2, seed=3, lengths=(1, 4))
     actor = make_actor(env, unroll=6)

@@ -1,15 +1,17 @@
 """Numbers that run away: the stream they are in begins anew and is counted, the others go on and their gradient is shipped."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
 from counting_env import CountingEnv
-from toy_actor import make_actor, present_weights
+from toy_actor import core_of, make_actor, present_weights
 
 from actors.actor import Actor
 from conf.schema import NetworkConfig
 from envs.base import Continuous, EnvSpec, Timestep, VectorEnv
-from rtrl_core import CoreState, WeightsSnapshot
+from rtrl_core import CoreState, WeightsSnapshot, carried
 
 STREAMS, BAD = 5, 2
 
@@ -44,22 +46,23 @@ class EndlessEnv(VectorEnv):
 
 def poison(actor: Actor, value: float, where: str) -> None:
     """What an overflow leaves in one stream."""
-    cell, sensitivity = actor._core.cell.clone(), actor._core.sensitivity
+    cell, sensitivity = actor.rollout.core.cell.clone(), actor.rollout.core.sensitivity
     if where == "cell":
         cell[BAD] = value
     elif sensitivity is not None:
         sensitivity.matrices[BAD] = value
-    actor._core = CoreState(cell, sensitivity)
+    actor.rollout.core = CoreState(cell, sensitivity)
 
 
 def is_finite(actor: Actor) -> bool:
-    return bool(actor._core.finite_streams().all())
+    return bool(actor.rollout.core.finite_streams().all())
 
 
 def without_bad(rule: str, unroll: int, **options) -> Actor:
     return make_actor(EndlessEnv([0, 1, 3, 4]), rule=rule, unroll=unroll, greedy=True, **options)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("unroll", [2, 5])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("where", ["cell", "sensitivity"])
@@ -83,9 +86,10 @@ def test_the_gradient_of_the_other_streams_is_shipped_as_if_the_broken_one_were_
     again = actor.unroll(weights)  # the stream that was broken takes part again, from a state of zero
     assert again.statistics.streams_reset == 0
     assert again.gradient.isfinite().all()
-    assert actor._core.cell[BAD].any()
+    assert actor.rollout.core.cell[BAD].any()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("unroll", [1, 4])
 @pytest.mark.parametrize("rule", ["segment", "reference", "tbptt"])
 @pytest.mark.parametrize("last_action", [False, True])
@@ -107,15 +111,15 @@ def test_an_observation_that_is_no_number_is_over_with_the_unrolls_that_saw_it(
     assert is_finite(actor)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("rule", "unroll"), [("segment", 1), ("reference", 3)])
 def test_a_chaotic_core_is_shown_growing_and_never_sends_what_is_not_finite(rule: str, unroll: int):
     actor = make_actor(EndlessEnv(STREAMS), rule=rule, unroll=unroll)
-    core = actor.network.core
-    assert core is not None
+    _, core = core_of(actor.network)
     with torch.no_grad():  # Lyapunov exponent above zero: the sensitivity grows by itself, for ever
-        core.core.matrices.mul_(0.1)
+        core.matrices.mul_(0.1)
         for row, value in enumerate((8.0, -14.0, -1.58, 0.3)):
-            core.core.vectors[row] = value
+            core.vectors[row] = value
     weights = present_weights(actor)
     sent = [actor.unroll(weights) for _ in range(300 // unroll)]
     assert all(contribution.gradient.isfinite().all() for contribution in sent)
@@ -141,7 +145,11 @@ def test_rows_of_one_stream_are_those_of_that_stream():
     actor = make_actor(CountingEnv(num_envs=4, seed=3), unroll=5)
     actor.unroll(present_weights(actor))
     some = torch.tensor([True, False, False, True])
-    part = actor._unroll.of(some)
-    for name, rows in vars(actor._unroll).items():
-        assert torch.equal(getattr(part, name), rows[:, some]), name
+    part = actor.rollout.unroll.of(some)
+    whole = actor.rollout.unroll
+    for name in (spec.name for spec in fields(whole) if spec.name != "before"):
+        assert torch.equal(getattr(part, name), getattr(whole, name)[:, some]), name
+    ours, theirs = list(carried.leaves(part.before)), list(carried.leaves(whole.before))
+    assert len(ours) == 3
+    assert all(torch.equal(a, b[some]) for a, b in zip(ours, theirs, strict=True))
     assert part.num_envs == 2

@@ -35,12 +35,14 @@ def complaint(read: Callable[[], Any]) -> str:
     return ""
 
 
+@pytest.mark.seconds
 @cases(600)
 @given(text=WORDS)
 def test_any_text_is_yaml_of_plain_data_or_one_line(text: str):
     assert "\n" not in complaint(lambda: read_yaml(text, "it"))
 
 
+@pytest.mark.seconds
 @cases(50)
 @given(option=st.sampled_from(OPTIONS), value=JSON)
 def test_any_value_in_a_stored_configuration_is_read_as_it_is_or_one_line(option: str, value: Any):
@@ -68,12 +70,14 @@ def test_any_word_of_an_evaluation_is_an_option_or_one_line(key: str, value: str
     assert "\n" not in complaint(lambda: validate(load_evaluate(["checkpoint=x", f"{key}={value}"])))
 
 
+@pytest.mark.seconds
 @cases(40)
 @given(key=st.sampled_from(OPTIONS) | st.text(max_size=8), value=VALUES)
 def test_any_word_of_a_training_is_an_option_or_one_line(key: str, value: str):
     assert "\n" not in complaint(lambda: validate(load_train([f"{key}={value}"])))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("kind", TARGET_CONFIGS)
 def test_any_word_of_a_submission_is_a_job_of_one_command_or_one_line(kind: str, monkeypatch: pytest.MonkeyPatch):
     """The words of the training in it are fed with anything above."""

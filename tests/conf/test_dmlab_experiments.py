@@ -35,6 +35,7 @@ def check_constants(config: TrainConfig) -> None:
     assert (config.fleet.num_streams, config.fleet.num_actors) == (48, None)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("level", "rule", "unroll"), list(product(LEVELS, ("tbptt", "rtrl"), (10, 50, 100))))
 def test_the_memory_rows_load_and_freeze_the_stem_of_their_pretraining(level: str, rule: str, unroll: int):
     config = load_train([f"experiment=dmlab_{level}_{rule}_m{unroll}"])
@@ -68,6 +69,7 @@ def test_the_thirty_level_run_has_impalas_inputs_and_a_stream_for_every_level_in
     assert config.learner.batch_segments == 30, "an update is one contribution: a batch takes no part of one"
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", sorted(path.stem for path in EXPERIMENTS.glob("dmlab*.yaml")))
 def test_a_batch_of_every_row_is_filled_by_whole_contributions(name: str):
     config = load_train([f"experiment={name}"])

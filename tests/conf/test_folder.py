@@ -103,7 +103,6 @@ def test_what_is_interpolated_in_a_file_is_stored_as_it_was_typed(
         (["--config-dir=.", "logging=broken"], "logging/broken is not YAML: "),
         (["--config-dir=.", "logging=list"], "logging/list is a list: expected option: value"),
         (["experiment=mine"], "unknown experiment 'mine'"),
-        (["rule=my.rules:MyRule"], "rule.name must be one of segment, reference, tbptt, got 'my.rules:MyRule'"),
         (["network=my.nets:Net"], "unknown network 'my.nets:Net'"),
     ],
 )

@@ -26,6 +26,7 @@ def test_every_experiment_composes_and_survives_a_round_trip(experiment: str):
     assert config_hash(read_verbatim(to_yaml(config))) == config_hash(config)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("group", ["network", "rule", "learner", "fleet", "logging"])
 def test_every_file_of_every_group_composes_and_so_does_every_suite(group: str):
     from conf.load import _files
@@ -55,6 +56,7 @@ def test_the_default_is_breakout_with_exact_rtrl_through_ray():
     )
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("game", PAPER_GAMES)
 def test_the_rows_of_the_papers_atari_table_differ_only_in_their_rule_or_core(game: str):
     rows = {row: load_train([f"experiment=atari_{game}_{row}"]) for row in ("feedforward", "tbptt", "rtrl")}
@@ -145,6 +147,7 @@ def test_a_configuration_from_before_openings_means_what_was_played_then():
     assert from_yaml(older).env.opening == "ale"  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "experiment", [name for name in experiments() if name.startswith(("atari_", "dmlab_", "procgen_"))]
 )
@@ -153,6 +156,7 @@ def test_the_papers_rows_compute_the_same_on_every_machine(experiment: str):
     assert experiment in ("atari_breakout", "procgen_chaser") or config.actors.autocast == "float32"
 
 
+@pytest.mark.seconds
 def test_the_hash_ignores_seed_place_and_logging_and_nothing_else():
     base = config_hash(load_train([]))
     assert config_hash(load_train(["seed=7", "run_dir=/tmp/x", "logging.interval_s=1", "fleet.num_actors=3"])) == base
@@ -215,5 +219,7 @@ def test_any_option_that_is_a_dictionary_takes_keys_of_its_own(monkeypatch: pyte
 
 
 def test_a_rule_of_the_users_own_is_a_name_where_ours_are_files():
-    assert _translate("rule=my_pkg.rules:MyRule", Folder()) == ["rule.name='my_pkg.rules:MyRule'"]
-    assert _translate("rule=tbptt", Folder()) == ["rule=tbptt"]
+    assert _translate("rule=my_pkg.rules:MyRule", Folder(), None) == ["rule.name='my_pkg.rules:MyRule'"]
+    assert load_train(["rule=my_pkg.rules:MyRule"]).rule.name == "my_pkg.rules:MyRule"
+    assert load_train(["network.core_options.keep_bias=2"]).network.core_options == {"keep_bias": 2}
+    assert _translate("rule=tbptt", Folder(), None) == ["rule=tbptt"]

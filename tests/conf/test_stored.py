@@ -67,6 +67,7 @@ def test_every_option_of_text_without_choices_is_a_place_or_a_name():
     assert free == set()
 
 
+@pytest.mark.seconds
 def test_a_place_that_the_caller_says_again_counts():
     text = stored_with("dmlab", env__level_cache="/theirs", env__level_cache_remote="s3://theirs/x")
     stored = read_stored(text, ["env.level_cache=/mine, or so"])

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,12 @@ def test_compose_reads_its_files(files: list[str]) -> None:
     words = [word for name in files for word in ("-f", str(DOCKER / name))]
     done = subprocess.run(["docker", "compose", *words, "config", "-q"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_image_is_built_from_every_package() -> None:
+    """What is not admitted to the build is not in the wheel, and no step of the build says so."""
+    project = tomllib.loads((DOCKER.parent / "pyproject.toml").read_text())
+    admitted = (DOCKER / "Dockerfile.dockerignore").read_text().splitlines()
+    assert {f"!{package}" for package in project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]} <= {
+        *admitted
+    }

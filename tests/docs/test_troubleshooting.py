@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("actors", "conf", "envs", "learner")
+PACKAGES = ("actors", "conf", "envs", "learner", "r2ac", "rtrl_core")
 PAGE = ROOT / "docs" / "troubleshooting.md"
 
 

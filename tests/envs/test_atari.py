@@ -22,6 +22,7 @@ def play(config: AtariConfig, steps: int, seed: int = 1, num_envs: int = 3):
     return timesteps
 
 
+@pytest.mark.seconds
 def test_the_default_is_the_papers_preprocessing():
     env = make_env(AtariConfig(), 2, 1)
     timestep = env.reset()
@@ -35,6 +36,7 @@ def test_the_default_is_the_papers_preprocessing():
     env.close()
 
 
+@pytest.mark.seconds
 def test_within_an_episode_the_stack_moves_on_by_one_frame():
     timesteps = play(AtariConfig(), 120)
     for before, after in pairwise(timesteps[3:]):
@@ -42,6 +44,7 @@ def test_within_an_episode_the_stack_moves_on_by_one_frame():
         assert (after.observation[goes_on, :3] == before.observation[goes_on, 1:]).all()
 
 
+@pytest.mark.seconds
 def test_a_lost_life_ends_the_learners_episode_but_not_the_game():
     timesteps = play(AtariConfig(), 700)
     lost = sum(int(t.life_lost.sum()) for t in timesteps if t.life_lost is not None)
@@ -53,12 +56,14 @@ def test_a_lost_life_ends_the_learners_episode_but_not_the_game():
         assert not (t.life_lost & ~t.terminated).any()
 
 
+@pytest.mark.seconds
 def test_without_episodic_lives_only_games_end():
     timesteps = play(AtariConfig(episodic_life=False), 700)
     assert sum(int(t.terminated.sum()) for t in timesteps) >= 3
     assert not any(t.life_lost.any() for t in timesteps if t.life_lost is not None)
 
 
+@pytest.mark.seconds
 def test_a_game_that_is_cut_off_shows_its_own_last_frames_beside_the_next_games_first():
     timesteps = play(AtariConfig(max_frames=80, noop_max=0, episodic_life=False), 60)
     cut = 0
@@ -72,11 +77,13 @@ def test_a_game_that_is_cut_off_shows_its_own_last_frames_beside_the_next_games_
     assert cut >= 6
 
 
+@pytest.mark.seconds
 def test_rewards_are_raw():
     rewards = np.concatenate([t.reward for t in play(AtariConfig(name="qbert"), 400)])
     assert rewards.max() >= 25
 
 
+@pytest.mark.seconds
 def test_the_same_seed_repeats_and_streams_differ():
     first, again, other = (play(AtariConfig(), 60, seed) for seed in (1, 1, 2))
     assert all((a.observation == b.observation).all() for a, b in zip(first, again, strict=True))

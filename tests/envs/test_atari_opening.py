@@ -56,6 +56,7 @@ class OfficialWrappers:
         return np.stack(self.frames), reward, done
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("game", ["breakout", "qbert", "ms_pacman", "gravitar", "riverraid"])
 def test_an_agent_sees_what_the_official_wrappers_show_it(game: str):
     """Every observation that a decision is made on, every reward and every end; no point of a game is lost."""
@@ -90,6 +91,7 @@ def lives_lost(timesteps: list[Timestep]) -> np.ndarray:
     return np.sum([t.life_lost for t in timesteps if t.life_lost is not None], axis=0)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("episodic_life", [True, False])
 def test_a_policy_that_does_nothing_loses_all_its_lives(episodic_life: bool):
     env = make_env(AtariConfig(name="breakout", episodic_life=episodic_life), 2, 1)
@@ -106,6 +108,7 @@ def test_a_policy_that_does_nothing_loses_all_its_lives(episodic_life: bool):
             assert not after.is_first[~after.valid & ~before.is_first].any()
 
 
+@pytest.mark.seconds
 def test_ales_own_opening_leaves_it_waiting_for_ever():
     env = make_env(AtariConfig(name="breakout", opening="ale"), 2, 1)
     env.reset()

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from counting_env import CountingEnv
+from toy_actor import core_of
 
-from actors.actor import Actor, ActorIdentity
+from actors.actor import Actor
+from actors.worker import ActorIdentity
 from conf.env_schema import (
     AtariConfig,
     CopyTaskConfig,
@@ -18,7 +20,7 @@ from conf.env_schema import (
     ProcgenConfig,
     TMazeConfig,
 )
-from conf.schema import ActorsConfig, LossConfig, NetworkConfig
+from conf.schema import ActorsConfig, LossConfig, NetworkConfig, RuleConfig
 from envs.actions import Discrete, MultiDiscrete
 from envs.base import Timestep, VectorEnv
 from envs.registry import make_env
@@ -61,6 +63,7 @@ def play(env: VectorEnv, steps: int, seed: int = 0) -> Iterator[Timestep]:
             yield env.step(choose.normal(size=(STREAMS, actions.size)).astype(np.float32))
 
 
+@pytest.mark.seconds
 @suites
 def test_episodes_begin_exactly_where_others_ended(suite: str):
     env = MAKERS[suite](1)
@@ -87,6 +90,7 @@ def test_episodes_begin_exactly_where_others_ended(suite: str):
     env.close()
 
 
+@pytest.mark.seconds
 @suites
 def test_arrays_have_the_shapes_of_the_spec_and_are_never_written_to_again(suite: str):
     env = MAKERS[suite](1)
@@ -112,6 +116,7 @@ def test_arrays_have_the_shapes_of_the_spec_and_are_never_written_to_again(suite
     env.close()
 
 
+@pytest.mark.seconds
 @suites
 def test_the_same_seed_repeats_another_differs_and_streams_differ(suite: str):
     def history(seed: int) -> np.ndarray:
@@ -126,6 +131,7 @@ def test_the_same_seed_repeats_another_differs_and_streams_differ(suite: str):
     assert any((first[:, 0] != first[:, stream]).any() for stream in range(1, STREAMS))
 
 
+@pytest.mark.seconds
 @suites
 def test_a_saved_state_goes_on_bit_for_bit(suite: str):
     env, copy = MAKERS[suite](1), MAKERS[suite](2)
@@ -140,6 +146,7 @@ def test_a_saved_state_goes_on_bit_for_bit(suite: str):
             assert (a == b).all()
 
 
+@pytest.mark.seconds
 @suites
 def test_state_and_sensitivity_forget_exactly_at_first_steps(suite: str):
     """After an unroll whose last step began an episode, nothing of what came before is left: as if the episode had begun alone."""
@@ -147,24 +154,23 @@ def test_state_and_sensitivity_forget_exactly_at_first_steps(suite: str):
     encoder = "none" if env.spec.layout == "vector" else "impala"
     network = NetworkConfig(encoder=encoder, features=8, num_units=4, last_reward=False)
     actor = Actor(
-        *(ActorIdentity(0, 0, 1), env, network, "segment", LossConfig()),
+        *(ActorIdentity(0, 0, 1), env, network, RuleConfig(), LossConfig()),
         *(ActorsConfig(num_envs=STREAMS, unroll=1, autocast="float32"), "none"),
     )
     weights = WeightsSnapshot(0, actor.parameters.layout.fingerprint, actor.parameters.vector.clone())
-    core = actor.network.core
-    assert core is not None
+    _, core = core_of(actor.network)
     checked = 0
     for _ in range(250):
         actor.unroll(weights)
-        rows = actor._unroll
+        rows = actor.rollout.unroll
         started = rows.is_first[0]
         if started.any():
-            alone, fresh = core.core(rows.inputs, core.initial_state(STREAMS), rows.is_first)
-            assert actor._core.sensitivity is not None
+            alone, fresh = core(rows.inputs, core.initial_state(STREAMS), rows.is_first)
+            assert actor.rollout.core.sensitivity is not None
             assert fresh.sensitivity is not None
-            for ours, expected in zip(actor._core.sensitivity, fresh.sensitivity, strict=True):
+            for ours, expected in zip(actor.rollout.core.sensitivity, fresh.sensitivity, strict=True):
                 torch.testing.assert_close(ours[started], expected[started])
-            torch.testing.assert_close(actor._core.cell[started], alone[-1].detach()[started])
+            torch.testing.assert_close(actor.rollout.core.cell[started], alone[-1].detach()[started])
             checked += int(started.sum())
         if checked > STREAMS + 2:
             break

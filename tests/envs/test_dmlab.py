@@ -38,6 +38,7 @@ def labels(pictures: np.ndarray) -> np.ndarray:
     return np.array([deepmind_lab.label(picture) for picture in pictures])
 
 
+@pytest.mark.seconds
 @both_modules
 def test_episodes_follow_each_other_without_a_gap(module: str, opened: Opened):
     env = opened(DMLabConfig(name=SHORT, wait_for_reset=True))
@@ -60,6 +61,7 @@ def test_episodes_follow_each_other_without_a_gap(module: str, opened: Opened):
     assert ends >= STREAMS
 
 
+@pytest.mark.seconds
 @both_modules
 def test_a_seed_repeats_and_another_differs_and_so_do_streams(module: str, opened: Opened):
     def history(seed: int) -> np.ndarray:
@@ -72,6 +74,7 @@ def test_a_seed_repeats_and_another_differs_and_so_do_streams(module: str, opene
     assert (first[:, 0] != first[:, 1]).any()
 
 
+@pytest.mark.seconds
 @both_modules
 def test_an_engine_that_is_killed_is_replaced(module: str, opened: Opened):
     env = opened(DMLabConfig(name=SHORT), streams=2)
@@ -89,6 +92,7 @@ def test_an_engine_that_is_killed_is_replaced(module: str, opened: Opened):
     assert env.statistics()["engine_restarts"] == 1
 
 
+@pytest.mark.seconds
 @both_modules
 def test_a_level_that_was_built_once_comes_from_the_cache(module: str, opened: Opened, tmp_path: Path):
     config = DMLabConfig(
@@ -102,6 +106,7 @@ def test_a_level_that_was_built_once_comes_from_the_cache(module: str, opened: O
     assert again.statistics()["cache_hits"] > 0
 
 
+@pytest.mark.seconds
 def test_every_step_of_every_episode_is_seen_once_and_no_level_seed_twice(standin: Callable[..., None], opened: Opened):
     env = opened(DMLabConfig(spare_engines=2))
     before = labels(env.reset().observation)
@@ -121,6 +126,7 @@ def test_every_step_of_every_episode_is_seen_once_and_no_level_seed_twice(standi
     assert min(seeds) >= 0, "an episode that cannot be repeated was played"
 
 
+@pytest.mark.seconds
 def test_time_outs_are_told_apart_from_ends(standin: Callable[..., None], opened: Opened):
     standin(steps=[10, 16])
     env = opened(DMLabConfig())
@@ -143,6 +149,7 @@ def test_a_level_that_does_not_tell_its_frames_left_never_times_out(standin: Cal
     assert not any(now.truncated.any() for now in timesteps)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("action_set", ["nine", "fifteen"])
 def test_the_engine_gets_the_chosen_action(standin: Callable[..., None], opened: Opened, action_set: str):
     env = opened(DMLabConfig(actions=action_set))
@@ -163,6 +170,7 @@ def test_a_language_level_gives_an_instruction(module: str, opened: Opened):
     assert (first.instruction > 0).any()
 
 
+@pytest.mark.seconds
 def test_instructions_are_read_at_every_step(standin: Callable[..., None], opened: Opened):
     env = opened(DMLabConfig(name="language_execute_random_task", instruction=True))
     timesteps = [env.reset(), *play(env, 60)]
@@ -211,6 +219,7 @@ def test_dmlab30_spreads_its_levels_and_names_the_level_of_every_transition(
     assert (steps > 150).all()
 
 
+@pytest.mark.seconds
 def test_an_equal_schedule_gives_two_streams_three_levels(standin: Callable[..., None], opened: Opened):
     standin(steps=[4, 8])
     names = [level.name for level in DMLAB30[2:5]]
@@ -240,6 +249,7 @@ def test_a_level_that_only_the_engine_can_refuse_is_one_line(module: str, opened
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.seconds
 def test_engines_find_levels_that_others_have_built(standin: Callable[..., None], opened: Opened, tmp_path: Path):
     config = DMLabConfig(
         name="rooms_keys_doors_puzzle",
@@ -319,6 +329,7 @@ def test_engine_processes_hold_no_torch_and_end_with_their_environment(standin: 
     assert not folder.exists()
 
 
+@pytest.mark.seconds
 def test_engines_end_and_their_files_go_when_the_trainer_is_killed(
     standin: Callable[..., None], opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

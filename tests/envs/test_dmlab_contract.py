@@ -225,6 +225,7 @@ def test_without_zip_building_a_map_fails_with_words_that_do_not_say_so(module: 
     assert last_line(run(module, tmp_path, program, PATH=str(tmp_path / "bin"))) == "False"
 
 
+@pytest.mark.seconds
 @both_modules
 def test_a_reset_after_a_fork_hangs(module: str, tmp_path: Path):
     program = """

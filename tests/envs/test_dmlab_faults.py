@@ -15,10 +15,11 @@ import psutil
 import pytest
 import torch
 
-from actors.actor import Actor, ActorIdentity
+from actors.actor import Actor
 from actors.evaluation import evaluate
+from actors.worker import ActorIdentity
 from conf.env_schema import DMLabConfig
-from conf.schema import ActorsConfig, LossConfig, NetworkConfig
+from conf.schema import ActorsConfig, LossConfig, NetworkConfig, RuleConfig
 from envs.base import EnvironmentFailure, Timestep
 from envs.dmlab.environment import DMLabEnv
 from envs.dmlab.suite import make
@@ -83,6 +84,7 @@ def check_continuity(before: Timestep, now: Timestep) -> np.ndarray:
     return resets & now.truncated
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("fault", "missed"), [("exit-step", 0), ("raise-step", 0), ("hang-step", 1)], ids=["dies", "throws", "hangs"]
 )
@@ -121,6 +123,7 @@ def test_a_stream_that_loses_its_engine_begins_anew_and_the_others_go_on(
     assert (counts["engine_restarts"], counts["env_deadlines_missed"]) == (1, missed)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("fault", ["raise-reset", "exit-reset", "hang-reset"])
 def test_an_engine_that_fails_at_a_reset_is_replaced_without_a_lost_row(
     open_env: Callable[..., DMLabEnv], faults: Callable[[str], None], fault: str
@@ -199,6 +202,7 @@ env.step(np.zeros(2, int))
 """
 
 
+@pytest.mark.seconds
 @pytest.mark.skipif(sys.platform != "linux", reason="the engine exists for Linux only")
 def test_engines_end_with_a_process_that_is_killed_even_in_the_middle_of_a_call(tmp_path: Path):
     faults = tmp_path / "faults"
@@ -223,6 +227,7 @@ def test_engines_end_with_a_process_that_is_killed_even_in_the_middle_of_a_call(
     assert alive == []
 
 
+@pytest.mark.seconds
 def test_an_engine_that_never_starts_ends_the_environment_with_its_own_words(open_env: Callable[..., DMLabEnv]):
     env = open_env(
         DMLabConfig(name="psychlab_continuous_recognition", dataset_path="/tmp"), streams=1, dataset="broken"
@@ -234,6 +239,7 @@ def test_an_engine_that_never_starts_ends_the_environment_with_its_own_words(ope
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.seconds
 def test_an_engine_that_does_not_find_its_map_says_which_and_of_which_level(
     open_env: Callable[..., DMLabEnv], faults: Callable[[str], None]
 ):
@@ -248,6 +254,7 @@ def test_an_engine_that_does_not_find_its_map_says_which_and_of_which_level(
     assert said.endswith("Didn't find map 'maze_0815' / : No such file or directory")
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("level", "limit", "fault", "words"),
     [
@@ -267,6 +274,7 @@ def test_whatever_ends_an_engine_its_level_is_named(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.seconds
 def test_slow_resets_do_not_stall_the_other_streams(open_env: Callable[..., DMLabEnv]):
     env = open_env(DMLabConfig(spare_engines=0), steps=[30, 60], reset_s=2.0)
     env.reset()
@@ -284,6 +292,7 @@ def test_slow_resets_do_not_stall_the_other_streams(open_env: Callable[..., DMLa
     assert longest < 1.0
 
 
+@pytest.mark.seconds
 def test_spares_take_over_while_others_reset_slowly(open_env: Callable[..., DMLabEnv]):
     env = open_env(DMLabConfig(spare_engines=STREAMS), steps=[40, 60], reset_s=0.5)
     env.reset()
@@ -296,12 +305,13 @@ def test_spares_take_over_while_others_reset_slowly(open_env: Callable[..., DMLa
     assert ends >= STREAMS
 
 
+@pytest.mark.seconds
 def test_an_unroll_in_which_an_engine_died_has_a_finite_gradient_of_its_real_steps(
     open_env: Callable[..., DMLabEnv], faults: Callable[[str], None]
 ):
     env = open_env(DMLabConfig(spare_engines=1, width=16, height=16), steps=[30, 40])
     actor = Actor(
-        *(ActorIdentity(0, 0, 1), env, NetworkConfig(features=8, num_units=4), "segment", LossConfig()),
+        *(ActorIdentity(0, 0, 1), env, NetworkConfig(features=8, num_units=4), RuleConfig(), LossConfig()),
         *(ActorsConfig(num_envs=STREAMS, unroll=10, autocast="float32"), "none"),
     )
     weights = WeightsSnapshot(0, actor.parameters.layout.fingerprint, actor.parameters.vector.clone())
@@ -316,12 +326,13 @@ def test_an_unroll_in_which_an_engine_died_has_a_finite_gradient_of_its_real_ste
     assert contribution.gradient.abs().sum() > 0
 
 
+@pytest.mark.seconds
 def test_a_game_that_was_lost_with_its_engine_adds_nothing_to_the_next_ones_return(
     open_env: Callable[..., DMLabEnv], monkeypatch: pytest.MonkeyPatch, faults: Callable[[str], None]
 ):
     env = open_env(DMLabConfig(spare_engines=1, width=16, height=16), streams=1, steps=[16, 16])
     actor = Actor(
-        *(ActorIdentity(0, 0, 1), env, NetworkConfig(features=8, num_units=4), "segment", LossConfig()),
+        *(ActorIdentity(0, 0, 1), env, NetworkConfig(features=8, num_units=4), RuleConfig(), LossConfig()),
         *(ActorsConfig(num_envs=1, unroll=8, autocast="float32"), "none"),
     )
     weights = WeightsSnapshot(0, actor.parameters.layout.fingerprint, actor.parameters.vector.clone())
@@ -347,6 +358,7 @@ def test_a_game_that_was_lost_with_its_engine_adds_nothing_to_the_next_ones_retu
     assert other.statistics()["engine_restarts"] == 1
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("spares", [0, 1])
 def test_what_came_before_an_engine_was_lost_is_bootstrapped_as_at_any_cut(
     open_env: Callable[..., DMLabEnv],
@@ -356,7 +368,7 @@ def test_what_came_before_an_engine_was_lost_is_bootstrapped_as_at_any_cut(
 ):
     env = open_env(DMLabConfig(spare_engines=spares, width=16, height=16), steps=[30, 40])
     actor = Actor(
-        *(ActorIdentity(0, 0, 1), env, NetworkConfig(features=8, num_units=4), "segment", LossConfig()),
+        *(ActorIdentity(0, 0, 1), env, NetworkConfig(features=8, num_units=4), RuleConfig(), LossConfig()),
         *(ActorsConfig(num_envs=STREAMS, unroll=10, autocast="float32"), "none"),
     )
     with torch.no_grad():  # values that show whether one is missing, doubled or discounted once more
@@ -380,7 +392,7 @@ def test_what_came_before_an_engine_was_lost_is_bootstrapped_as_at_any_cut(
     monkeypatch.setattr("actors.gradients.vtrace", listen)
     monkeypatch.setattr(env, "step", lose_one)
     actor.unroll(weights)
-    rows, ((values, targets),) = actor._unroll, seen
+    rows, ((values, targets),) = actor.rollout.unroll, seen
     ((stream,),) = np.nonzero((rows.truncated & ~rows.valid)[5].numpy())
     assert rows.valid[:5].all()
     assert not rows.is_first[1:6, stream].any(), "until then it is in the middle of its episode"

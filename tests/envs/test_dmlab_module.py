@@ -2,7 +2,7 @@
 
 import importlib.util
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,8 @@ from opened_dmlab import Opened
 
 from conf.env_schema import DMLabConfig
 from envs.base import MissingDependency
+from envs.dmlab import checks
+from envs.suite import Finding
 from r2ac.commands import dmlab_cache, doctor_checks, train
 
 absent = pytest.mark.skipif(
@@ -61,6 +63,7 @@ def test_an_environment_says_what_the_module_lacks(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("program", ["train", "dmlab-cache"])
 def test_a_program_says_it_in_one_line(
     install: Callable[[str], None], tmp_path: Path, program: str, capsys: pytest.CaptureFixture[str]
@@ -97,4 +100,19 @@ def test_without_zip_a_level_that_builds_maps_is_refused_and_another_is_played(
     opened(DMLabConfig(spare_engines=0), streams=1).reset()
     with pytest.raises(MissingDependency, match="rooms_keys_doors_puzzle builds its maps with the program zip, which"):
         opened(DMLabConfig(name="rooms_keys_doors_puzzle"))
-    assert doctor_checks._zip().status == "missing"
+    assert checks.zip_finding().status == "missing"
+
+
+def test_pictures_are_looked_for_where_they_are_said_to_be(tmp_path: Path):
+    asked: list[tuple[str, Mapping[str, str]]] = []
+
+    def play(name: str, options: Mapping[str, str]) -> Finding:
+        asked.append((name, options))
+        return Finding("env=dmlab", "ok", "played")
+
+    assert checks.pictures_finding(play, None).status == "missing"
+    absent = checks.pictures_finding(play, f"{tmp_path}/nowhere")
+    assert (absent.status, absent.detail) == ("broken", f"{tmp_path}/nowhere is not a folder")
+    assert asked == []
+    assert checks.pictures_finding(play, str(tmp_path)) == Finding("DMLab pictures", "ok", "played")
+    assert asked == [("psychlab_continuous_recognition", {"dataset_path": str(tmp_path)})]

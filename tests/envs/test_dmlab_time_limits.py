@@ -67,6 +67,7 @@ def test_an_engine_truncates_at_every_time_limit(standin: Callable[..., None], t
         assert seen == [RUNNING, RUNNING, TRUNCATED], (level, length_s)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("frame_skip", [4, 9])
 def test_streams_of_every_time_limit_are_truncated(standin: Callable[..., None], opened: Opened, frame_skip: int):
     standin(seconds=LEVELS, begin_left=2 * frame_skip)

@@ -13,9 +13,8 @@ from conf.env_schema import ProcgenConfig
 from conf.knobs import ConfigError
 from conf.load import load_train
 from envs.base import MissingDependency, UnknownEnvironment, VectorEnv
-from envs.procgen import MODES, TIME_LIMITS, ProcgenEnv
+from envs.procgen import MODES, SUITE, TIME_LIMITS, ProcgenEnv
 from envs.registry import make_env
-from r2ac.commands.protocol import protocol
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("procgen") is None, reason="procgen-mirror has no wheel for this Python"
@@ -39,6 +38,7 @@ def test_every_game_plays_in_every_mode_that_it_has(mode: str):
         env.close()
 
 
+@pytest.mark.seconds
 def test_an_episode_that_reaches_the_time_limit_is_cut_off_and_any_other_end_is_real():
     env = make_env(ProcgenConfig(name="leaper", mode="easy", num_levels=0), 4, 3)
     env.reset()
@@ -150,8 +150,9 @@ def test_the_same_seed_repeats_and_streams_and_seeds_differ():
     assert (pictures(1)[:, 0] != pictures(1)[:, 1]).any()
 
 
+@pytest.mark.seconds
 def test_levels_come_from_the_range_and_the_test_splits_are_disjoint_from_training():
-    splits = protocol(load_train(["experiment=procgen_chaser_rtrl_m50"]).env).splits
+    splits = SUITE.protocol(load_train(["experiment=procgen_chaser_rtrl_m50"]).env).splits
     assert list(splits) == ["train", "test 1000", "test 1200", "test 1400"]
     seen: dict[str, set[int]] = {}
     for name, config in splits.items():
@@ -212,6 +213,7 @@ def test_a_system_without_the_libraries_of_a_desktop_is_told_what_is_missing(mon
         make_env(ProcgenConfig(), 1, 1)
 
 
+@pytest.mark.seconds
 def test_nothing_of_the_old_gym_is_imported_and_the_package_can_still_be_asked_for():
     program = (
         "import importlib.util, sys\n"

@@ -38,7 +38,7 @@ def sources(*folders: str) -> list[Path]:
 
 def imported(files: list[Path]) -> dict[str, set[str]]:
     """Top-level modules that are neither ours nor Python's, and the files that import them."""
-    ours = {*PACKAGES, "benchmarks", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
+    ours = {*PACKAGES, "benchmarks", "pages", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
     found: dict[str, set[str]] = defaultdict(set)
     for path in files:
         for module in _modules(ast.parse(path.read_text())):
@@ -56,10 +56,11 @@ def _modules(tree: ast.AST) -> Iterator[str]:
             yield node.module
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("dev", [False, True], ids=["programs", "tests and tools"])
 def test_every_import_is_of_a_distribution_that_pyproject_asks_for(dev: bool):
     tools = [ROOT / tool for tool in TOOLS]
-    files = [*sources("tests", "benchmarks"), *tools] if dev else sorted({*sources(*PACKAGES)} - {*tools})
+    files = [*sources("tests", "benchmarks", "pages"), *tools] if dev else sorted({*sources(*PACKAGES)} - {*tools})
     asked = {canonicalize_name(requirement.name) for requirement in declared(dev=dev)}
     distributions = packages_distributions()
     undeclared = {

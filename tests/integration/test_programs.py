@@ -110,6 +110,7 @@ def test_help_lists_the_options(name: str, capsys: pytest.CaptureFixture[str], m
     assert "usage:" in capsys.readouterr().out
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("module", "words", "message"),
     [
@@ -151,6 +152,7 @@ def test_a_mistake_is_one_clear_line_and_a_status(
     assert len([line for line in errors.splitlines() if line.startswith("error: ")]) == 1
 
 
+@pytest.mark.seconds
 def test_a_mistake_is_the_status_of_the_program(tmp_path: Path):
     result = program("r2ac.commands.train", "env=atari/brekout", f"run_dir={tmp_path}/run")
     assert result.returncode == 2
@@ -162,7 +164,7 @@ def test_every_package_of_ours_is_the_one_that_is_imported():
     import importlib
 
     root = Path(__file__).resolve().parents[2]
-    for package in ("actors", "conf", "envs", "learner", "rtrl_core"):
+    for package in ("actors", "conf", "envs", "learner", "r2ac", "rtrl_core"):
         found = importlib.import_module(package).__file__
         assert found is not None
         assert Path(found).is_relative_to(root)

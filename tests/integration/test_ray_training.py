@@ -208,6 +208,7 @@ def test_a_bug_in_an_actor_stops_the_run_with_its_traceback(tmp_path: Path):
     assert "restarted" not in result.stdout + result.stderr
 
 
+@pytest.mark.seconds
 def test_an_unreachable_cluster_is_one_line(tmp_path: Path):
     with training(tmp_path, "fleet.address=127.0.0.1:1") as process:
         output, _ = process.communicate(timeout=120)
@@ -216,6 +217,7 @@ def test_an_unreachable_cluster_is_one_line(tmp_path: Path):
     assert "but nothing (Connection refused) answers there" in output
 
 
+@pytest.mark.seconds
 def test_a_port_in_use_is_one_line_and_at_once(tmp_path: Path):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

@@ -8,7 +8,8 @@ from empty_statistics import no_statistics
 from torch import nn
 
 from conf.schema import LearnerConfig
-from learner.learner import Counters, Learner, LearnerPlan, Verdict
+from learner.learner import GradientPlan, Learner
+from learner.receipts import Counters, Verdict
 from rtrl_core import ContributionHeader, GradientContribution, ParameterLayout, UnrollStatistics
 
 LAYOUT = ParameterLayout.of(
@@ -17,7 +18,7 @@ LAYOUT = ParameterLayout.of(
 
 
 def make_learner(batch_segments: int = 4, total_steps: int = 1000, **options) -> Learner:
-    return LearnerPlan(LearnerConfig(**options), LAYOUT, batch_segments, total_steps).begin(torch.zeros(LAYOUT.size))
+    return GradientPlan(LearnerConfig(**options), LAYOUT, batch_segments, total_steps).begin(torch.zeros(LAYOUT.size))
 
 
 def contribution(
@@ -83,7 +84,7 @@ def test_the_gradient_is_clipped_by_its_global_norm_and_reported_before():
 def test_a_parameter_of_any_name_counts_in_the_norm_and_is_clipped():
     layout = ParameterLayout.of(nn.ModuleDict({"encoder": nn.Linear(3, 4), "auxiliary_head": nn.Linear(4, 2)}))
     slots = {slot.name: slot for slot in layout.slots}
-    plan = LearnerPlan(LearnerConfig(clip_norm=1.0, optimizer="adam", adam_epsilon=1e6), layout, 4, 1000)
+    plan = GradientPlan(LearnerConfig(clip_norm=1.0, optimizer="adam", adam_epsilon=1e6), layout, 4, 1000)
     moved = {}
     for value in (100.0, 0.1):
         learner = plan.begin(torch.zeros(layout.size))
@@ -181,7 +182,7 @@ def test_a_learner_goes_on_bit_for_bit_from_its_state():
     straight = make_learner(batch_segments=8)
     for step in range(5):
         straight.add(contribution(float(step + 1), sequence=step, version=step // 2))
-    resumed = LearnerPlan(LearnerConfig(), LAYOUT, 8, 1000).resume(straight.get_state())
+    resumed = GradientPlan(LearnerConfig(), LAYOUT, 8, 1000).resume(straight.get_state())
     for step in range(5, 9):
         for learner in (straight, resumed):
             learner.add(contribution(float(step), sequence=step, version=step // 2))
@@ -194,7 +195,7 @@ def test_after_a_failure_versions_go_on_and_what_the_lost_learner_was_sent_is_dr
     state, last = learner.get_state(), learner.counters
     for step in range(3):
         last = learner.add(contribution(sequence=step, version=step)).counters
-    restarted = LearnerPlan(LearnerConfig(), LAYOUT, 4, 1000).resume(state)
+    restarted = GradientPlan(LearnerConfig(), LAYOUT, 4, 1000).resume(state)
     restarted.continue_from(last)
     assert restarted.snapshot().version == 4
     assert restarted.counters.agent_steps == 30

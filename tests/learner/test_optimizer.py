@@ -14,6 +14,7 @@ def torch_optimizer(config: LearnerConfig, weights: torch.nn.Parameter) -> torch
     return torch.optim.RMSprop([weights], alpha=config.rmsprop_decay, eps=config.rmsprop_epsilon)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("optimizer", ["rmsprop", "adam"])
 def test_updates_and_state_are_those_of_torchs_optimizer_bit_for_bit(optimizer: str) -> None:
     config = LearnerConfig(optimizer=optimizer, clip_norm=0.0, learning_rate=0.01)

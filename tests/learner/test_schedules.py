@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from actors.fleet import FinishedUnroll, LocalFleet, Restarts
 from conf.load import load_train
@@ -15,6 +16,7 @@ from r2ac.monitoring.sinks import Sinks, open_sinks
 from r2ac.persistence import checkpoint as checkpoints
 from r2ac.training import loop
 from r2ac.training.loop import Clock, RunHooks, train
+from rtrl_core import WeightsSnapshot
 
 TOY = [
     *("experiment=tmaze", "env.corridor=4", "fleet=local", "fleet.num_actors=2", "actors.num_envs=4"),
@@ -27,7 +29,7 @@ class GreedyLearner(LocalLearner):
     """Adds everything."""
 
     def __init__(self) -> None:
-        self.weights = "weights"
+        self.weights = WeightsSnapshot(0, "network", torch.zeros(1))
         self.sent: list[object] = []
 
     def send(self, contribution: object) -> None:
@@ -113,6 +115,7 @@ def test_a_row_waits_for_a_contribution_but_not_for_ever(monkeypatch: pytest.Mon
     assert seen == [(False, False), (True, False), (True, False), (True, True)]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("mode", "interval_s"), [("async", 0.9), ("sync", 1.5), ("lockstep", 1.5)])
 def test_rows_come_with_contributions_however_long_unrolls_take(
     mode: str, interval_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -136,6 +139,7 @@ def test_rows_come_with_contributions_however_long_unrolls_take(
     assert min(speeds[:-1]) == max(speeds[:-1]) > 0
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("mode", ["async", "sync", "lockstep"])
 def test_a_run_that_is_to_end_does_not_wait_for_an_actor_that_hangs(
     mode: str, tmp_path: Path, hanging_fleet: Callable[[], bool], monkeypatch: pytest.MonkeyPatch

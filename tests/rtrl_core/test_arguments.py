@@ -45,7 +45,6 @@ def good_arguments() -> dict:
         "inputs": torch.randn(T, B, D),
         "state": CoreState(torch.zeros(B, N), sensitivity()),
         "is_first": torch.zeros(T, B, dtype=torch.bool),
-        "out": sensitivity(),
     }
 
 
@@ -118,7 +117,6 @@ WRONG = {
         TypeError,
         "state.sensitivity.matrices must be float32 [B K N D]",
     ),
-    "out of another batch": ({"out": sensitivity(B + 1)}, ValueError, "out.matrices must be of shape [B K N D]"),
 }
 
 
@@ -169,9 +167,11 @@ def test_a_state_of_no_stream_and_a_sensitivity_for_a_rule_without_one_are_refus
         core.initial_state(0)
     good = good_arguments()
     with refused(ValueError, "rule tbptt carries no sensitivity in its state"):
-        core(**{**good, "out": None})
+        core(**good)
     with refused(ValueError, "rule tbptt carries no sensitivity, so out must be None"):
-        core(**{**good, "state": CoreState(torch.zeros(B, N), None)})
+        core.forward_into(**{**good, "state": CoreState(torch.zeros(B, N), None)}, out=sensitivity())
+    with refused(ValueError, "out.matrices must be of shape [B K N D]"):
+        DiagonalCore(D, N).forward_into(**good, out=sensitivity(B + 1))
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -185,7 +185,7 @@ def test_memory_that_backward_still_reads_is_never_overwritten(rule: str, cell: 
     spare = old.empty_like()
     if shared == "another unroll's":
         outputs, _ = core(inputs, state, is_first)
-        core(inputs, core.initial_state(B), is_first, old)
+        core.forward_into(inputs, core.initial_state(B), is_first, old)
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             outputs.sum().backward()
         return
@@ -196,10 +196,10 @@ def test_memory_that_backward_still_reads_is_never_overwritten(rule: str, cell: 
         names = ("matrices", "vectors") if shared == "both" else (shared,)
         out = spare._replace(**{name: getattr(old, name) for name in names})
     with refused(ValueError, "out must not share memory with the sensitivity that the unroll starts from"):
-        core(inputs, state, is_first, out)
+        core.forward_into(inputs, state, is_first, out)
     if shared != "both":  # one step may advance the whole of it in place, not half of it
         with refused(ValueError, "out must not share memory"):
-            core(inputs[:1], state, is_first[:1], out)
+            core.forward_into(inputs[:1], state, is_first[:1], out)
 
 
 @pytest.mark.parametrize("rule", ["segment", "reference"])
@@ -207,7 +207,7 @@ def test_an_output_that_is_not_contiguous_is_refused(rule: str):
     strided = Sensitivity(torch.zeros(B, 2, D, N).transpose(2, 3), torch.zeros(B, 4, N))
     core = DiagonalCore(D, N, rule=rule)
     with refused(ValueError, "out must be contiguous"):
-        core(torch.randn(T, B, D), core.initial_state(B), torch.zeros(T, B, dtype=torch.bool), strided)
+        core.forward_into(torch.randn(T, B, D), core.initial_state(B), torch.zeros(T, B, dtype=torch.bool), strided)
 
 
 @pytest.mark.parametrize("core", ["elstm", "feedforward"])

@@ -14,6 +14,7 @@ ROOT = math.sqrt(TINY)
 NO_STARTS = Starts.of(torch.zeros(200, 2, dtype=torch.bool))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("scale", [1e-20, 1e-10, 1e10, 1e20])
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("rule", RULES)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from unrolled import full_gradient
 
-from rtrl_core import CELLS, ELSTM, RULES, CoreState, DiagonalCore, NetworkSpec, PolicyNetwork, Sensitivity
+from rtrl_core import CELLS, RULES, CoreState, DiagonalCore, GatedCore, NetworkSpec, PolicyNetwork, Sensitivity
 from rtrl_core.encoders import InstructionEncoder
 from rtrl_core.policies import Categorical, DiagonalGaussian
 from rtrl_core.rules import segment
@@ -44,7 +44,7 @@ def carried_state(core: DiagonalCore) -> CoreState:
 def unroll(core: DiagonalCore, inputs, state: CoreState, is_first, weights, in_place: bool = False) -> Result:
     core.zero_grad()
     inputs = inputs.clone().requires_grad_()
-    outputs, after = core(inputs, state, is_first, state.sensitivity if in_place else None)
+    outputs, after = core.forward_into(inputs, state, is_first, state.sensitivity if in_place else None)
     outputs.backward(weights)
     assert inputs.grad is not None
     return Result(
@@ -132,7 +132,7 @@ def test_a_loss_that_is_not_finite_reaches_no_episode_before_its_own(rule, cell)
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 @pytest.mark.parametrize("cell", CELLS)
 def test_acting_forgets_at_a_reset_as_learning_does(cell, poison):
-    layer = ELSTM(INPUTS, UNITS, cell=cell)
+    layer = GatedCore(DiagonalCore(INPUTS, UNITS, cell))
     state, inputs = torch.randn(STREAMS, UNITS), torch.randn(STREAMS, INPUTS)
     is_first = torch.arange(STREAMS) == BROKEN
     expected = layer.step(inputs, state, is_first)

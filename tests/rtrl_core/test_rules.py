@@ -29,7 +29,7 @@ def gradient_by_unrolls(
     for length in lengths:
         rows = slice(start, start + length)
         before = state.sensitivity
-        outputs, state = core(x[rows], state, is_first[rows], spare)
+        outputs, state = core.forward_into(x[rows], state, is_first[rows], spare)
         (weights[rows] * outputs.sin()).sum().backward()
         states.append(outputs.detach())
         start, spare = start + length, before
@@ -50,7 +50,7 @@ def test_step_by_step_the_gradient_is_exact_wherever_the_sensitivity_is_written(
     for t in range(12):
         before = state.sensitivity
         target = {"none": None, "separate": spare, "in place": before}[out]
-        outputs, state = core(x[t : t + 1], state, is_first[t : t + 1], target)
+        outputs, state = core.forward_into(x[t : t + 1], state, is_first[t : t + 1], target)
         (weights[t] * outputs[0].sin()).sum().backward()
         spare = before
     matrices, vectors, _ = full_gradient(core.cell, core.matrices, core.vectors, x, is_first, weights)

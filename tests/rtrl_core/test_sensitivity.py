@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from rtrl_core import CoreState, DiagonalCore, PolicyNetwork, Sensitivity
+from rtrl_core import CoreState, DiagonalCore, PolicyNetwork, Sensitivity, carried
 from rtrl_core.network import NetworkSpec
 from rtrl_core.policies import Categorical
 
@@ -100,7 +100,7 @@ def test_the_empty_state_of_a_network_without_recurrence_is_finite_and_can_be_re
 
 def test_a_saved_one_loads_equal():
     sensitivity = some_sensitivity()
-    again = Sensitivity.from_state_dict(sensitivity.state_dict())
+    again = carried.load(some_sensitivity(), carried.save(sensitivity))
     for ours, theirs in zip(again, sensitivity, strict=True):
         assert torch.equal(ours, theirs)
 

@@ -1,5 +1,6 @@
 """What "untruncated" holds for: one recurrent layer on given inputs. Of a stack it holds for the top; below, credit ends at the unroll."""
 
+import pytest
 import torch
 
 from rtrl_core import ELSTM
@@ -23,6 +24,7 @@ def stacked_gradients(layers: list[ELSTM], inputs, is_first, weights, length: in
     ]
 
 
+@pytest.mark.seconds
 def test_of_two_stacked_layers_the_upper_is_exact_and_the_lower_loses_what_crosses_an_unroll():
     """README and docs/how-it-works.md say by how much: 10 to 50 %, the shorter the unroll the more."""
     layers = [ELSTM(3, 8).double(), ELSTM(8, 8).double()]

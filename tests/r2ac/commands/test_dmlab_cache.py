@@ -13,7 +13,7 @@ from envs.registry import make_env
 from r2ac.commands import train
 from r2ac.commands.dmlab_cache import main
 
-STANDINS = Path(__file__).parents[1] / "standins"
+STANDINS = Path(__file__).parents[2] / "standins"
 LEVEL = "rooms_keys_doors_puzzle"
 
 
@@ -29,6 +29,7 @@ def counts(output: str) -> tuple[int, int, int]:
     return int(found[1]), int(found[2]), int(found[3])
 
 
+@pytest.mark.seconds
 def test_a_run_finds_every_level_that_was_built_ahead(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     cache = tmp_path / "levels"
     words = [f"level_cache={cache}", f"levels=[{LEVEL}]", "num_levels=5", "start_level=40", "workers=2"]
@@ -74,6 +75,7 @@ def test_a_cache_that_is_too_small_is_told(tmp_path: Path, capsys: pytest.Captur
     assert "raise level_cache_bytes" in capsys.readouterr().out
 
 
+@pytest.mark.seconds
 def test_a_run_says_once_that_its_cache_cannot_be_written_and_counts_what_is_not_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -32,8 +32,8 @@ def test_every_suite_is_played_and_the_rest_is_reported(capsys: pytest.CaptureFi
 def test_what_is_missing_is_no_failure_and_what_is_broken_is(
     broken: bool, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    def examine(dataset_path: str | None) -> Iterator[Finding]:
-        assert dataset_path == "pictures"
+    def examine(words: Sequence[str]) -> Iterator[Finding]:
+        assert words == ["env.dataset_path=pictures"]
         yield Finding("one", "ok", "works")
         yield Finding("two", "missing", "is not [there]", "get it")
         if broken:
@@ -46,6 +46,7 @@ def test_what_is_missing_is_no_failure_and_what_is_broken_is(
     assert lines == expected + [["✗", "three", "is", "torn"], ["mend", "it"]] * broken
 
 
+@pytest.mark.seconds
 def test_a_terminal_without_unicode_gets_words_instead_of_marks():
     program = (
         "import sys\n"
@@ -79,6 +80,7 @@ def test_the_cause_of_a_failure_is_its_last_line(monkeypatch: pytest.MonkeyPatch
     assert doctor_checks.suite_finding("atari").detail == "ValueError: the engine is torn"
 
 
+@pytest.mark.seconds
 def test_nothing_that_a_hanging_suite_has_started_outlives_it(tmp_path: Path):
     pid_file = tmp_path / "pid"
     program = (
@@ -105,26 +107,39 @@ def test_a_missing_library_is_optional(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.slow
 def test_dmlab_is_played_where_the_module_is_and_its_death_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "standins"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2] / "standins"))
     monkeypatch.setenv("FAKE_LAB", "{}")
     finding = doctor_checks.suite_finding("dmlab")
     assert (finding.status, finding.detail) == ("ok", "dmlab/rooms_watermaze: reset, 10 steps, picture 288x384x3")
-    assert doctor_checks.dataset_finding(str(tmp_path)).status == "ok"
+    options = [f"env.dataset_path={tmp_path}"]
+    (pictures,) = [found for found in doctor_checks._environments(["env=dmlab", *options]) if "pict" in found.name]
+    assert pictures.status == "ok"
     monkeypatch.setenv("FAKE_LAB", json.dumps({"dataset": "broken"}))
-    assert doctor_checks.dataset_finding(str(tmp_path)).status == "broken"
+    (pictures,) = [
+        found for found in doctor_checks._more("dmlab", {"dataset_path": str(tmp_path)}) if "pict" in found.name
+    ]
+    assert pictures.status == "broken"
 
 
-def test_dmlab_pictures_are_looked_for_where_they_are_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    assert doctor_checks.dataset_finding(None).status == "missing"
-    absent = doctor_checks.dataset_finding(f"{tmp_path}/nowhere")
-    assert (absent.status, absent.detail) == ("broken", f"{tmp_path}/nowhere is not a folder")
+def test_a_suite_examines_more_with_the_options_that_were_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(doctor_checks, "PLAY", "import sys; print(*sys.argv[1:])")
-    played = doctor_checks.dataset_finding(str(tmp_path))
-    assert played.status == "ok"
-    assert played.detail.startswith('dmlab {"name": "psychlab_continuous_recognition", "dataset_path":')
+    findings = list(doctor_checks._environments([f"env.dataset_path={tmp_path}"]))
+    named = {finding.name: finding for finding in findings}
+    assert [finding.name for finding in findings][-3:] == ["env=dmlab", "DMLab pictures", "zip"]
+    assert "env=dmlab30" not in named
+    expected = f"env=dmlab/psychlab_continuous_recognition env.dataset_path={tmp_path}"
+    assert named["DMLab pictures"].detail == expected
+    assert named["env=dmlab"].detail == "env=dmlab"
+
+
+def test_an_environment_that_is_named_is_examined_with_its_options_instead_of_every_suite():
+    (finding,) = doctor_checks._environments(["env=tmaze", "env.corridor=3"])
+    assert (finding.name, finding.status) == ("env=tmaze", "ok")
+    (finding,) = doctor_checks._environments(["env=tmaze", "env.corridor=0"])
+    assert (finding.status, finding.detail) == ("broken", "env.corridor must be at least 1, got 0")
 
 
 def test_an_unknown_option_is_one_line(capsys: pytest.CaptureFixture[str]):
     assert main(["--jsn"]) == 2
-    expected = "error: unknown option '--jsn': expected --json, env.dataset_path=FOLDER or nothing\n"
+    expected = "error: unknown option '--jsn': expected --json, env=SUITE/NAME, env.dataset_path=FOLDER or nothing\n"
     assert capsys.readouterr().err == expected

@@ -15,21 +15,18 @@ from counting_env import EPISODE, CountingEnv
 from actors import evaluation
 from actors.build import build_seeded_network
 from actors.evaluation import Score, evaluate
-from conf.env_schema import AtariConfig, DMLab30Config, DMLabConfig, ProcgenConfig, TMazeConfig
+from conf.env_schema import AtariConfig
 from conf.knobs import ConfigError
-from conf.schema import NetworkConfig
-from envs.atari import games
+from conf.schema import NetworkConfig, RuleConfig
 from envs.base import EnvSpec, Timestep
 from envs.dmlab.levels import BY_NAME, DMLAB30
-from envs.human_scores import ATARI
-from envs.registry import make_env
+from envs.registry import find_suite, make_env
 from r2ac.commands import play, train
-from r2ac.commands.evaluate import describe_scores, dmlab30_scores, main
-from r2ac.commands.protocol import protocol
+from r2ac.commands.evaluate import describe_scores, main, suite_scores
 from r2ac.persistence import checkpoint as checkpoints
 from rtrl_core import PolicyNetwork
 
-STANDINS = Path(__file__).parents[1] / "standins"
+STANDINS = Path(__file__).parents[2] / "standins"
 NETWORK = NetworkConfig(encoder="none", num_units=4)
 
 
@@ -50,7 +47,7 @@ class Lives(CountingEnv):
 
 
 def network_for(env: CountingEnv) -> PolicyNetwork:
-    return build_seeded_network(NETWORK, "segment", env.spec, seed=1)
+    return build_seeded_network(NETWORK, RuleConfig(), env.spec, seed=1)
 
 
 def returns_by_episode(env: CountingEnv) -> dict[int, list[float]]:
@@ -85,7 +82,7 @@ def test_returns_are_kept_by_level():
     env = Levels(4, 2)
     score = evaluate(network_for(env), env, episodes=8, greedy=True, reward_clip="none", seed=1)
     spec = EnvSpec("suite/all", (3,), "float32", "vector", env.spec.actions, levels=("even", "odd"))
-    result = describe_scores([score], spec, "episodes", greedy=True)
+    result = describe_scores(find_suite("tmaze"), [score], spec, "episodes", greedy=True)
     expected = returns_by_episode(env)
     for level, streams in {"even": (0, 2), "odd": (1, 3)}.items():
         values = [value for stream in streams for value in expected[stream][:2]]
@@ -98,6 +95,7 @@ def test_a_game_without_end_is_given_up():
         evaluate(network_for(env), env, episodes=1, greedy=True, reward_clip="none", seed=1, max_steps=20)
 
 
+@pytest.mark.seconds
 def test_greedy_play_takes_the_likeliest_action_and_sampled_play_repeats_with_its_seed():
     def actions(greedy: bool, seed: int) -> list[int]:
         env = CountingEnv(1, 1)
@@ -113,10 +111,11 @@ def test_greedy_play_takes_the_likeliest_action_and_sampled_play_repeats_with_it
     assert actions(greedy=False, seed=1) == actions(greedy=False, seed=1) != actions(greedy=False, seed=2)
 
 
+@pytest.mark.seconds
 def test_a_greedy_policy_that_never_presses_fire_is_done_with_breakout_within_a_few_hundred_steps():
     env = make_env(AtariConfig(name="breakout"), 2, 1)
     network = build_seeded_network(
-        NetworkConfig(encoder="nature", features=4, num_units=4), "segment", env.spec, seed=1
+        NetworkConfig(encoder="nature", features=4, num_units=4), RuleConfig(), env.spec, seed=1
     )
     with torch.no_grad():
         network.policy_head.weight.zero_()
@@ -130,7 +129,7 @@ def test_a_greedy_policy_that_never_presses_fire_is_done_with_breakout_within_a_
 def test_runs_are_counted_together_and_their_spread_apart():
     spec = EnvSpec("atari/breakout", (3,), "float32", "vector", CountingEnv(1, 1).spec.actions)
     result = describe_scores(
-        [Score([1.0, 3.0], [5, 5], []), Score([4.0, 8.0], [5, 9], [])], spec, "games", greedy=False
+        find_suite("atari"), [Score([1.0, 3.0], [5, 5], []), Score([4.0, 8.0], [5, 9], [])], spec, "games", greedy=False
     )
     assert (result["episodes"], result["mean_return"], result["mean_length"]) == (4, 4.0, 6.0)
     assert (result["run_means"], result["std_of_runs"]) == ([2.0, 6.0], 2.0)
@@ -138,66 +137,23 @@ def test_runs_are_counted_together_and_their_spread_apart():
     assert result["human_normalised"] == pytest.approx(100 * (4.0 - 1.7) / (30.5 - 1.7))
 
 
-def test_the_atari_57_are_games_that_can_be_played():
-    assert len(ATARI) == 57
-    assert set(ATARI) <= set(games())
-    assert all(random < human for random, human in ATARI.values())
-
-
-def test_atari_is_played_as_it_was_trained_and_other_suites_too():
-    plan = protocol(AtariConfig(name="qbert", opening="ale"))
-    assert plan.splits == {"games": AtariConfig(name="qbert", opening="ale")}
-    assert protocol(TMazeConfig()).splits == {"episodes": TMazeConfig()}
-    assert (plan.episodes, plan.runs, plan.policy) == (30, 1, "both")
-
-
-@pytest.mark.parametrize(
-    ("config", "names"),
-    [
-        (ProcgenConfig(), ["train", "test 1000", "test 1200", "test 1400"]),
-        (ProcgenConfig(num_levels=0), ["train", "seen 1000", "seen 1200", "seen 1400"]),
-        (ProcgenConfig(num_levels=1201), ["train", "seen 1000", "seen 1200", "test 1400"]),
-        (ProcgenConfig(start_level=1399), ["train", "test 1000", "seen 1200", "seen 1400"]),
-        (ProcgenConfig(name="coinrun", mode="exploration"), ["train"]),
-    ],
-)
-def test_procgen_levels_that_were_trained_on_are_not_called_a_test(config: ProcgenConfig, names: list[str]):
-    plan = protocol(config)
-    assert list(plan.splits) == names
-    assert plan.episodes == 200
-
-
-def test_dmlab_is_played_on_held_out_levels_three_times_greedily():
-    plan = protocol(DMLabConfig(name="rooms_watermaze", actions="fifteen"))
-    assert (plan.episodes, plan.runs, plan.policy) == (100, 3, "greedy")
-    (config,) = plan.splits.values()
-    assert config == DMLabConfig(name="rooms_watermaze", actions="fifteen", split="test", wait_for_reset=True)
-
-
-def test_dmlab_30_is_played_level_by_level_with_the_options_it_was_trained_with():
-    plan = protocol(DMLab30Config(width=64, level_cache="levels"))
-    assert list(plan.splits) == [level.name for level in DMLAB30]
-    config = plan.splits["rooms_watermaze"]
-    assert type(config) is DMLabConfig
-    assert (config.suite, config.split, config.width, config.level_cache) == ("dmlab", "test", 64, "levels")
-    assert (config.instruction, config.reward_clip) == (True, "asymmetric")
-    assert list(protocol(DMLab30Config(levels=["rooms_watermaze"])).splits) == ["rooms_watermaze"]
-
-
 def test_the_score_of_dmlab_30_caps_each_level_and_needs_all_of_them():
     results = [{"split": level.name, "policy": "greedy", "returns": [level.human, level.human]} for level in DMLAB30]
-    assert dmlab30_scores(DMLab30Config(), results) == {"dmlab30_greedy": pytest.approx(100.0)}
+    assert suite_scores(find_suite("dmlab30").suite_score, results) == {"dmlab30_greedy": pytest.approx(100.0)}
     watermaze = BY_NAME["rooms_watermaze"]
     for result in results:
         if result["split"] == "rooms_watermaze":
             result["returns"] = [watermaze.random, watermaze.human]  # half way: 50 %
         if result["split"] == "rooms_keys_doors_puzzle":
             result["returns"] = [1000.0]  # far above a human: 100 % all the same
-    assert dmlab30_scores(DMLab30Config(), results) == {"dmlab30_greedy": pytest.approx((29 * 100 + 50) / 30)}
-    assert dmlab30_scores(DMLab30Config(), results[1:]) == {}
-    assert dmlab30_scores(DMLabConfig(), results) == {}
+    assert suite_scores(find_suite("dmlab30").suite_score, results) == {
+        "dmlab30_greedy": pytest.approx((29 * 100 + 50) / 30)
+    }
+    assert suite_scores(find_suite("dmlab30").suite_score, results[1:]) == {}
+    assert suite_scores(find_suite("dmlab").suite_score, results) == {}
 
 
+@pytest.mark.seconds
 def test_a_run_is_judged_by_its_last_checkpoint_and_by_the_best_only_if_that_is_asked_for(tmp_path: Path):
     words = ["env=tmaze", "env.corridor=3", "network=none", "fleet=local", "logging=quiet", "fleet.num_actors=1"]
     sizes = ["actors.num_envs=2", "actors.unroll=3", "logging.checkpoint_interval_steps=12", "total_steps=36"]

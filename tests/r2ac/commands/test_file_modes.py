@@ -9,6 +9,7 @@ import pytest
 from r2ac.commands import train
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("umask", [0o027, 0o002])
 def test_every_file_of_a_run_has_the_mode_that_the_umask_leaves(tmp_path: Path, umask: int):
     sizes = ["fleet.num_actors=1", "actors.num_envs=4", "actors.unroll=4", "total_steps=32"]

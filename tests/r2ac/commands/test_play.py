@@ -14,7 +14,7 @@ from PIL import Image
 from actors.build import build_seeded_network
 from actors.evaluation import play
 from conf.env_schema import AtariConfig
-from conf.schema import NetworkConfig
+from conf.schema import NetworkConfig, RuleConfig
 from envs.base import Timestep
 from envs.registry import make_env
 from r2ac.commands import train, video
@@ -24,6 +24,7 @@ TOY = ["fleet=local", "fleet.num_actors=1", "actors.num_envs=2", "actors.unroll=
 SMALL = ["network.num_units=8", "network.features=8"]
 
 
+@pytest.mark.seconds
 def test_random_play_is_recorded_with_a_contact_sheet(tmp_path: Path):
     output = tmp_path / "pong.gif"
     assert main(["env=atari/pong", "policy=random", "steps=20", f"output={output}"]) == 0
@@ -35,6 +36,7 @@ def test_random_play_is_recorded_with_a_contact_sheet(tmp_path: Path):
     assert height > 800
 
 
+@pytest.mark.seconds
 @pytest.mark.skipif(importlib.util.find_spec("procgen") is None, reason="procgen-mirror has no wheel for this Python")
 def test_options_of_the_environment_can_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     words = ["env=procgen/chaser", "policy=random", "steps=2", f"output={tmp_path}/a.gif"]
@@ -43,10 +45,11 @@ def test_options_of_the_environment_can_be_given(tmp_path: Path, capsys: pytest.
     assert "ProcGen's chaser has no mode 'memory'" in capsys.readouterr().err
 
 
+@pytest.mark.seconds
 def test_a_picture_is_what_the_policy_saw_and_its_caption_what_it_then_did(monkeypatch: pytest.MonkeyPatch):
     def network_and_env():
         env = make_env(AtariConfig(name="pong"), 1, 4)
-        return build_seeded_network(NetworkConfig(features=4, num_units=4), "segment", env.spec, 1), env
+        return build_seeded_network(NetworkConfig(features=4, num_units=4), RuleConfig(), env.spec, 1), env
 
     seen: list[tuple[np.ndarray, list[str]]] = []
     monkeypatch.setattr("r2ac.commands.play.captioned", lambda picture, lines: seen.append((picture, lines)))
@@ -63,8 +66,8 @@ def test_a_picture_is_what_the_policy_saw_and_its_caption_what_it_then_did(monke
         ignored = "" if move.next_timestep.valid[0] else " (ignored)"
         assert lines[0] == f"action {action}{ignored}   value {float(move.output.values[0]):.2f}"
         assert lines[1].startswith(f"reward {float(move.next_timestep.reward[0]):+.2f}   return ")
-        assert move.sensitivity is not None
-        assert lines[2] == f"sensitivity {float(move.sensitivity.norm()):.1f}"
+        assert move.sensitivity_norm is not None
+        assert lines[2] == f"sensitivity {move.sensitivity_norm:.1f}"
 
 
 class Lives(CountingEnv):
@@ -83,7 +86,7 @@ def test_the_return_of_a_caption_is_the_games_and_goes_on_over_lost_lives(monkey
     seen: list[str] = []
     monkeypatch.setattr("r2ac.commands.play.captioned", lambda picture, lines: seen.append(lines[1]))
     env = Lives(1, 1)
-    network = build_seeded_network(NetworkConfig(encoder="none", num_units=4), "segment", env.spec, 1)
+    network = build_seeded_network(NetworkConfig(encoder="none", num_units=4), RuleConfig(), env.spec, 1)
     list(record(network, env, "none", PlayConfig(steps=60, seed=2)))
     total, games = 0.0, 0
     for number, (_, episode, step, terminated, truncated) in enumerate(env.ledger):
@@ -102,6 +105,7 @@ def test_a_checkpoint_of_any_rule_is_recorded(core: list[str], tmp_path: Path):
     assert (tmp_path / "a.gif").stat().st_size > 1000
 
 
+@pytest.mark.seconds
 @pytest.mark.skipif(importlib.util.find_spec("imageio_ffmpeg") is None, reason="needs imageio-ffmpeg")
 def test_an_mp4_has_the_size_and_number_of_the_frames(tmp_path: Path):
     import imageio_ffmpeg

@@ -36,6 +36,7 @@ def many_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("words", "threads"), [([], 1), (["threads=2"], 2)])
 @pytest.mark.parametrize(
     ("main", "more"),
@@ -55,11 +56,13 @@ def test_evaluation_and_play_take_the_threads_they_are_given(
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.seconds
 def test_training_in_one_process_takes_its_actors_threads(tmp_path: Path):
     assert train.main([*RUN, *QUIET, "actors.threads=2", f"run_dir={tmp_path}/run"]) == 0
     assert torch.get_num_threads() == 2
 
 
+@pytest.mark.seconds
 def test_the_copy_task_takes_one_thread():
     assert copy_task.main(["length=1", "num_units=2", "batch=1", "sequences=1"]) == 0
     assert torch.get_num_threads() == 1

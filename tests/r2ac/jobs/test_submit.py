@@ -18,7 +18,7 @@ from conf.submit_schema import TARGET_CONFIGS
 from r2ac.commands.submit import DRY_RUN, TARGETS, main
 from r2ac.jobs import kuberay
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TRAIN = ("experiment=tmaze", "total_steps=1000")
 
 
@@ -61,6 +61,7 @@ def test_there_is_a_file_and_a_module_for_every_kind_of_target() -> None:
     assert kinds.keys() == set(kinds.values()) == TARGET_CONFIGS.keys() == TARGETS.keys()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("target", sorted(TARGETS))
 def test_every_target_renders_a_command_that_training_understands_and_that_resumes(target: str, capsys) -> None:
     text = rendered(capsys, f"target={target}", "job_name=first", "run_root=/shared/runs")
@@ -74,18 +75,21 @@ def test_every_target_renders_a_command_that_training_understands_and_that_resum
     assert config.fleet.address == {"local": None, "slurm": "$address:6379"}.get(target, "auto")
 
 
+@pytest.mark.seconds
 def test_what_the_user_says_wins_over_what_a_target_proposes(capsys) -> None:
     script = rendered(capsys, "target=slurm", "job_name=first", "fleet.num_actors=3")
     assert "fleet.num_actors=3" in script
     assert script.count("fleet.num_actors") == 1
 
 
+@pytest.mark.seconds
 def test_a_url_is_kept_as_the_place_of_runs(capsys) -> None:
     for target in TARGETS:
         text = rendered(capsys, f"target={target}", "job_name=first", "run_root=s3://bucket/runs")
         assert "run_dir=s3://bucket/runs/first" in text
 
 
+@pytest.mark.seconds
 def test_no_secret_of_the_environment_is_rendered(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "very-secret-key")
     monkeypatch.setenv("R2AC_SECRET", "very-secret-key")
@@ -102,6 +106,7 @@ def test_no_secret_of_the_environment_is_rendered(capsys, monkeypatch: pytest.Mo
         assert "${oc.env:NOT_HERE}" in text
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -140,6 +145,7 @@ def test_a_mistake_is_one_clear_line(words: list[str], message: str, capsys) -> 
     assert error.count("\n") == 1
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("target", "tool"), [("slurm", "squeue"), ("kuberay", "kubectl")])
 def test_a_missing_tool_is_named(
     target: str, tool: str, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
@@ -149,6 +155,7 @@ def test_a_missing_tool_is_named(
     assert f"{tool} is not installed here" in capsys.readouterr().err
 
 
+@pytest.mark.seconds
 def test_an_address_where_nothing_answers_is_one_clear_line(capsys, free_port: int) -> None:
     address = f"http://127.0.0.1:{free_port}"
     assert main(["target=ray_job", f"target.address={address}", "job_name=first", *TRAIN]) == 2
@@ -182,6 +189,7 @@ def rayjob(state: str, job: str | None = None, status: str = "") -> str:
     )
 
 
+@pytest.mark.seconds
 def test_kuberay_creates_the_job_shows_its_log_once_and_reports_the_final_state(
     tools: Path, capfd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +217,7 @@ def test_kuberay_creates_the_job_shows_its_log_once_and_reports_the_final_state(
     assert "delete" not in (tools / "calls").read_text()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("state", "status", "deleted"), [("Running", 2, False), ("Failed", 0, True)])
 def test_kuberay_replaces_a_finished_job_but_never_a_running_one(
     state: str, status: int, deleted: bool, tools: Path, capsys
@@ -233,6 +242,7 @@ def make_slurm(tools: Path, final: str) -> None:
     )
 
 
+@pytest.mark.seconds
 def test_slurm_queues_the_script_shows_its_log_and_reports_the_final_state(tools: Path, tmp_path: Path, capsys) -> None:
     make_slurm(tools, 'echo "JobId=42 JobState=COMPLETED"')
     make_tool(tools, "ray", 'while [ "$1" != -- ] && [ $# -gt 0 ]; do shift; done; shift; exec "$@"')
@@ -254,6 +264,7 @@ def test_slurm_refuses_a_name_that_is_queued(tools: Path, capsys) -> None:
     assert "sbatch" not in (tools / "calls").read_text()
 
 
+@pytest.mark.seconds
 def test_the_slurm_script_saves_and_queues_itself_again_before_its_time_is_over(
     tools: Path, tmp_path: Path, capsys
 ) -> None:
@@ -281,6 +292,7 @@ def test_the_slurm_script_saves_and_queues_itself_again_before_its_time_is_over(
     assert "ray stop" not in calls
 
 
+@pytest.mark.seconds
 def test_the_slurm_script_fails_as_its_training_does(tools: Path, tmp_path: Path, capsys) -> None:
     make_slurm(tools, "true")
     make_tool(tools, "ray", '[[ "$*" == *--block* ]] && exec sleep 60; exit 0')
@@ -290,11 +302,13 @@ def test_the_slurm_script_fails_as_its_training_does(tools: Path, tmp_path: Path
     assert subprocess.run(["bash", "-c", script], env=environment, timeout=60, check=False).returncode == 3
 
 
+@pytest.mark.seconds
 def test_a_variable_in_a_jobs_setup_is_its_shells(capsys) -> None:
     text = rendered(capsys, "target=slurm", "job_name=first", "target.setup=source ${HOME}/venv/bin/activate")
     assert "\nsource ${HOME}/venv/bin/activate\n" in text
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("folder", ["a b", "100% c", 'q"u', "it's"])
 def test_a_path_of_any_characters_is_one_path_to_sbatch_and_to_the_shell(folder: str, tmp_path: Path, capsys) -> None:
     (tmp_path / folder).mkdir()
@@ -314,6 +328,7 @@ def test_a_path_of_any_characters_is_one_path_to_sbatch_and_to_the_shell(folder:
     assert shown.stdout.strip() == f"{tmp_path / folder}/.first-7.token"
 
 
+@pytest.mark.seconds
 def test_the_token_of_a_slurm_job_is_its_owners_alone_in_no_text_and_gone_with_the_job(
     tools: Path, tmp_path: Path, capsys
 ) -> None:
@@ -335,6 +350,7 @@ def test_the_token_of_a_slurm_job_is_its_owners_alone_in_no_text_and_gone_with_t
     assert (tools / "mode").read_text() == "token\n"
 
 
+@pytest.mark.seconds
 def test_only_a_jobs_own_pods_reach_all_ports_of_its_pods(capsys) -> None:
     policy, job = yaml.safe_load_all(rendered(capsys, "target=kuberay", "job_name=first"))
     ours = policy["spec"]["podSelector"]

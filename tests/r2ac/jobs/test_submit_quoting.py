@@ -57,6 +57,7 @@ def port() -> int:
         return probe.getsockname()[1]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("launcher", ["manual", "symmetric_run"])
 def test_a_slurm_job_trains_with_the_words_and_folders_that_were_typed(
     launcher: str, tools: Path, tmp_path: Path, port: int, capsys: pytest.CaptureFixture[str]
@@ -81,6 +82,7 @@ def test_a_slurm_job_trains_with_the_words_and_folders_that_were_typed(
     assert json.loads((tools / "options").read_text())["partition"] == "long,short"
 
 
+@pytest.mark.seconds
 def test_a_slurm_job_joins_the_head_that_it_started_at_an_address_that_other_nodes_reach(
     tools: Path, tmp_path: Path, port: int
 ) -> None:
@@ -93,6 +95,7 @@ def test_a_slurm_job_joins_the_head_that_it_started_at_an_address_that_other_nod
     assert f"--address={OUTWARD}:{port}" in worker
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("launcher", ["manual", "symmetric_run"])
 def test_a_slurm_job_does_not_join_what_listens_at_its_port_already(
     launcher: str, tools: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -181,6 +184,7 @@ SAID = {
 }
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("case", SAID)
 def test_what_a_tool_says_of_its_failure_is_in_the_message(
     case: str, tools: Path, capsys: pytest.CaptureFixture[str]

@@ -12,7 +12,7 @@ import pytest
 from r2ac.monitoring import dashboard
 from r2ac.monitoring.metrics import METRICS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ALERTS = ROOT / "docker" / "prometheus" / "alerts.yml"
 PROMTOOL = shutil.which("promtool")
 needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool (package prometheus) is not installed here")

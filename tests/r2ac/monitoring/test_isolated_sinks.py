@@ -89,6 +89,7 @@ def trained(run_dir: Path, open_sink: Callable[[], Collecting], capacity: int = 
     return [line for line in said if "one" in line], healthy.rows
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("place", ["open", "write", "close"])
 @pytest.mark.parametrize(
     ("error", "words"),
@@ -107,6 +108,7 @@ def test_a_sink_that_raises_costs_its_rows_and_is_named_once(
     assert len(rows) >= 10
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("place", ["open", "write"])
 def test_a_sink_that_blocks_holds_up_neither_training_nor_the_others(
     tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
@@ -121,6 +123,7 @@ def test_a_sink_that_blocks_holds_up_neither_training_nor_the_others(
     assert len(rows) >= 10
 
 
+@pytest.mark.seconds
 def test_a_sink_that_does_not_close_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(all_sinks, "CLOSE_S", 0.05)
     released = threading.Event()

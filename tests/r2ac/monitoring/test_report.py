@@ -92,6 +92,7 @@ def test_the_page_stands_alone(page_path: Path) -> None:
     assert page.tags.count("svg") == 5
 
 
+@pytest.mark.seconds
 def test_the_page_names_runs_seeds_and_differences(page_path: Path) -> None:
     words = Page(page_path.read_text()).words
     assert "atari_breakout (2 seeds)" in words
@@ -99,6 +100,7 @@ def test_the_page_names_runs_seeds_and_differences(page_path: Path) -> None:
         assert expected in words
 
 
+@pytest.mark.seconds
 def test_a_png_of_every_plot_lies_beside_the_page(page_path: Path) -> None:
     pictures = sorted(page_path.parent.glob("page-*.png"))
     assert {path.stem.removeprefix("page-") for path in pictures} <= {plot.slug for plot in PLOTS}
@@ -133,6 +135,7 @@ def test_a_browser_shows_it_without_complaint_at_a_phones_and_a_screens_width(
     assert plots == 5
 
 
+@pytest.mark.seconds
 def test_a_run_that_is_still_writing_its_last_line_is_reported(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", rows=4, finished=False)
     with (folder / "metrics.jsonl").open("a") as log:
@@ -142,6 +145,7 @@ def test_a_run_that_is_still_writing_its_last_line_is_reported(tmp_path: Path) -
     assert run.state == "running"
 
 
+@pytest.mark.seconds
 def test_a_log_that_has_been_quiet_belongs_to_a_stopped_run(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", finished=False)
     os.utime(folder / "metrics.jsonl", (0, 0))
@@ -155,6 +159,7 @@ def test_rows_after_the_checkpoint_that_a_run_went_on_from_are_left_out(tmp_path
     assert [row["agent_steps"] for row in read_run(folder).rows] == [1001, 2001, 2500]
 
 
+@pytest.mark.seconds
 def test_runs_are_grouped_by_name_and_configuration_apart_from_the_seed(tmp_path: Path) -> None:
     runs = [
         read_run(make_run(tmp_path / "a", seed=1)),
@@ -171,6 +176,7 @@ def test_runs_are_grouped_by_name_and_configuration_apart_from_the_seed(tmp_path
     assert ("seed", ["1, 2", "1"]) in differing_options(groups)
 
 
+@pytest.mark.seconds
 def test_a_band_spans_seeds_that_logged_at_different_steps(tmp_path: Path) -> None:
     runs = [read_run(make_run(tmp_path / str(seed), seed=seed, rows=50)) for seed in (1, 2, 5)]
     xs, mean, low, high = band(runs, "mean_return_100")
@@ -180,6 +186,7 @@ def test_a_band_spans_seeds_that_logged_at_different_steps(tmp_path: Path) -> No
     assert np.all(np.diff(xs) > 0)
 
 
+@pytest.mark.seconds
 def test_a_long_log_is_averaged_down_without_losing_its_mean(tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path / "long", rows=5000))
     xs, mean, _, _ = band([run], "mean_return_100")
@@ -187,6 +194,7 @@ def test_a_long_log_is_averaged_down_without_losing_its_mean(tmp_path: Path) -> 
     assert mean.mean() == pytest.approx(np.mean(run.series("mean_return_100")[1]), rel=0.01)
 
 
+@pytest.mark.seconds
 def test_text_of_a_configuration_cannot_break_the_page(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     config = (folder / "config.yaml").read_text().replace("name: atari_breakout", "name: <b>&'\"", 1)

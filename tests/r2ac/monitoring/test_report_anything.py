@@ -96,6 +96,7 @@ def test_a_row_without_a_number_of_steps_is_one_line(steps: Any, tmp_path: Path,
     assert error.count("\n") == 1
 
 
+@pytest.mark.seconds
 @cases(100)
 @given(rows=st.lists(ROWS | JSON, max_size=5), summary=JSON, options=JSON)
 def test_any_log_is_read_or_refused_in_one_line(
@@ -115,6 +116,7 @@ def test_any_log_is_read_or_refused_in_one_line(
     assert "\n" not in said
 
 
+@pytest.mark.seconds
 @cases(6)
 @given(rows=st.lists(ROWS, min_size=1, max_size=5))
 def test_any_row_that_is_read_can_be_drawn(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]):
@@ -135,6 +137,7 @@ class Files:
         return self.content
 
 
+@pytest.mark.seconds
 @cases(300)
 @given(
     content=st.dictionaries(st.sampled_from([spec.name for spec in fields(Attempt)]), JSON).map(

@@ -12,7 +12,7 @@ from empty_statistics import no_statistics
 from rich.console import Console
 
 from conf.load import load_train
-from learner.learner import Counters, Receipt, Update, Verdict
+from learner.receipts import Counters, Receipt, Update, Verdict
 from r2ac.monitoring.metrics import METRICS, check_row, markdown_table, split_name
 from r2ac.monitoring.panel import LivePanel, bottleneck, summary_line
 from r2ac.monitoring.sinks import open_sinks

@@ -20,7 +20,7 @@ from torch import nn
 from actors.fleet import FleetState
 from conf.load import load_train, to_yaml
 from conf.schema import LearnerConfig
-from learner.learner import LearnerPlan
+from learner.learner import GradientPlan
 from r2ac.monitoring.metrics import check_row
 from r2ac.monitoring.tally import Tally
 from r2ac.persistence import checkpoint as checkpoints
@@ -219,7 +219,7 @@ def go_on(path: Path) -> dict[str, Any]:
     """As a run does that begins at a checkpoint: the first row of its log, which any of the sinks must be able to take."""
     loaded = checkpoints.load(path)
     optimizer = "rmsprop" if "square_avg" in loaded.learner["optimizer"] else "adam"
-    learner = LearnerPlan(LearnerConfig(optimizer=optimizer), loaded.layout, 1, 1000).resume(loaded.learner)
+    learner = GradientPlan(LearnerConfig(optimizer=optimizer), loaded.layout, 1, 1000).resume(loaded.learner)
     header = ContributionHeader(0, 2**62, 0, learner.counters.version, num_steps=8, num_segments=4, num_frames=8)
     gradient = torch.ones(loaded.layout.size)
     assert learner.add(GradientContribution(header, loaded.layout.fingerprint, gradient, no_statistics())).update
@@ -246,6 +246,7 @@ def paths(tree: Any, so_far: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [so_far, *(path for key, value in inside for path in paths(value, (*so_far, key)))]
 
 
+@pytest.mark.seconds
 @cases(200)
 @given(data=st.data())
 def test_anything_in_a_manifest_is_read_or_refused_in_one_line(written: Path, data: st.DataObject):
@@ -278,6 +279,7 @@ def test_anything_in_a_manifest_is_read_or_refused_in_one_line(written: Path, da
         (written / "manifest.json").write_text(kept)
 
 
+@pytest.mark.seconds
 @cases(200)
 @given(data=st.data())
 def test_any_bytes_as_a_manifest_are_refused_in_one_line(written: Path, data: st.DataObject):

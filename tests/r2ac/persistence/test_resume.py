@@ -12,7 +12,7 @@ import torch
 
 from conf.load import load_train
 from conf.schema import TrainConfig
-from learner.learner import Counters
+from learner.receipts import Counters
 from r2ac.commands import train as training_program
 from r2ac.commands.stop_signals import ENDING
 from r2ac.monitoring.sinks import Sinks, open_sinks
@@ -82,6 +82,7 @@ def _signals_as_before() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.mark.seconds
 @pytest.mark.usefixtures("_signals_as_before")
 @pytest.mark.parametrize("place", ["{}", "file://{}"])
 def test_a_finished_run_is_left_as_it_is(
@@ -105,6 +106,7 @@ def test_a_finished_run_is_left_as_it_is(
     assert checkpoints.load(checkpoints.find(tmp_path / "run")).agent_steps >= 288
 
 
+@pytest.mark.seconds
 def test_a_finished_run_that_is_another_one_is_refused_all_the_same(tmp_path: Path):
     run(toy("total_steps=96"), tmp_path)
     with pytest.raises(CheckpointError, match="holds a run with seed=1, but this one has 2"):
@@ -113,6 +115,7 @@ def test_a_finished_run_that_is_another_one_is_refused_all_the_same(tmp_path: Pa
         run(toy("total_steps=96", "resume=never"), tmp_path)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_rows_beyond_the_checkpoint_of_a_killed_run_are_logged_once(tmp_path: Path, mode: str):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -134,6 +137,7 @@ def test_rows_beyond_the_checkpoint_of_a_killed_run_are_logged_once(tmp_path: Pa
     assert [event.step for event in events.Scalars("learning/frames")] == steps
 
 
+@pytest.mark.seconds
 def test_rows_of_a_run_that_begins_again_from_nothing_do_not_stay_before_its_own(tmp_path: Path):
     run(toy("total_steps=96"), tmp_path)
     for path in (tmp_path / "checkpoints").iterdir():
@@ -143,6 +147,7 @@ def test_rows_of_a_run_that_begins_again_from_nothing_do_not_stay_before_its_own
     assert steps == sorted(set(steps))
 
 
+@pytest.mark.seconds
 def test_another_optimizer_is_refused_in_the_same_run_and_begins_anew_in_another(tmp_path: Path):
     run(toy("total_steps=96", "learner.optimizer=adam"), tmp_path / "a")
     with pytest.raises(CheckpointError, match=r"holds a run with learner.optimizer=adam, but this one has rmsprop"):
@@ -152,6 +157,7 @@ def test_another_optimizer_is_refused_in_the_same_run_and_begins_anew_in_another
     assert f"resume={tmp_path}/a was trained with another learner.optimizer: its moments begin at zero" in said
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("word", "line"),
     [
@@ -174,6 +180,7 @@ def test_a_run_goes_on_under_changed_settings(tmp_path: Path, word: str, line: s
     assert [text for text in said if "changed" in text] == ([] if line is None else [line])
 
 
+@pytest.mark.seconds
 def test_an_actor_that_comes_back_after_a_smaller_fleet_is_not_taken_for_its_own_past(tmp_path: Path):
     run(toy("total_steps=192"), tmp_path)
     run(toy("total_steps=288", "fleet.num_actors=1"), tmp_path)
@@ -182,6 +189,7 @@ def test_an_actor_that_comes_back_after_a_smaller_fleet_is_not_taken_for_its_own
     assert row["actor_steps_per_second/1"] > 0
 
 
+@pytest.mark.seconds
 def test_a_job_that_is_queued_again_with_a_path_to_resume_from_goes_on_from_its_own_checkpoints(tmp_path: Path):
     run(toy("total_steps=96"), tmp_path / "a")
     words = (f"resume={tmp_path}/a", "learner.learning_rate=0.01")
@@ -193,6 +201,7 @@ def test_a_job_that_is_queued_again_with_a_path_to_resume_from_goes_on_from_its_
     assert any("has checkpoints of its own" in line for line in said)
 
 
+@pytest.mark.seconds
 def test_an_older_checkpoint_of_the_same_folder_is_refused(tmp_path: Path):
     run(toy("total_steps=192"), tmp_path)
     oldest, newest = checkpoints.available(tmp_path)[0], checkpoints.available(tmp_path)[-1]
@@ -202,6 +211,7 @@ def test_an_older_checkpoint_of_the_same_folder_is_refused(tmp_path: Path):
     assert row["agent_steps"] >= 288
 
 
+@pytest.mark.seconds
 def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_an_older_one(tmp_path: Path):
     run(toy("total_steps=192"), tmp_path)
     older, newest = checkpoints.available(tmp_path)[-2:]
@@ -214,6 +224,7 @@ def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_an_older_one(tmp_
     assert int(checkpoints.find(tmp_path).name) == row["agent_steps"]
 
 
+@pytest.mark.seconds
 def test_a_run_from_another_runs_weights_has_logs_and_returns_of_its_own(tmp_path: Path):
     run(toy("total_steps=480"), tmp_path / "a")
     theirs = checkpoints.load(checkpoints.find(tmp_path / "a"))
@@ -253,6 +264,7 @@ def test_levels_are_known_by_their_names_when_their_number_changes():
     assert same._level_steps.tolist() == [3, 5]
 
 
+@pytest.mark.seconds
 def test_a_resumed_run_with_another_batch_equals_itself(tmp_path: Path):
     for name in ("a", "b"):
         run(toy("total_steps=96", "learner.mode=sync"), tmp_path / name)

@@ -56,6 +56,7 @@ def test_the_next_attempt_begins_when_the_last_has_ended(tmp_path: Path) -> None
             folder.check()
 
 
+@pytest.mark.seconds
 def test_the_lease_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
     program = (
         "import sys, time; from r2ac.persistence.run_folder import RunFolder\n"

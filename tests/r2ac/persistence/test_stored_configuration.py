@@ -15,7 +15,7 @@ from r2ac.commands import evaluate, play, train
 from r2ac.persistence.checkpoint import find
 
 pytestmark = pytest.mark.slow
-STANDINS = Path(__file__).parents[1] / "standins"
+STANDINS = Path(__file__).parents[2] / "standins"
 SIZES = [
     "fleet=local",
     "fleet.num_actors=1",

@@ -10,7 +10,7 @@ from empty_statistics import no_statistics
 import actors.actor
 from actors.fleet import LocalFleet
 from conf.load import load_train
-from learner.learner import Counters, Receipt, Verdict
+from learner.receipts import Counters, Receipt, Verdict
 from r2ac.monitoring.sinks import Sinks
 from r2ac.training.loop import RunHooks, train
 from r2ac.training.refusals import FEWEST, REFUSALS_PER_ACTOR, NoProgress, Refusals
@@ -66,6 +66,7 @@ def test_a_run_of_which_nothing_is_accepted_ends(verdict: Verdict, num_actors: i
         refusals.add([receipt(7, verdict)])
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("mode", ["async", "sync", "lockstep"])
 def test_a_run_whose_rewards_are_no_numbers_ends_with_a_line_that_names_the_parameter(
     mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -77,6 +78,7 @@ def test_a_run_whose_rewards_are_no_numbers_ends_with_a_line_that_names_the_para
     assert any("restarted" in event and "contributions in a row were refused" in event for event in events)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("mode", ["async", "sync", "lockstep"])
 def test_one_actor_that_sends_nothing_good_is_replaced_and_the_run_goes_on(
     mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -41,6 +41,7 @@ def late(config: TrainConfig) -> float:
     return sum(half) / len(half)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("in_flight", [1, 2])
 @pytest.mark.parametrize("num_envs", [1, 16, 32])
 @pytest.mark.parametrize("num_actors", [1, 2, 9, 10, 60, 1000])
@@ -65,6 +66,7 @@ def test_a_batch_of_the_users_own_lifts_the_limit_with_the_fleet():
     assert doubts(config) == []
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("rule", "word"), [("drop", "dropped"), ("damp", "damped")])
 def test_a_lag_beyond_the_limit_is_said(rule: str, word: str):
     words = ["learner.batch_segments=32", "actors.num_envs=32", "learner.max_lag=20", f"learner.lag_rule={rule}"]
@@ -110,12 +112,14 @@ def test_a_mode_that_could_never_accept_anything_is_refused():
         size(2, "learner.mode=lockstep", "learner.max_lag=0")
 
 
+@pytest.mark.seconds
 def test_every_default_is_free_of_doubt():
     for path in sorted((Path(conf.__file__).parent / "experiment").glob("*.yaml")):
         for cores in (1, 2, 7, 64):
             assert doubts(size(cores, f"experiment={path.stem}")) == [], (path.stem, cores)
 
 
+@pytest.mark.seconds
 def test_what_is_doubtful_is_said_before_the_first_unroll(tmp_path: Path):
     words = ["experiment=tmaze", "env.corridor=4", "fleet=local", "fleet.num_actors=5", "actors.num_envs=4"]
     words += ["actors.unroll=3", "network.num_units=8", "total_steps=60", "logging=quiet"]

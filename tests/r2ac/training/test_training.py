@@ -14,7 +14,8 @@ from actors.precision import carries_bfloat16_well
 from conf.load import load_train
 from conf.schema import TrainConfig
 from learner.clients import LocalLearner
-from learner.learner import Learner, Receipt, Update, Verdict
+from learner.learner import Learner
+from learner.receipts import Receipt, Update, Verdict
 from r2ac.monitoring.sinks import Sinks, open_sinks
 from r2ac.persistence import checkpoint as checkpoints
 from r2ac.persistence.checkpoint import CheckpointError
@@ -62,6 +63,7 @@ def weights(run_dir: Path) -> torch.Tensor:
     return checkpoints.load(checkpoints.find(run_dir)).vector
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("mode", ["sync", "lockstep", "async"])
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(tmp_path: Path, mode: str):
     config = toy(f"learner.mode={mode}", "total_steps=240")
@@ -72,6 +74,7 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(tmp_path: Path, mode: 
     assert not torch.equal(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("wire", ["float32", "bfloat16"])
 def test_a_resumed_run_equals_one_that_never_stopped(tmp_path: Path, wire: str):
     words = ("learner.mode=sync", "total_steps=480", f"actors.wire={wire}")
@@ -93,17 +96,20 @@ def test_a_resumed_run_equals_one_that_never_stopped(tmp_path: Path, wire: str):
         assert resumed[name] == straight[name], name
 
 
+@pytest.mark.seconds
 def test_lockstep_has_a_lag_of_exactly_one(tmp_path: Path):
     row = run(toy("learner.mode=lockstep", "total_steps=480"), tmp_path)
     assert row["policy_lag_max"] == 1
 
 
+@pytest.mark.seconds
 def test_sync_has_no_lag_and_one_update_per_round(tmp_path: Path):
     row = run(toy("learner.mode=sync", "total_steps=480"), tmp_path)
     assert (row["policy_lag_max"], row["updates"], row["contributions_accepted"]) == (0, 20, 40)
     assert row["agent_steps"] == 20 * 2 * 4 * 3
 
 
+@pytest.mark.seconds
 def test_a_run_leaves_its_rows_and_its_summary(tmp_path: Path):
     row = run(toy("total_steps=480"), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -112,6 +118,7 @@ def test_a_run_leaves_its_rows_and_its_summary(tmp_path: Path):
     assert json.loads((tmp_path / "summary.json").read_text())["agent_steps"] == row["agent_steps"]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("autocast", ["float32", "bfloat16", "auto"])
 def test_a_run_records_which_arithmetic_its_encoder_had(tmp_path: Path, autocast: str):
     row = run(toy("total_steps=96", f"actors.autocast={autocast}"), tmp_path)
@@ -120,6 +127,7 @@ def test_a_run_records_which_arithmetic_its_encoder_had(tmp_path: Path, autocast
     assert json.loads((tmp_path / "summary.json").read_text())["bfloat16_share"] == row["bfloat16_share"]
 
 
+@pytest.mark.seconds
 def test_an_environment_that_dies_costs_its_unroll_and_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     built: list[CountingEnv] = []
 
@@ -137,6 +145,7 @@ def test_an_environment_that_dies_costs_its_unroll_and_is_counted(tmp_path: Path
     assert built[1]._randoms[0].bit_generator.state != built[2]._randoms[0].bit_generator.state
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("mode", ["async", "sync", "lockstep"])
 def test_an_unroll_whose_weights_were_lost_is_asked_for_again_with_others(
     mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -168,6 +177,7 @@ def test_too_many_restarts_end_the_run_with_the_first_cause(tmp_path: Path, monk
         run(toy("fleet.max_restarts=3"), tmp_path)
 
 
+@pytest.mark.seconds
 def test_a_gradient_that_is_not_finite_is_refused_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     events: list[str] = []
     monkeypatch.setattr(actors.actor, "clip_rewards", lambda rewards, how: torch.full_like(rewards, float("nan")))
@@ -177,6 +187,7 @@ def test_a_gradient_that_is_not_finite_is_refused_and_named(tmp_path: Path, monk
     assert any("is not finite in" in event for event in events)
 
 
+@pytest.mark.seconds
 def test_resume_says_what_is_wrong(tmp_path: Path):
     run(toy("total_steps=96"), tmp_path / "a")
     with pytest.raises(CheckpointError, match=r"resume=never, but .* already has checkpoints"):
@@ -187,6 +198,7 @@ def test_resume_says_what_is_wrong(tmp_path: Path):
         run(toy("network.num_units=9"), tmp_path / "a")
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("word", "message"),
     [
@@ -203,6 +215,7 @@ def test_another_run_does_not_go_on_in_a_used_folder(tmp_path: Path, word: str, 
     run(toy("total_steps=192", "actors.unroll=6", "learner.learning_rate=0.001"), tmp_path / "a")
 
 
+@pytest.mark.seconds
 def test_a_run_can_start_from_another_runs_checkpoint(tmp_path: Path):
     run(toy("total_steps=96"), tmp_path / "a")
     run(toy("total_steps=192", f"resume={tmp_path}/a"), tmp_path / "b")
@@ -210,6 +223,7 @@ def test_a_run_can_start_from_another_runs_checkpoint(tmp_path: Path):
     assert started < 192 <= checkpoints.load(checkpoints.find(tmp_path / "b")).agent_steps
 
 
+@pytest.mark.seconds
 def test_a_tbptt_trained_encoder_loads_frozen_into_an_rtrl_run_and_does_not_move(tmp_path: Path):
     run(toy("rule=tbptt", "total_steps=480", "learner.learning_rate=0.01"), tmp_path / "pretraining")
     first, *_, last = checkpoints.available(tmp_path / "pretraining")
@@ -233,6 +247,7 @@ def test_a_tbptt_trained_encoder_loads_frozen_into_an_rtrl_run_and_does_not_move
         run(toy(f"network.load_encoder={tmp_path}/pretraining", "network.features=7"), tmp_path / "other")
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("core", ["indrnn", "mingru", "feedforward"])
 @pytest.mark.parametrize("rule", ["segment", "reference", "tbptt"])
 def test_every_core_trains_under_every_rule(tmp_path: Path, core: str, rule: str):
@@ -241,6 +256,7 @@ def test_every_core_trains_under_every_rule(tmp_path: Path, core: str, rule: str
     assert (row["sensitivity_norm"] == 0) is (rule == "tbptt" or core == "feedforward")
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("fate", ["refused", "lost"])
 @pytest.mark.parametrize("mode", ["sync", "lockstep"])
 def test_a_contribution_that_is_not_added_leaves_every_update_of_a_single_version(

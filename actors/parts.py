@@ -1,0 +1,108 @@
+"""The parts of a network by name, or of a user's own (``module:Class``), each with the options of its own dataclass."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from conf.dotted import import_dotted, is_dotted
+from conf.knobs import ConfigError
+from conf.one_line import one_line
+from conf.schema import NetworkConfig, RuleConfig
+from conf.spelling import unknown
+from rtrl_core import CELLS, ENCODERS, RULES, Core, DiagonalCell, Encoder, LearningRule, RecurrentCell
+from rtrl_core.cores import FEEDFORWARD, core_names
+
+PARTS: dict[str, tuple[str, ...]] = {
+    "network.core": core_names(),
+    "network.encoder": tuple(ENCODERS),
+    "rule.name": tuple(RULES),
+}
+"""Names of ours, by the option that takes one of them, or ``module:Class``."""
+
+
+def core_part(network: NetworkConfig) -> "str | DiagonalCell | type[RecurrentCell] | type[Core]":
+    """What ``build_core`` takes.
+
+    Raises:
+        ConfigError: for an unknown name or option, or a class that is neither a cell nor a core.
+    """
+    if network.core == FEEDFORWARD:
+        with_options(str, network.core_options, "network.core_options", network.core)
+        return FEEDFORWARD
+    part = find("network.core", network.core, CELLS, (DiagonalCell, RecurrentCell, Core))
+    options = dict(network.core_options)
+    if network.core == "elstm":
+        options.setdefault("forget_bias", network.forget_bias)
+    if issubclass(part, DiagonalCell):
+        return with_options(part, options, "network.core_options", network.core)
+    with_options(str, options, "network.core_options", network.core)
+    return part
+
+
+def encoder_part(network: NetworkConfig) -> tuple[type[Encoder], Any]:
+    """The class of the encoder, and its options. Raises ``ConfigError`` as ``core_part``."""
+    part = find("network.encoder", network.encoder, ENCODERS, (Encoder,))
+    options = dict(network.encoder_options)
+    if network.encoder == "mlp":
+        options.setdefault("hidden", list(network.mlp_sizes))
+    return part, with_options(part.Options, options, "network.encoder_options", network.encoder)
+
+
+def rule_part(rule: RuleConfig) -> LearningRule:
+    """Raises ``ConfigError`` as ``core_part``."""
+    part = find("rule.name", rule.name, RULES, (LearningRule,))
+    return with_options(part, rule.options, "rule.options", rule.name)
+
+
+def require_parts(network: NetworkConfig, rule: RuleConfig) -> None:
+    """Raises ``ConfigError`` if one of them cannot be had; the one sentence that should not wait for an environment to be built."""
+    core_part(network)
+    encoder_part(network)
+    rule_part(rule)
+
+
+def find(option: str, name: str, ours: Mapping[str, type], kinds: tuple[type, ...]) -> Any:
+    """A class by one of our names, or as a user typed it.
+
+    Raises:
+        ConfigError: if there is none, or it is of another kind.
+    """
+    if not is_dotted(name):
+        if name not in ours:
+            raise ConfigError(unknown(option, name, list(PARTS.get(option, tuple(ours)))) + "; or MODULE:CLASS")
+        return ours[name]
+    found = import_dotted(option, name)
+    if not isinstance(found, type) or not issubclass(found, kinds):
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise ConfigError(f"{option}={name}: expected a subclass of {wanted}, got {one_line(repr(found), 80)}")
+    return found
+
+
+def with_options(part: type[Any], options: Mapping[str, Any], option: str, name: str) -> Any:
+    """An instance of a dataclass with these options; the defaults for those that are not given.
+
+    Args:
+        option: which configuration option holds them, for the message.
+
+    Raises:
+        ConfigError: for an option that it does not have, or a value of another type.
+    """
+    known = [spec.name for spec in fields(part) if spec.init] if is_dataclass(part) else []
+    make: Callable[..., Any] = part
+    for key in options:
+        if key not in known:
+            has = unknown("option", key, known) if known else f"unknown option {key!r}: it has none"
+            raise ConfigError(f"{option} of {name}: {has}")
+    if not known:
+        return make() if is_dataclass(part) else None
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(part), dict(options))
+        given = OmegaConf.to_container(merged)
+        assert isinstance(given, dict)
+        values = {str(key): tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+        return make(**{key: value for key, value in values.items() if key in options})
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise ConfigError(f"{option} of {name}: {one_line(str(error).strip().splitlines()[0], 300)}") from None

@@ -1,0 +1,101 @@
+"""What a run is made of, built from its configuration: environment's description, first weights, fleet and learner."""
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from actors.build import build_seeded_network
+from actors.fleet import Fleet, FleetState, LocalFleet
+from conf.schema import TrainConfig
+from envs.base import EnvSpec
+from envs.registry import make_env
+from learner.algorithms import Algorithm
+from learner.clients import LearnerClient, LocalLearner
+from r2ac.persistence import checkpoint as checkpoints
+from r2ac.persistence.checkpoint import Checkpoint, CheckpointError
+from r2ac.persistence.resume import load_matching
+from rtrl_core import FlatParameters, ParameterLayout
+from rtrl_core.shapes import Float, Tensor
+
+
+def open_machinery(
+    config: TrainConfig,
+    algorithm: Algorithm[Any],
+    state: dict[str, Any],
+    fleet_state: FleetState,
+    run_dir: Path,
+    layout: ParameterLayout,
+    announce: Callable[[str], None],
+    stack: ExitStack,
+) -> tuple[Fleet[Any, Any], LearnerClient[Any, Any]]:
+    """The fleet and the learner of a sized configuration, in this process or on Ray; ``stack`` closes them."""
+    num_actors = config.fleet.num_actors
+    assert num_actors is not None
+    plan, build = algorithm.plan(config, layout), partial(algorithm.worker, config)
+    if config.fleet.kind == "local":
+        learner = LocalLearner(plan, state)  # the first, because it takes no time to find its device missing
+        local = LocalFleet(config, num_actors, fleet_state, announce, build)
+        stack.callback(local.close)
+        return local, learner
+    # Only here is Ray needed: a machine without it can train with fleet=local.
+    from actors.ray_fleet import RayFleet
+    from learner.ray_learner import RayLearner
+    from r2ac.cluster.session import ray_cluster
+
+    stack.enter_context(ray_cluster(config, num_actors))
+    fleet = RayFleet(config, num_actors, fleet_state, announce, build)
+    stack.callback(fleet.close)
+    learner = RayLearner(
+        plan,
+        state,
+        newest_state=lambda: load_matching(checkpoints.find(run_dir), layout).learner,
+        limits=config.fleet,
+        announce=announce,
+    )
+    stack.callback(learner.close)
+    return fleet, learner
+
+
+def describe_environment(config: TrainConfig, announce: Callable[[str], None]) -> EnvSpec:
+    """Builds one stream to see what it is; mistakes in its name or options come to light before anything is started."""
+    env = make_env(config.env, 1, config.seed)
+    try:
+        for notice in env.notices():
+            announce(notice)
+        return env.spec
+    finally:
+        env.close()
+
+
+def initial_weights(config: TrainConfig, spec: EnvSpec) -> tuple[ParameterLayout, Float[Tensor, " parameters"]]:
+    """Weights of a new run: the same for the same seed, with the encoder of ``network.load_encoder`` if that is given."""
+    network = build_seeded_network(config.network, config.rule, spec, config.seed)
+    parameters = FlatParameters(network)
+    if config.network.load_encoder is not None:
+        copy_encoder(checkpoints.load(checkpoints.find(Path(config.network.load_encoder))), parameters)
+    return parameters.layout, parameters.vector
+
+
+def copy_encoder(source: Checkpoint, parameters: FlatParameters) -> None:
+    """Overwrites the encoder's weights by those of a checkpoint.
+
+    Raises:
+        CheckpointError: if its encoder has other parameters.
+    """
+    theirs = {slot.name: slot for slot in source.layout.slots if slot.name.startswith("encoder.")}
+    ours = {slot.name: slot for slot in parameters.layout.slots if slot.name.startswith("encoder.")}
+    for name in theirs.keys() | ours.keys():
+        if name not in theirs or name not in ours or theirs[name].shape != ours[name].shape:
+            raise CheckpointError(
+                f"network.load_encoder: the checkpoint's encoder is another one (they differ in {name}); "
+                f"set network.encoder and network.features as it was trained"
+            )
+        ours[name].view(parameters.vector).copy_(theirs[name].view(source.vector))
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

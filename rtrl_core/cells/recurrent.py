@@ -1,0 +1,37 @@
+"""What any other recurrent cell has to state: its state, its parameters and one differentiable step."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import nn
+
+from rtrl_core.shapes import Float, Tensor
+
+
+class RecurrentCell(nn.Module, ABC):
+    """A differentiable recurrence of any kind: dense, or with several states per unit. Its parameters are those of the module.
+
+    Args:
+        input_size: D.
+        num_units: N; what it counts is the cell's business.
+    """
+
+    output_size: int
+
+    def __init__(self, input_size: int, num_units: int) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.num_units = num_units
+        self.output_size = num_units
+
+    @abstractmethod
+    def zeros(self, batch_size: int) -> Any:
+        """The state at the start of an episode, where the parameters are: zeros ``[B, ...]``, or nested tuples of them."""
+
+    @abstractmethod
+    def forward(self, inputs: Float[Tensor, "B D"], state: Any) -> Any:
+        """The next state, of the same structure. Streams do not see each other, nothing is changed in place, nothing is random."""
+
+    @abstractmethod
+    def output(self, state: Any) -> Float[Tensor, "B H"]:
+        """What the heads read of a state, ``output_size`` numbers per stream."""

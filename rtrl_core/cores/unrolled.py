@@ -1,0 +1,116 @@
+"""Any differentiable cell under a learning rule: autograd inside the unroll, and one node for what came before it.
+
+    dL/dtheta = backpropagation inside the unroll  +  (dL/ds_0) . S_0
+
+The node hands on the carried state ``s_0`` as it is; in backward it receives ``dL/ds_0`` and lets the rule turn it into the second term.
+"""
+
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from rtrl_core import carried
+from rtrl_core.arguments import FLOATING, expect
+from rtrl_core.cells.recurrent import RecurrentCell
+from rtrl_core.cores.base import Core, CoreState, check_precision
+from rtrl_core.names import look_up
+from rtrl_core.rules import RULES, LearningRule, UnrolledRule
+from rtrl_core.shapes import Bool, Float, Tensor
+
+
+class UnrolledCore(Core):
+    """
+    Args:
+        cell: owned by the core from here on.
+        rule: a name in ``RULES``, or a rule of your own; it must be one for any cell.
+
+    Raises:
+        ValueError: for an unknown rule, or one for diagonal cells only.
+    """
+
+    def __init__(self, cell: RecurrentCell, rule: str | LearningRule = "tbptt") -> None:
+        super().__init__()
+        found = look_up(RULES, rule, "rule")() if isinstance(rule, str) else rule
+        if not isinstance(found, UnrolledRule):
+            raise ValueError(
+                f"rule {found.name} is for diagonal cells only, which {type(cell).__name__} is not: use rule tbptt"
+            )
+        self.cell = cell
+        self.rule: UnrolledRule[Any] = found
+        self.input_size, self.output_size = cell.input_size, cell.output_size
+
+    @property
+    def carries_sensitivity(self) -> bool:
+        return self.rule.carries_sensitivity
+
+    def initial_state(self, batch_size: int) -> CoreState:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        return CoreState(self.cell.zeros(batch_size), self.rule.initial(self.cell, batch_size))
+
+    def stream_norms(self, sensitivity: Any) -> Float[Tensor, " B"] | None:
+        return self.rule.stream_norms(sensitivity)
+
+    def forward(
+        self, inputs: Float[Tensor, "T B D"], state: CoreState, is_first: Bool[Tensor, "T B"]
+    ) -> tuple[Float[Tensor, "T B H"], CoreState]:
+        """Raises ``TypeError`` or ``ValueError`` for an argument of another dtype, shape or device, or a core in half precision."""
+        inputs = self._checked("T B", inputs, is_first)
+        begins = is_first[0]
+        before = carried.detached(state.cell)
+        with torch.autocast(inputs.device.type, enabled=False):
+            # A stream that begins anew has no past: what it carried, finite or not, has no part in anything.
+            old = carried.cleared(state.sensitivity, begins)
+            now = self._with_credit(before, old)
+            outputs = []
+            for x, first in zip(inputs, is_first, strict=True):
+                now = self.cell(x, carried.cleared(now, first))
+                outputs.append(self.cell.output(now))
+            sensitivity = self.rule.advance(self.cell, inputs.detach(), before, is_first, old)
+        return torch.stack(outputs), CoreState(carried.detached(now), carried.detached(sensitivity))
+
+    @torch.no_grad()
+    def step(
+        self, inputs: Float[Tensor, "B D"], cell_state: Any, is_first: Bool[Tensor, " B"]
+    ) -> tuple[Float[Tensor, "B H"], Any]:
+        inputs = self._checked("B", inputs, is_first)
+        with torch.autocast(inputs.device.type, enabled=False):
+            cell_state = self.cell(inputs, carried.cleared(cell_state, is_first))
+            return self.cell.output(cell_state), cell_state
+
+    def _with_credit(self, state: Any, sensitivity: Any) -> Any:
+        if not self.carries_sensitivity:
+            return state
+        leaves = _CarriedState.apply(
+            self.rule, self.cell, sensitivity, state, list(carried.leaves(state)), *self.cell.parameters()
+        )
+        return carried.rebuild(state, leaves)
+
+    def _checked(self, axes: str, inputs: Tensor, is_first: Tensor) -> Tensor:
+        check_precision(self.cell.parameters())
+        example = next(self.cell.parameters())
+        sizes = (None,) * len(axes.split())
+        expect("inputs", inputs, f"{axes} D", (*sizes, self.input_size), FLOATING, example.device)
+        expect("is_first", is_first, axes, tuple(inputs.shape[:-1]), torch.bool, example.device)
+        return inputs.to(example.dtype)
+
+
+class _CarriedState(torch.autograd.Function):
+    """Forward: the carried state. Backward: ``lam_0 . S_0`` into the parameters. The sensitivity is data, no autograd input."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, rule: Any, cell: Any, sensitivity: Any, state: Any, tensors: list[Tensor], *parameters: Tensor
+    ) -> tuple[Tensor, ...]:
+        del parameters
+        ctx.rule, ctx.cell, ctx.state, ctx.structure = rule, cell, state, sensitivity
+        ctx.save_for_backward(*carried.leaves(sensitivity))
+        return tuple(tensor.clone() for tensor in tensors)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *adjoint: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        sensitivity = carried.rebuild(ctx.structure, ctx.saved_tensors)
+        gradients = ctx.rule.credit(ctx.cell, carried.rebuild(ctx.state, adjoint), sensitivity)
+        return None, None, None, None, None, *gradients
