@@ -11,7 +11,7 @@ from omegaconf import MISSING
 
 from conf.env_schema import AtariConfig, EnvConfig
 from conf.knobs import BELOW_ONE, MAX_BYTES, MAX_S, MAX_SEED, MAX_STEPS, knob
-from conf.places import imports_module
+from conf.places import holds_text, imports_module
 
 
 @dataclass
@@ -23,7 +23,9 @@ class NetworkConfig:
         "what turns an observation into features; none feeds vectors to the core as they are; MODULE:CLASS is one of your own",
         place=imports_module,
     )
-    encoder_options: dict[str, Any] = knob({}, "the encoder's own, as network.encoder_options.channels=[32,64,64]")
+    encoder_options: dict[str, Any] = knob(
+        {}, "the encoder's own, as network.encoder_options.channels=[32,64,64]", place=holds_text
+    )
     encoder_init: str = knob(
         "torch",
         "the paper's, or orthogonal, whose features differ more between frames",
@@ -42,7 +44,7 @@ class NetworkConfig:
         "cell of the recurrent core; feedforward has none; MODULE:CLASS is one of your own",
         place=imports_module,
     )
-    core_options: dict[str, Any] = knob({}, "the cell's own, as network.core_options.keep_bias=2")
+    core_options: dict[str, Any] = knob({}, "the cell's own, as network.core_options.keep_bias=2", place=holds_text)
     num_units: int = knob(256, "N, units of the core", minimum=1, maximum=65_536)
     forget_bias: float = knob(
         0.0,
@@ -63,7 +65,7 @@ class RuleConfig:
     """How gradients reach the core's parameters."""
 
     name: str = knob("segment", "learning rule; MODULE:CLASS is one of your own", place=imports_module)
-    options: dict[str, Any] = knob({}, "the rule's own, as rule.options.NAME=VALUE")
+    options: dict[str, Any] = knob({}, "the rule's own, as rule.options.NAME=VALUE", place=holds_text)
 
 
 @dataclass
@@ -73,7 +75,7 @@ class AlgorithmConfig:
     name: str = knob(
         "r2ac", "r2ac: each actor ships its own gradient; MODULE:CLASS is one of your own", place=imports_module
     )
-    options: dict[str, Any] = knob({}, "the algorithm's own, as algorithm.options.NAME=VALUE")
+    options: dict[str, Any] = knob({}, "the algorithm's own, as algorithm.options.NAME=VALUE", place=holds_text)
 
 
 @dataclass

@@ -30,9 +30,9 @@ from conf.places import shown
 from conf.schema import TrainConfig
 from conf.suites import env_config_class, registered_suites
 
-_USED = ("env.", "network.", "rule.")
-"""What those who read a stored configuration make use of: here are places and modules that may be said again."""
-_UNSAID = {"rule.name": "tbptt", "algorithm.name": "r2ac"}
+_USED = re.compile(r"env\..*|network\.(core|encoder)(_options)?|rule\.(name|options)")
+"""What those who read a stored configuration make use of: the places and modules among these may be said again."""
+_UNSAID: dict[str, Any] = {"rule.name": "tbptt", "rule.options": {}, "algorithm.name": "r2ac", "algorithm.options": {}}
 """What takes the place of a part of somebody's own that was not said again, where whoever reads a configuration does without: acting
 is the same under every learning rule, and nobody trains from a file."""
 _INTERPOLATION = re.compile(r"(\\*)\$\{")
@@ -73,16 +73,13 @@ def read_stored(text: str, words: Sequence[str] = ()) -> Stored:
                 raise ConfigError(f"{option}={ours} is not what is stored: {one_line(str(shown(value)))}")
             setattr(owner, spec.name, ours)
         elif place is True and value != _default(spec):
-            if option.startswith(
-                _USED
-            ):  # where a run was written and where it reported to concerns nobody who reads it
+            if _USED.fullmatch(option):  # where a run was written and reported to concerns nobody who reads it
                 ignored.append(f"{option}={shown(value)}")
             setattr(owner, spec.name, _default(spec))
         elif place is not True and place(value) and option in _UNSAID:
-            if option.startswith(_USED):
+            if _USED.fullmatch(option):
                 ignored.append(f"{option}={shown(value)}")
             setattr(owner, spec.name, _UNSAID[option])
-            owner.options = {}
         elif place is not True and place(value):
             raise ConfigError(
                 f"the stored configuration has {one_line(f'{option}={shown(value)}')}, which can import a module or read a file: "
@@ -189,7 +186,7 @@ def _literal_key(key: Any) -> str:
 def _place_of(word: str, known: Iterable[str]) -> str:
     """The option that a word is about."""
     key = word.partition("=")[0]
-    ours = [option for option in known if option.startswith(_USED)]
+    ours = [option for option in known if _USED.fullmatch(option)]
     found = next((option for option in ours if key == option or key.startswith(f"{option}.")), None)
     if found is None:
         raise ConfigError(

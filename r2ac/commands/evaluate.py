@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
         return printed(
-            "usage: rtrl-evaluate checkpoint=PATH [option=value ...] [env.PLACE=value ...] [env=MODULE:SUITE] [network.core=MODULE:CLASS]\n\n"
+            "usage: rtrl-evaluate checkpoint=PATH [option=value ...]\n"
+            "       again, of what it was trained with: env.PLACE=value, env=MODULE:SUITE, network.core=MODULE:CLASS\n\n"
             + describe(EvaluateConfig)
         )
     places = [word for word in arguments if word.startswith(REPEATED)]

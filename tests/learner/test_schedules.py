@@ -52,8 +52,8 @@ class SlowFleet(LocalFleet):
         self.rounds = 0
         self.done: list[FinishedUnroll] = []
 
-    def submit(self, actor_id: int, weights: object) -> None:
-        assert weights == "weights"
+    def submit(self, actor_id: int, weights: WeightsSnapshot) -> None:
+        assert weights.layout == "network"
         self.rounds += actor_id
         if actor_id == 0:
             self.done.append(FinishedUnroll(0, "first"))

@@ -118,7 +118,7 @@ def test_a_layout_beyond_its_own_size_is_refused(copy: Path):
     [
         ({}, "it has no float32 weights"),
         ({"weights": [1.0], "counters": {}}, "it has no float32 weights"),
-        ({"weights": {"tensor": "learner/weights"}}, "has no valid 'learner/sum'"),
+        ({"weights": {"tensor": "learner/weights"}}, "has no valid 'learner/counters'"),
         ({"weights": {"tensor": "elsewhere"}}, "'elsewhere'"),
         ({"weights": {"tensor": ["learner"]}}, "cannot be read: learner.safetensors"),
         ([], "has no valid 'structures'"),
