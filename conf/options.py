@@ -38,7 +38,6 @@ def sections_with_name() -> list[str]:
 
 def free_text(schema: type, path: str = "") -> frozenset[str]:
     """Options whose values are taken as they are: they may hold characters that Hydra's grammar and YAML give a meaning."""
-    written = (str, str | None, "str", "str | None")  # the last two where a module postpones its annotations
     texts = {option for option, spec in _with_suites(schema, path) if spec.metadata.get(PLACE) and spec.type in _TEXT}
     return frozenset(texts | {"name", "env.name"})
 
