@@ -11,7 +11,7 @@ from conf.dotted import import_dotted, is_dotted
 from conf.knobs import ConfigError
 from conf.one_line import one_line
 from conf.schema import NetworkConfig, RuleConfig
-from conf.words import unknown
+from conf.spelling import unknown
 from rtrl_core import CELLS, ENCODERS, RULES, Core, DiagonalCell, Encoder, LearningRule, RecurrentCell
 from rtrl_core.cores import FEEDFORWARD, core_names
 

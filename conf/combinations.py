@@ -4,7 +4,7 @@ seed=1,2,3                            each of these
 actors.unroll=range(10,40,10)         10, 20, 30
 experiment=glob(atari_*_rtrl)         the files of a group
 learner.adam_betas=[0.9,0.99],[0,0]   two lists; a list by itself is one value
-logging.wandb_project=a,b             one text: what is taken as it is in rtrl-train is here too, but for choice(a,b)
+logging.wandb_project=a,b             one text, as all paths, addresses and destinations; several are choice(a,b)
 """
 
 from collections.abc import Sequence
@@ -20,14 +20,12 @@ from hydra.errors import HydraException
 from conf.folder import FLAG, Folder, take_folder
 from conf.knobs import ConfigError
 from conf.load import GROUPS
-from conf.options import free_text
+from conf.options import destinations, free_text
 from conf.schema import TrainConfig
 from conf.words import sentence, split_word
 
 MOST = 10_000
 """Combinations: more are a slip, and would take an hour to check."""
-_SWEPT_ALTHOUGH_TEXT = ("env.name",)
-"""Names of games and levels are lists of names more often than they have a comma in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,7 @@ def combinations(words: Sequence[str]) -> list[Combination]:
 
 def _values(key: str, value: str, folder: Folder) -> list[str]:
     """Of an option. What Hydra's grammar cannot read is one value: whoever loads it says what is wrong."""
-    if key in free_text(TrainConfig) and key not in _SWEPT_ALTHOUGH_TEXT and not value.startswith("choice("):
+    if key in destinations() and not value.startswith("choice("):
         return [value]
     try:
         (override,) = _parser().parse_overrides([f"{key}={value}"])

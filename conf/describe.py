@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from conf.env_schema import ENV_CONFIGS
 from conf.env_words import env_of, suite_of
-from conf.folder import Folder
+from conf.folder import Folder, take_folder
 from conf.knobs import CHOICES, HELP
 from conf.load import GROUPS
 from conf.options import default, walk
@@ -20,22 +20,20 @@ FLAGS = (
 )
 
 
-def describe(
-    schema: type,
-    folder: Folder | None = None,
-    words: Sequence[str] = (),
-    parts: Mapping[str, Sequence[str]] | None = None,
-) -> str:
+def describe(schema: type, words: Sequence[str] = (), parts: Mapping[str, Sequence[str]] | None = None) -> str:
     """Every option with its default and meaning.
 
     Args:
-        folder: has the user's own files, which are listed too.
-        words: if they name an environment suite, its options are listed in the place of ours.
+        words: of the user. The files of a folder that they name are listed too; of environments the options of the suite that they
+            name, else of ours.
         parts: what options that name a part of the program may say, which is not known here.
+
+    Raises:
+        ConfigError: if there is no such folder, or a suite cannot be imported.
     """
     head, tail = _AROUND.get(schema, (_nothing, _nothing))
-    lines = [*head(folder or Folder()), *_lines(schema, parts=parts or {}), *tail(folder or Folder())]
-    return "\n".join([*lines, *(_of_suites(words) if schema is TrainConfig else [])])
+    folder, others = take_folder(words)
+    return "\n".join([*head(folder), *_lines(schema, parts=parts or {}), *tail(others)])
 
 
 def _lines(schema: type, prefix: str = "", parts: Mapping[str, Sequence[str]] | None = None) -> list[str]:
@@ -49,8 +47,7 @@ def _lines(schema: type, prefix: str = "", parts: Mapping[str, Sequence[str]] | 
     return lines
 
 
-def _nothing(folder: Folder) -> list[str]:
-    del folder
+def _nothing(_: object) -> list[str]:
     return []
 
 
@@ -69,9 +66,9 @@ def _before_train(folder: Folder) -> list[str]:
     ]
 
 
-def _of_suites(words: Sequence[str]) -> list[str]:
-    lines = []
+def _after_train(words: Sequence[str]) -> list[str]:
     named = env_of(words)
+    lines = []
     for suite, env in (ENV_CONFIGS if named is None else {suite_of(words): named}).items():
         lines += ["", f"env={suite}: {(env.__doc__ or '').strip().splitlines()[0]}", *_lines(env, "env.")]
     return lines
@@ -103,16 +100,16 @@ def _targets(folder: Folder) -> list[str]:
     return ["", f"targets: {', '.join(folder.all_files('target'))}", "training options: rtrl-train --help", ""]
 
 
-def _after_submit(folder: Folder) -> list[str]:
-    del folder
+def _after_submit(words: Sequence[str]) -> list[str]:
+    del words
     lines = []
     for kind, schema in TARGET_CONFIGS.items():
         lines += ["", f"target={kind}: {schema.__doc__}", *_lines(schema, "target.")]
     return lines
 
 
-_AROUND: dict[type, tuple[Callable[[Folder], list[str]], Callable[[Folder], list[str]]]] = {
-    TrainConfig: (_before_train, _nothing),
+_AROUND: dict[type, tuple[Callable[[Folder], list[str]], Callable[[Sequence[str]], list[str]]]] = {
+    TrainConfig: (_before_train, _after_train),
     SubmitConfig: (_before_submit, _after_submit),
     SweepConfig: (_before_sweep, _after_submit),
 }

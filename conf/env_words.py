@@ -10,8 +10,9 @@ from conf.folder import Folder
 from conf.knobs import ConfigError
 from conf.options import free_text, walk
 from conf.schema import TrainConfig
+from conf.spelling import unknown
 from conf.suites import default_name, env_config_class, suite_names
-from conf.words import quoted, unknown
+from conf.words import quoted
 
 
 def env_of(words: Sequence[str], folder: Folder | None = None) -> type[EnvConfig] | None:

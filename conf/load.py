@@ -31,7 +31,8 @@ from conf.names import check_run_name, with_home
 from conf.options import free_text, is_dict_option, options, sections_with_name
 from conf.places import Interpolated, shown
 from conf.schema import EvaluateConfig, TrainConfig
-from conf.words import build, quoted, sentence, split_word, text_or_none, unknown
+from conf.spelling import unknown
+from conf.words import build, quoted, sentence, split_word, text_or_none
 
 T = TypeVar("T")
 

@@ -16,9 +16,10 @@ from conf.names import with_home
 from conf.one_line import one_line
 from conf.options import options
 from conf.places import holds_password, redacted
+from conf.spelling import unknown
 from conf.stored import literal
 from conf.submit_schema import TARGET_CONFIGS, SubmitConfig, SweepConfig, TargetConfig
-from conf.words import build, split_word, text_or_none, unknown
+from conf.words import build, split_word, text_or_none
 
 JOB_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?")
 """What Kubernetes, SLURM and file systems all take."""

@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import Field, fields, is_dataclass
-from typing import Any, get_origin
+from typing import Any
 
-from conf.env_schema import ENV_CONFIGS
+from conf.env_schema import ENV_CONFIGS, EnvConfig
 from conf.knobs import PLACE
 from conf.schema import TrainConfig
+
+_TEXT = (str, str | None, "str", "str | None")
+"""Types of a text, as they are written; the last two where a module postpones its annotations."""
 
 
 def walk(schema: type, path: str = "") -> Iterator[tuple[str, Field[Any]]]:
@@ -20,8 +23,8 @@ def walk(schema: type, path: str = "") -> Iterator[tuple[str, Field[Any]]]:
             yield f"{path}{spec.name}", spec
 
 
-def options(schema: type) -> list[str]:
-    return [option for option, _ in walk(schema)]
+def options(schema: type, path: str = "") -> list[str]:
+    return [option for option, _ in walk(schema, path)]
 
 
 def sections_with_name() -> list[str]:
@@ -35,24 +38,28 @@ def sections_with_name() -> list[str]:
 
 def free_text(schema: type, path: str = "") -> frozenset[str]:
     """Options whose values are taken as they are: they may hold characters that Hydra's grammar and YAML give a meaning."""
-    written = (str, str | None, "str", "str | None")  # the last two where a module postpones its annotations
-    texts = {
-        option
-        for option, spec in _with_suites(schema, path)
-        if spec.metadata.get(PLACE) is True and spec.type in written
-    }
+    texts = {option for option, spec in _with_suites(schema, path) if spec.metadata.get(PLACE) and spec.type in _TEXT}
     return frozenset(texts | {"name", "env.name"})
 
 
-def is_dict_option(key: str, env: type | None = None) -> bool:
+def destinations() -> frozenset[str]:
+    """Options of a training whose text is a path, an address or a destination, not a name among others."""
+    return frozenset(
+        option for option, spec in _with_suites(TrainConfig) if spec.metadata.get(PLACE) is True and spec.type in _TEXT
+    )
+
+
+def is_dict_option(key: str, env: type[EnvConfig] | None = None) -> bool:
     """Whether it is an option of any keys, or one of these keys: ``env.kwargs``, ``env.kwargs.size``; also behind Hydra's ``+``.
 
     Args:
-        env: options of a suite that is not ours.
+        env: the options of a suite that is not ours.
     """
     key = key.lstrip("+")
-    known = [*_with_suites(TrainConfig), *([] if env is None else walk(env, "env."))]
-    return any(key == option or key.startswith(f"{option}.") for option, spec in known if get_origin(spec.type) is dict)
+    known = [*_with_suites(TrainConfig), *(walk(env, "env.") if env is not None else [])]
+    return any(
+        key == option or key.startswith(f"{option}.") for option, spec in known if str(spec.type).startswith("dict[")
+    )
 
 
 def default(spec: Field[Any]) -> Any:

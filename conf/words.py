@@ -1,6 +1,5 @@
 """The words of a command line: how each is taken apart, and what is said of one that cannot be used. Every program reads them so."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -69,19 +68,6 @@ def quoted(value: str) -> str:
 
 def text_or_none(value: Any) -> Any:
     return None if value == "null" else value
-
-
-def unknown(what: str, got: str, known: Sequence[str]) -> str:
-    """The sentence about a name that is none of the known ones."""
-    close = difflib.get_close_matches(got, known, n=3, cutoff=0.6)
-    hint = (
-        f"did you mean {' or '.join(close)}?"
-        if close
-        else f"expected one of {', '.join(known)}"
-        if len(known) < 60
-        else "see --help"
-    )
-    return f"unknown {what} {got!r}: {hint}"
 
 
 def sentence(error: BaseException, prefix: str = "") -> str:

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Sequence
 
 from conf.describe import describe
-from conf.folder import take_folder
 from conf.load import load_train
 from conf.load_submit import load_submit, without_interpolation
 from conf.submit_schema import SubmitConfig
@@ -23,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 submitted or succeeded, 2 a mistake in what was asked for, 1 the job failed."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
-        return printed(lambda: describe(SubmitConfig, take_folder(arguments)[0]))
+        return printed(lambda: describe(SubmitConfig, arguments))
     return reported(lambda: run(arguments))
 
 

@@ -9,7 +9,6 @@ from rich.console import Console
 
 from conf.combinations import combinations
 from conf.describe import describe
-from conf.folder import take_folder
 from conf.knobs import ConfigError
 from conf.load import load_train, to_yaml
 from conf.load_submit import load_sweep, without_interpolation
@@ -49,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, submitted or stopped cleanly, 2 a mistake in what was asked for, 1 a job failed."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
-        return printed(lambda: describe(SweepConfig, take_folder(arguments)[0]))
+        return printed(lambda: describe(SweepConfig, arguments))
     return reported(lambda: run(arguments))
 
 

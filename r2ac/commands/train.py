@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _help(arguments: Sequence[str]) -> str:
-    text = describe(TrainConfig, *take_folder(arguments), part_names())
+    text = describe(TrainConfig, arguments, part_names())
     return "\n".join([text, "", "options of parts:", *part_options()])
 
 

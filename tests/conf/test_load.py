@@ -220,4 +220,6 @@ def test_any_option_that_is_a_dictionary_takes_keys_of_its_own(monkeypatch: pyte
 
 def test_a_rule_of_the_users_own_is_a_name_where_ours_are_files():
     assert _translate("rule=my_pkg.rules:MyRule", Folder(), None) == ["rule.name='my_pkg.rules:MyRule'"]
+    assert load_train(["rule=my_pkg.rules:MyRule"]).rule.name == "my_pkg.rules:MyRule"
+    assert load_train(["network.core_options.keep_bias=2"]).network.core_options == {"keep_bias": 2}
     assert _translate("rule=tbptt", Folder(), None) == ["rule=tbptt"]

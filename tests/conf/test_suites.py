@@ -77,7 +77,7 @@ def test_options_that_cannot_be_used_are_one_line(tmp_path: Path, monkeypatch: p
 
 
 def test_help_lists_the_options_of_the_suite_that_is_named():
-    assert "env.lamps" in describe(TrainConfig, None, [f"env={LIGHTS}"])
+    assert "env.lamps" in describe(TrainConfig, [f"env={LIGHTS}"])
     assert "env.lamps" not in describe(TrainConfig)
     assert "env.corridor" in describe(TrainConfig)
 
