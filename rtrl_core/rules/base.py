@@ -24,6 +24,8 @@ class LearningRule(ABC):
 
     name: ClassVar[str]
     carries_sensitivity: ClassVar[bool]
+    exact: ClassVar[bool] = False
+    """Whether its gradient is that of backpropagation through whole episodes, for weights that stand still: the tests hold it to that."""
 
     def stream_norms(self, sensitivity: Carried) -> Float[Tensor, " B"] | None:
         """Size of what is carried for each stream, in float64, not finite where a number of the stream is not; ``None`` for nothing."""

@@ -33,6 +33,7 @@ class ReferenceRule(DiagonalRule[Sensitivity]):
 
     name: ClassVar[str] = "reference"
     carries_sensitivity: ClassVar[bool] = True
+    exact: ClassVar[bool] = True
 
     def zeros(
         self, cell: DiagonalCell, matrices: Float[Tensor, "K N D"], vectors: Float[Tensor, "P N"], batch_size: int

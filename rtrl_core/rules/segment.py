@@ -44,6 +44,7 @@ class SegmentRule(DiagonalRule[Sensitivity]):
 
     name: ClassVar[str] = "segment"
     carries_sensitivity: ClassVar[bool] = True
+    exact: ClassVar[bool] = True
 
     def zeros(
         self, cell: DiagonalCell, matrices: Float[Tensor, "K N D"], vectors: Float[Tensor, "P N"], batch_size: int

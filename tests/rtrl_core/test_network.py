@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rtrl_core import FlatParameters, NetworkSpec, ParameterLayout, PolicyNetwork, actor_critic_losses, clip_rewards
+from rtrl_core.cores import core_names
 from rtrl_core.policies import Categorical, DiagonalGaussian, FactoredCategorical
 from rtrl_core.returns import VTrace
 
@@ -31,7 +32,7 @@ def make_network(**changes) -> PolicyNetwork:
         ("mlp", (7,), "vector"),
     ],
 )
-@pytest.mark.parametrize("core", ["elstm", "indrnn", "mingru", "feedforward"])
+@pytest.mark.parametrize("core", core_names())
 def test_acting_step_by_step_equals_the_unroll(encoder, shape, layout, core):
     network = make_network(encoder=encoder, observation_shape=shape, layout=layout, core=core, last_action=True)
     image = torch.randint(0, 255, (3, 2, *shape), dtype=torch.uint8)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from unrolled import full_gradient
 
-from rtrl_core import CELLS, ELSTM, DiagonalCell, DiagonalCore, Sensitivity
+from rtrl_core import CELLS, ELSTM, RULES, DiagonalCell, DiagonalCore, DiagonalRule, Sensitivity, carried
 
-EXACT_RULES = ("reference", "segment")
+EXACT_RULES = [name for name, rule in RULES.items() if rule.exact and issubclass(rule, DiagonalRule)]
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 
 
@@ -121,6 +121,27 @@ def test_tbptt_is_the_segment_rule_with_a_zeroed_sensitivity(cell):
         gradients[rule] = (core.matrices.grad, core.vectors.grad)
     for ours, theirs in zip(*gradients.values(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("rule", [name for name, rule in RULES.items() if issubclass(rule, DiagonalRule)])
+def test_any_rule_changes_only_credit_that_is_older_than_the_unroll(rule: str, cell: str):
+    x, is_first, weights = random_problem(10, 3, 4, 6, torch.float64)
+    torch.manual_seed(1)
+    core = DiagonalCore(4, 6, cell, rule).double()
+    truncated = DiagonalCore(4, 6, cell, "tbptt").double()
+    truncated.load_state_dict(core.state_dict())
+    for ours, theirs in zip(
+        gradient_by_unrolls(core, x, is_first, weights, (10,)),
+        gradient_by_unrolls(truncated, x, is_first, weights, (10,)),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    outputs = [gradient_by_unrolls(each, x, is_first, weights, (3, 3, 4))[2] for each in (core, truncated)]
+    assert torch.equal(*outputs)
+    state = core.initial_state(3)
+    assert not any(leaf.any() for leaf in carried.leaves(state))
+    assert (core.stream_norms(state.sensitivity) is not None) == core.carries_sensitivity
 
 
 @pytest.mark.parametrize("rule", EXACT_RULES)

@@ -1,0 +1,84 @@
+"""The contract of every algorithm that has a name: both ends of the wire, in one process and over it."""
+
+import pickle
+from dataclasses import fields, is_dataclass
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+from actors.fleet import FleetState, LocalFleet
+from actors.wire import split
+from actors.worker import ActorIdentity, Worker
+from conf.load import load_train
+from conf.schema import AlgorithmConfig, TrainConfig
+from learner.algorithms import ALGORITHMS, Algorithm, find_algorithm
+from learner.clients import LocalLearner
+from learner.plan import LearnerPlan, ServedLearner
+from learner.receipts import Verdict
+from learner.schedules import SCHEDULES
+from r2ac.training.build import describe_environment, initial_weights
+
+WORDS = [
+    *("experiment=tmaze", "env.corridor=3", "fleet=local", "fleet.num_actors=2", "actors.num_envs=4"),
+    *("actors.unroll=3", "network.num_units=4", "learner.mode=sync", "learner.batch_segments=8", "logging=quiet"),
+]
+
+
+def ends(name: str) -> tuple[TrainConfig, Algorithm[Any], LearnerPlan[Any], dict[str, Any]]:
+    config = load_train([*WORDS, f"algorithm.name={name}"])
+    layout, vector = initial_weights(config, describe_environment(config, print))
+    algorithm = find_algorithm(config.algorithm)
+    plan = algorithm.plan(config, layout)
+    return config, algorithm, plan, plan.first_state(vector)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_what_it_sends_to_other_processes_can_be_sent(name: str):
+    config, algorithm, plan, state = ends(name)
+    build = pickle.loads(pickle.dumps(partial(algorithm.worker, config)))
+    worker = build(ActorIdentity(0, 0, 1), None)
+    assert isinstance(worker, Worker)
+    learner = pickle.loads(pickle.dumps(plan)).resume(state)
+    assert isinstance(learner, ServedLearner)
+    assert worker.layout == learner.snapshot().layout
+    contribution = worker.unroll(learner.snapshot())
+    envelope, arrays = split(contribution)
+    assert len(pickle.dumps(envelope)) < 5000, "the driver moves envelopes"
+    again = pickle.loads(pickle.dumps(envelope)).enclose(arrays)
+    assert is_dataclass(again)
+    for spec in fields(again):
+        ours, theirs = getattr(again, spec.name), getattr(contribution, spec.name)
+        assert torch.equal(ours, theirs) if isinstance(theirs, torch.Tensor) else ours == theirs
+    assert learner.add(again).verdict is Verdict.ACCEPTED
+    worker.close()
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_learner_that_goes_on_from_its_state_ends_where_it_would_have_ended(name: str):
+    def weights(interrupted: bool) -> torch.Tensor:
+        config, algorithm, plan, state = ends(name)
+        build = partial(algorithm.worker, config)
+        fleet, learner = LocalFleet(config, 2, FleetState(), print, build), LocalLearner(plan, state)
+        rounds = 0
+        for progress in SCHEDULES["sync"](fleet, learner, 1):
+            rounds += bool(progress.receipts)
+            if rounds == 2 and interrupted:
+                interrupted = False
+                saved = pickle.loads(pickle.dumps((learner.get_state(), fleet.get_state())))
+                fleet, learner = LocalFleet(config, 2, saved[1], print, build), LocalLearner(plan, saved[0])
+                progresses = SCHEDULES["sync"](fleet, learner, 1)
+                while rounds < 4:
+                    rounds += bool(next(iter(progresses)).receipts)
+                break
+            if rounds == 4:
+                break
+        return learner.weights.vector
+
+    assert torch.equal(weights(interrupted=True), weights(interrupted=False))
+
+
+def test_an_unknown_one_lists_those_that_are_known():
+    with pytest.raises(ValueError, match=r"unknown algorithm.name 'impalla': expected one of r2ac"):
+        find_algorithm(AlgorithmConfig("impalla"))
