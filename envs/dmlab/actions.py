@@ -6,8 +6,6 @@ IMPALA's (Espeholt et al. 2018, Table D.2) and the paper's; ``fifteen`` is the o
 
 import numpy as np
 
-NUM_ENGINE_INPUTS = 7
-
 _FORWARD, _BACK = (0, 0, 0, 1, 0, 0, 0), (0, 0, 0, -1, 0, 0, 0)
 _STRAFE_LEFT, _STRAFE_RIGHT = (0, 0, -1, 0, 0, 0, 0), (0, 0, 1, 0, 0, 0, 0)
 _FIRE = (0, 0, 0, 0, 1, 0, 0)

@@ -118,8 +118,6 @@ ROWS: dict[str, tuple[Curves, ...]] = {
         Curves("Age of the checkpoint", ("checkpoint_age_s",)),
         Curves("Object store", ("object_store_bytes",)),
         Curves("Memory", ("rss_bytes", "peak_rss_bytes")),
-        Curves("GPU", ("gpu_utilization",)),
-        Curves("GPU memory", ("gpu_memory_bytes",)),
         Curves("Level cache", ("cache_hits", "cache_misses", "cache_failures")),
     ),
     "Per actor": (

@@ -107,8 +107,6 @@ METRICS: dict[str, Metric] = {
     "object_store_bytes": _health("bytes", "in Ray's object store", "below 10 contributions per actor"),
     "rss_bytes": _health("bytes", "memory of the driver process", "constant"),
     "peak_rss_bytes": _health("bytes", "largest memory of driver and actors together", "constant"),
-    "gpu_utilization": _health("share", "of the learner's GPU, where there is one"),
-    "gpu_memory_bytes": _health("bytes", "used on the learner's GPU, where there is one"),
     # Per actor
     "actor_steps_per_second": Metric(
         "steps/s", "agent steps per second of an actor", "equal among actors", "actor", per="actor"

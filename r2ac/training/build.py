@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from actors.build import build_seeded_network
 from actors.fleet import Fleet, FleetState, LocalFleet
@@ -21,11 +21,20 @@ from rtrl_core import FlatParameters, ParameterLayout
 from rtrl_core.shapes import Float, Tensor
 
 
+class Start(NamedTuple):
+    """Where a run begins: with nothing, or at a checkpoint."""
+
+    learner: dict[str, Any]
+    """What ``LearnerPlan.resume`` takes."""
+    fleet: FleetState
+    restarts: dict[str, int]
+    """Of actors and learner, in the attempts before."""
+
+
 def open_machinery(
     config: TrainConfig,
     algorithm: Algorithm[Any],
-    state: dict[str, Any],
-    fleet_state: FleetState,
+    start: Start,
     run_dir: Path,
     layout: ParameterLayout,
     announce: Callable[[str], None],
@@ -36,8 +45,8 @@ def open_machinery(
     assert num_actors is not None
     plan, build = algorithm.plan(config, layout), partial(algorithm.worker, config)
     if config.fleet.kind == "local":
-        learner = LocalLearner(plan, state)  # the first, because it takes no time to find its device missing
-        local = LocalFleet(config, num_actors, fleet_state, announce, build)
+        learner = LocalLearner(plan, start.learner)  # the first, because it takes no time to find its device missing
+        local = LocalFleet(config, num_actors, start.fleet, announce, build)
         stack.callback(local.close)
         return local, learner
     # Only here is Ray needed: a machine without it can train with fleet=local.
@@ -46,11 +55,11 @@ def open_machinery(
     from r2ac.cluster.session import ray_cluster
 
     stack.enter_context(ray_cluster(config, num_actors))
-    fleet = RayFleet(config, num_actors, fleet_state, announce, build)
+    fleet = RayFleet(config, num_actors, start.fleet, announce, build)
     stack.callback(fleet.close)
     learner = RayLearner(
         plan,
-        state,
+        start.learner,
         newest_state=lambda: load_matching(checkpoints.find(run_dir), layout).learner,
         limits=config.fleet,
         announce=announce,

@@ -10,11 +10,13 @@ import time
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from actors.fleet import FleetState
+from actors.fleet import Fleet, FleetState
 from conf.load import to_yaml
 from conf.schema import TrainConfig
 from learner.algorithms import find_algorithm
+from learner.clients import LearnerClient
 from learner.receipts import Counters, Receipt
 from learner.schedules import SCHEDULES
 from r2ac.monitoring.metrics import Row
@@ -23,10 +25,11 @@ from r2ac.monitoring.tally import Tally
 from r2ac.persistence import checkpoint as checkpoints
 from r2ac.persistence.checkpoint import Checkpoint
 from r2ac.persistence.resume import finished_line, resume_point
-from r2ac.training.build import available_cores, describe_environment, initial_weights, open_machinery
+from r2ac.training.build import Start, available_cores, describe_environment, initial_weights, open_machinery
 from r2ac.training.clock import Clock
 from r2ac.training.refusals import Refusals
 from r2ac.training.sizing import doubts, sized
+from rtrl_core import ParameterLayout
 
 STOPPING_S = 15.0
 """How long a run that ends waits for the end of a round and for unrolls that are still running: whoever stopped it does not wait for
@@ -70,93 +73,113 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
     for doubt in doubts(config):
         sinks.event(doubt)
     tally = Tally(spec.levels, config.total_steps, own_processes=config.fleet.kind == "ray")
-    state, fleet_state, before = (
-        algorithm.plan(config, layout).first_state(vector),
-        FleetState(),
-        {"actor": 0, "learner": 0},
-    )
+    start = Start(algorithm.plan(config, layout).first_state(vector), FleetState(), {"actor": 0, "learner": 0})
     if saved is not None:
-        state, fleet_state, before = saved.learner, saved.fleet, saved.progress["restarts"]
+        start = Start(saved.learner, saved.fleet, saved.progress["restarts"])
         tally.set_state(saved.progress["tally"], Counters(**saved.learner["counters"]))
         if saved.agent_steps >= config.total_steps:
             sinks.event(finished_line(saved, config, run_dir))
-            return tally.row({f"{process}_restarts": count for process, count in before.items()})
+            return tally.row({f"{process}_restarts": count for process, count in start.restarts.items()})
         sinks.event(f"going on at {saved.agent_steps:,} agent steps")
     sinks.begin(tally.counters.agent_steps, tally.elapsed_before_s, {} if saved is None else saved.progress["sinks"])
 
     with ExitStack() as stack:
-        fleet, learner = open_machinery(config, algorithm, state, fleet_state, run_dir, layout, sinks.event, stack)
+        machinery = open_machinery(config, algorithm, start, run_dir, layout, sinks.event, stack)
+        return Run(config, layout, run_dir, start, machinery, tally, sinks, hooks).to_its_end()
 
-        def restarts() -> dict[str, int]:
-            return {
-                "actor": before["actor"] + fleet.restarts,
-                "learner": before["learner"] + learner.restarts,
-            }
 
-        refusals = Refusals(fleet.num_actors, fleet.replace, sinks.event)
+class Run:
+    """A run whose fleet and learner stand."""
 
-        def absorb(receipts: list[Receipt]) -> None:
-            tally.add(receipts)
-            refusals.add(receipts)
+    def __init__(
+        self,
+        config: TrainConfig,
+        layout: ParameterLayout,
+        run_dir: Path,
+        start: Start,
+        machinery: tuple[Fleet[Any, Any], LearnerClient[Any, Any]],
+        tally: Tally,
+        sinks: Sinks,
+        hooks: RunHooks,
+    ) -> None:
+        self._config, self._layout, self._run_dir, self._start = config, layout, run_dir, start
+        self._fleet, self._learner = machinery
+        self._tally, self._sinks, self._hooks = tally, sinks, hooks
+        self._refusals = Refusals(self._fleet.num_actors, self._fleet.replace, sinks.event)
+        options, steps = config.logging, self._steps
+        self._saving = Clock(options.checkpoint_interval_s, options.checkpoint_interval_steps, steps)
+        self._logging = Clock(options.interval_s, options.interval_steps, steps)
 
-        def save(*, required: bool, limit_s: float | None = None) -> None:
-            absorb(learner.receipts(at_most_pending=0))  # so that rows and checkpoint tell of the same moment
-            checkpoint = Checkpoint(
-                config_yaml=to_yaml(config),
-                layout=layout,
-                score=tally.mean_return,
-                learner=learner.get_state(),
-                fleet=fleet.get_state(limit_s).after(fleet_state),
-                progress={"tally": tally.get_state(), "restarts": restarts(), "sinks": sinks.get_state()},
-            )
-            try:
-                hooks.before_checkpoint()
-                checkpoints.save(run_dir, checkpoint, config.logging.keep_checkpoints)
-            except OSError as error:  # the one before is whole
-                if required:
-                    raise
-                saving.fail(steps, partial(sinks.event, f"{error}; training goes on and tries again later"))
-                return
-            hooks.after_checkpoint()
-            saving.restart(tally.counters.agent_steps)
+    @property
+    def _steps(self) -> int:
+        return self._tally.counters.agent_steps
 
-        def log() -> Row:
-            row = tally.row(
-                {
-                    "actor_restarts": restarts()["actor"],
-                    "learner_restarts": restarts()["learner"],
-                    "checkpoint_age_s": saving.age_s,
-                    **fleet.resource_usage(),
-                }
-            )
-            sinks.write(row)
-            logging.restart(tally.counters.agent_steps)
-            return row
-
-        steps = tally.counters.agent_steps
-        options = config.logging
-        saving = Clock(options.checkpoint_interval_s, options.checkpoint_interval_steps, steps)
-        logging = Clock(options.interval_s, options.interval_steps, steps)
-        hooks.started()
-        tally.start()
-        if not checkpoints.available(run_dir):
+    def to_its_end(self) -> Row:
+        """Returns the last log row; a checkpoint of the same moment is written."""
+        self._hooks.started()
+        self._tally.start()
+        if not checkpoints.available(self._run_dir):
             # A learner that dies before the first regular checkpoint needs one to start from.
-            save(required=True, limit_s=STOPPING_S)
+            self._save(required=True, limit_s=STOPPING_S)
         patient_until = time.monotonic() + STOPPING_S
-        for progress in SCHEDULES[config.learner.mode](fleet, learner, config.fleet.in_flight):
-            absorb(progress.receipts)
-            steps = tally.counters.agent_steps
-            ending = steps >= config.total_steps or hooks.should_stop()
+        for progress in SCHEDULES[self._config.learner.mode](self._fleet, self._learner, self._config.fleet.in_flight):
+            self._absorb(progress.receipts)
+            ending = self._steps >= self._config.total_steps or self._hooks.should_stop()
             if not ending:
                 patient_until = time.monotonic() + STOPPING_S
             elif progress.may_stop or time.monotonic() >= patient_until:
                 break
-            if logging.due(steps) and (progress.receipts or logging.is_late()) and not ending:
-                log()
-            if saving.due(steps) and progress.may_stop and not ending:
-                save(required=False)
-        absorb(learner.receipts(at_most_pending=0))
-        row = log()  # before the checkpoint, so that a copy of the run has it too
-        save(required=True, limit_s=max(ANSWER_S, patient_until - time.monotonic()))
-        sinks.flush()
+            if self._logging.due(self._steps) and (progress.receipts or self._logging.is_late()) and not ending:
+                self._log()
+            if self._saving.due(self._steps) and progress.may_stop and not ending:
+                self._save(required=False)
+        self._absorb(self._learner.receipts(at_most_pending=0))
+        row = self._log()  # before the checkpoint, so that a copy of the run has it too
+        self._save(required=True, limit_s=max(ANSWER_S, patient_until - time.monotonic()))
+        self._sinks.flush()
         return row
+
+    def _absorb(self, receipts: list[Receipt]) -> None:
+        self._tally.add(receipts)
+        self._refusals.add(receipts)
+
+    def _save(self, *, required: bool, limit_s: float | None = None) -> None:
+        self._absorb(self._learner.receipts(at_most_pending=0))  # so that rows and checkpoint tell of the same moment
+        checkpoint = Checkpoint(
+            config_yaml=to_yaml(self._config),
+            layout=self._layout,
+            score=self._tally.mean_return,
+            learner=self._learner.get_state(),
+            fleet=self._fleet.get_state(limit_s).after(self._start.fleet),
+            progress={
+                "tally": self._tally.get_state(),
+                "restarts": self._restarts(),
+                "sinks": self._sinks.get_state(),
+            },
+        )
+        try:
+            self._hooks.before_checkpoint()
+            checkpoints.save(self._run_dir, checkpoint, self._config.logging.keep_checkpoints)
+        except OSError as error:  # the one before is whole
+            if required:
+                raise
+            again = f"{error}; training goes on and tries again later"
+            self._saving.fail(self._steps, partial(self._sinks.event, again))
+            return
+        self._hooks.after_checkpoint()
+        self._saving.restart(self._steps)
+
+    def _log(self) -> Row:
+        restarts = {f"{process}_restarts": count for process, count in self._restarts().items()}
+        row = self._tally.row({**restarts, "checkpoint_age_s": self._saving.age_s, **self._fleet.resource_usage()})
+        self._sinks.write(row)
+        self._logging.restart(self._steps)
+        return row
+
+    def _restarts(self) -> dict[str, int]:
+        """Of all attempts at this run."""
+        before = self._start.restarts
+        return {
+            "actor": before["actor"] + self._fleet.restarts,
+            "learner": before["learner"] + self._learner.restarts,
+        }

@@ -13,6 +13,7 @@ from r2ac.monitoring.sinks.event_files import TensorBoardSink
 from r2ac.monitoring.sinks.isolated import IsolatedSink, to_error_stream
 from r2ac.monitoring.sinks.prometheus import PrometheusSink
 from r2ac.monitoring.sinks.run_files import JsonlSink, SummarySink
+from r2ac.monitoring.sinks.sink import Sink
 from r2ac.monitoring.sinks.wandb_run import WandbSink, new_run_id
 
 METRICS_FILE = "metrics.jsonl"
@@ -105,7 +106,7 @@ def open_sinks(config: TrainConfig, run_dir: Path, texts: Mapping[str, str]) -> 
     def announce(text: str) -> None:
         terminal.do(lambda opened: opened.event(text))
 
-    def isolated(name: str, open_sink: Callable[[], Any], loss: str = "rows are missing there") -> IsolatedSink[Any]:
+    def isolated(name: str, open_sink: Callable[[], Sink], loss: str = "rows are missing there") -> IsolatedSink[Sink]:
         return IsolatedSink(name, open_sink, announce, loss=loss)
 
     metrics = run_dir / METRICS_FILE
