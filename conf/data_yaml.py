@@ -11,12 +11,12 @@ MAX_CHARACTERS = 1_000_000
 MAX_DEPTH = 50
 
 
-class _Loader(yaml.SafeLoader):
+class _Bounded:
     """Refuses what a configuration has no use for: an alias can stand for billions of nodes, a tag asks for a type."""
 
     _depth = 0
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
+    def compose_node(self: Any, parent: Any, index: Any) -> Any:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
             raise ComposerError(None, None, "aliases are not allowed", event.start_mark)
@@ -26,13 +26,24 @@ class _Loader(yaml.SafeLoader):
             raise ComposerError(None, None, f"more than {MAX_DEPTH} levels", event.start_mark)
         self._depth += 1
         try:
-            return super().compose_node(parent, index)
+            return super().compose_node(parent, index)  # pyright: ignore[reportAttributeAccessIssue]
         finally:
             self._depth -= 1
 
 
-def read_yaml(text: str, what: str) -> Any:
+class _Loader(_Bounded, yaml.SafeLoader):
+    """Numbers and texts as they look."""
+
+
+class _Texts(_Bounded, yaml.BaseLoader):
+    """Every value as the text that it is."""
+
+
+def read_yaml(text: str, what: str, *, as_texts: bool = False) -> Any:
     """Numbers, texts, lists and dictionaries. ``what`` it is, is said first if it cannot be read.
+
+    Args:
+        as_texts: numbers as they are written: to YAML the time ``24:00:00`` is one.
 
     Raises:
         ConfigError: if it is not YAML, too long or too deep; one line.
@@ -40,7 +51,7 @@ def read_yaml(text: str, what: str) -> Any:
     if len(text) > MAX_CHARACTERS:
         raise ConfigError(f"{what} cannot be read: {len(text):,} characters, at most {MAX_CHARACTERS:,} are expected")
     try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+        return yaml.load(text, Loader=_Texts if as_texts else _Loader)  # both make nothing but data
     except yaml.MarkedYAMLError as error:
         where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{what} cannot be read: {error.problem or error.context}{where}") from None

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from conf.data_yaml import read_yaml
 from conf.folder import FLAG, Folder, take_folder
 from conf.knobs import UNPRINTABLE, ConfigError, validate
 from conf.load import load_train
@@ -122,11 +121,12 @@ def _load_target(name: str, typed: dict[str, str], folder: Folder) -> TargetConf
 
 
 def _read_target(file: Path) -> dict[str, Any]:
-    """Every value as the text that it is: to YAML the time ``24:00:00`` is a number."""
+    """Every value as the text that it is."""
     try:
-        values = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not YAML: {one_line(error, 300)}") from None
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} cannot be read: {one_line(error, 300)}") from None
+    values = read_yaml(text, str(file), as_texts=True)
     kind = values.get("kind") if isinstance(values, dict) else None
     if not isinstance(kind, str) or kind not in TARGET_CONFIGS:
         raise ConfigError(f"{file} must begin with kind: one of {', '.join(TARGET_CONFIGS)}, got {one_line(kind, 80)}")

@@ -5,13 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
+from patience import patience, wait_until
 
 TOY = (
     *("experiment=tmaze", "env.corridor=4", "fleet.num_actors=1", "actors.num_envs=4", "actors.unroll=3"),
@@ -76,18 +76,20 @@ class StartedRun:
         process = psutil.Process(self.process.pid)
         return [process, *process.children(recursive=True)]
 
-    def wait_until(self, what: str, condition: Callable[[], object], timeout_s: float = 120) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            assert self.process.poll() is None, f"ended while waiting for {what}: {self.output[-3000:]}"
-            assert time.monotonic() < deadline, f"no {what} after {timeout_s} s: {self.output[-3000:]}"
-            time.sleep(0.05)
+    def wait_until(self, what: str, condition: Callable[[], object]) -> None:
+        def met() -> object:
+            ended = self.process.poll() is not None  # looked at before, so that what it did last counts
+            so = condition()
+            assert so or not ended, f"ended while waiting for {what}: {self.output[-3000:]}"
+            return so
+
+        wait_until(what, met, details=lambda: self.output[-3000:])
 
     def wait_for_steps(self, steps: int) -> None:
         self.wait_until(f"{steps} steps", lambda: self.steps >= steps)
 
-    def end(self, timeout_s: float = 60) -> int:
-        return self.process.wait(timeout_s)
+    def end(self) -> int:
+        return self.process.wait(patience(120))
 
 
 @contextmanager
@@ -101,6 +103,6 @@ def started(run_dir: Path, *words: str, **options: Any) -> Iterator[StartedRun]:
         run.process.wait()
 
 
-def gone(processes: Sequence[psutil.Process], timeout_s: float = 30) -> bool:
-    _, alive = psutil.wait_procs(processes, timeout=timeout_s)
+def gone(processes: Sequence[psutil.Process]) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=patience(30))
     return not [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]

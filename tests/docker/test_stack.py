@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from patience import patience, wait_until
 
 DOCKER = Path(__file__).parents[2] / "docker"
 
@@ -63,14 +64,11 @@ class Stack:
 
     def query(self, expression: str) -> list[float]:
         url = f"http://127.0.0.1:{self.prometheus_port}/api/v1/query?query={urllib.parse.quote(expression)}"
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=patience(10)) as answer:
             return [float(series["value"][1]) for series in json.load(answer)["data"]["result"]]
 
-    def wait_until(self, condition: Callable[[], object], what: str, timeout_s: float = 180) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < deadline, f"waited {timeout_s:g} s for {what}:\n{self.log()[-3000:]}"
-            time.sleep(2)
+    def wait_until(self, condition: Callable[[], object], what: str) -> None:
+        wait_until(what, condition, 180, pause_s=2, details=lambda: self.log()[-3000:])
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +78,7 @@ def stack() -> Iterator[Stack]:
     stack = Stack()
     try:
         stack.compose("build")
-        stack.compose("up", "-d", "--wait", "--wait-timeout", "240")
+        stack.compose("up", "-d", "--wait", "--wait-timeout", f"{patience(240):.0f}")
         yield stack
     finally:
         stack.compose("down", "--volumes", "--timeout", "60")
@@ -125,7 +123,7 @@ def test_a_worker_that_dies_is_back_and_the_run_never_stops(stack: Stack) -> Non
     before = max(stack.query("ray_rtrl_agent_steps"))
     stack.wait_until(lambda: max(stack.query("ray_rtrl_agent_steps"), default=0) > before + 5000, "more steps")
     stack.wait_until(lambda: "(healthy)" in stack.compose("ps", "worker"), "a healthy worker")
-    time.sleep(30)  # several looks for growth, during which Ray lists the dead node too
+    time.sleep(patience(30))  # several looks for growth, during which Ray lists the dead node too
     assert "training with 3 actors" not in stack.log()
     assert not re.search(r"^(\x1b\[2K)?error:", stack.log(), re.MULTILINE)
 

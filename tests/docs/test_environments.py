@@ -8,6 +8,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from patience import patience
 
 PAGE = Path(__file__).parents[2] / "docs" / "environments.md"
 
@@ -29,7 +30,7 @@ def test_the_recipe_for_an_environment_of_ones_own_trains(tmp_path: Path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=patience(120),
         check=False,
     )
     assert (result.returncode, result.stderr) == (0, "")
@@ -62,7 +63,7 @@ def test_the_recipe_for_a_suite_of_ones_own_is_examined_trained_and_evaluated(tm
             env=environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=patience(120),
             check=False,
         )
         assert result.returncode == 0, (program, result.stdout, result.stderr)

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from opened_dmlab import Opened
+from opened_dmlab import STREAMS, Opened
+
+from conf.env_schema import DMLabConfig
+from envs.dmlab.environment import DMLabEnv
 
 STANDINS = Path(__file__).parents[1] / "standins"
 
@@ -45,3 +48,22 @@ def opened() -> Iterator[Opened]:
     yield opened
     for env in opened.envs:
         env.close()
+
+
+@pytest.fixture
+def faults(tmp_path: Path) -> Callable[[str], None]:
+    """Makes the named fault happen, once, to whichever engine comes to it first."""
+    (tmp_path / "faults").mkdir()
+    return lambda name: (tmp_path / "faults" / name).touch()
+
+
+@pytest.fixture
+def open_env(standin: Callable[..., None], opened: Opened, tmp_path: Path) -> Callable[..., DMLabEnv]:
+    """Opens an environment of the stand-in, which behaves as ``FAKE_LAB`` is told."""
+
+    def build(config: DMLabConfig, streams: int = STREAMS, **behaviour: Any) -> DMLabEnv:
+        folder = tmp_path / "faults"
+        standin(**behaviour | ({"faults": str(folder)} if folder.exists() else {}))
+        return opened(config, streams=streams)
+
+    return build

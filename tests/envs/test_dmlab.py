@@ -1,10 +1,8 @@
 """DMLab environments: boundaries, seeds, levels and actions. Against the stand-in everywhere, and the real module where there is one."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dmlab_modules import both_modules
-from opened_dmlab import STREAMS, Opened
+from opened_dmlab import STREAMS, Opened, kill, labels
+from patience import wait_until
 
 from conf.env_schema import DMLab30Config, DMLabConfig
 from envs.base import Timestep, UnknownEnvironment
@@ -29,13 +28,6 @@ def play(env: DMLabEnv, steps: int, seed: int = 0) -> Iterator[Timestep]:
     choose = np.random.default_rng(seed)
     for _ in range(steps):
         yield env.step(choose.integers(0, 9, env.num_envs))
-
-
-def labels(pictures: np.ndarray) -> np.ndarray:
-    """What the stand-in writes into its pictures, ``[B]``."""
-    import deepmind_lab
-
-    return np.array([deepmind_lab.label(picture) for picture in pictures])
 
 
 @pytest.mark.seconds
@@ -81,14 +73,12 @@ def test_an_engine_that_is_killed_is_replaced(module: str, opened: Opened):
     env.reset()
     engine = env._supervisor.playing[0]
     assert engine is not None
-    os.kill(engine.pid, signal.SIGKILL)
+    kill(engine.pid)
     now = env.step(np.zeros(2, int))
     assert now.valid.tolist() == [False, True]
     assert now.truncated.tolist() == [True, False]
-    deadline = time.monotonic() + 60
-    while not now.valid[0] and time.monotonic() < deadline:
+    while not now.valid[0]:
         now = env.step(np.zeros(2, int))
-    assert now.valid[0]
     assert env.statistics()["engine_restarts"] == 1
 
 
@@ -226,8 +216,7 @@ def test_an_equal_schedule_gives_two_streams_three_levels(standin: Callable[...,
     env = opened(DMLab30Config(levels=names, schedule="equal", spare_engines=2, instruction=False), streams=2)
     env.reset()
     steps = np.zeros(3, int)
-    deadline = time.monotonic() + 30
-    while steps.sum() < 240 and time.monotonic() < deadline:
+    while steps.sum() < 240:
         now = env.step(np.zeros(2, int))
         assert now.level is not None
         steps += np.bincount(now.level[now.valid], minlength=3)
@@ -345,10 +334,7 @@ def test_engines_end_and_their_files_go_when_the_trainer_is_killed(
         engine = Path(f"/proc/{int(trainer.stdout.readline())}")
         assert engine.exists()
         trainer.kill()
-    deadline = time.monotonic() + 10
-    while engine.exists() and "Z" not in (engine / "stat").read_text().split()[2] and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not engine.exists() or "Z" in (engine / "stat").read_text().split()[2]
+    wait_until("the engine's end", lambda: not engine.exists() or "Z" in (engine / "stat").read_text().split()[2])
     (left,) = tmp_path.glob("r2ac-dmlab-*")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     opened(DMLabConfig(spare_engines=0), streams=1).reset()

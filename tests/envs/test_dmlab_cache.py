@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from patience import patience
 
 from envs.dmlab import cache as cache_module
 from envs.dmlab.cache import CacheCounts, CacheOptions, LevelCache
@@ -227,7 +228,7 @@ def test_two_writers_and_readers_of_the_same_keys_never_meet_half_a_pack(tmp_pat
         built = pack(tmp_path / f"{name}.pk3", name * 40_000, 40_000)
         command = [sys.executable, "-c", WRITER, str(tmp_path / "cache"), str(built), str(tmp_path / f"{name}.target")]
         writers.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
-    said = [writer.communicate(timeout=60)[1] for writer in writers]
+    said = [writer.communicate(timeout=patience(60))[1] for writer in writers]
     assert [writer.returncode for writer in writers] == [0, 0], said
     assert len(packs_in(tmp_path / "cache")) == 3
     assert all(is_whole(path) for path in packs_in(tmp_path / "cache"))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from dmlab_modules import both_modules
+from patience import patience
 
 STANDINS = Path(__file__).parents[1] / "standins"
 WATERMAZE = "contributed/dmlab30/rooms_watermaze"
@@ -184,7 +185,7 @@ def run(module: str, folder: Path, program: str, **environment: str) -> subproce
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=patience(120),
         check=False,
     )
 

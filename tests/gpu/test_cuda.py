@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from patience import patience
 from unrolled import full_gradient
 
 from rtrl_core import CELLS, DiagonalCore
@@ -46,6 +47,6 @@ def test_breakout_trains_with_actors_and_learner_on_the_device(tmp_path: Path, f
         *("actors.num_gpus=0.5", "learner.num_gpus=0.5", "total_steps=2_000", "logging.terminal=plain"),
     ]
     command = [sys.executable, "-m", "r2ac.commands.train", *words]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=patience(280), check=False)
     assert result.returncode == 0, result.stderr[-2000:]
     assert (tmp_path / "summary.json").is_file()

@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+from patience import patience
 
 README = Path(__file__).parents[2] / "README.md"
 TOY_ATARI = [
@@ -18,9 +19,9 @@ TOY_ATARI = [
 ]
 
 
-def program(module: str, *words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def program(module: str, *words: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", module, *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=patience(seconds), check=False)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def test_the_demo_runs_both_rules_and_draws_them(tmp_path: Path):
 
 @pytest.mark.soak
 def test_the_maze_is_learned_under_rtrl_and_not_under_truncated_bptt(tmp_path: Path):
-    result = program("r2ac.commands.demo", f"output={tmp_path}", timeout=280)
+    result = program("r2ac.commands.demo", f"output={tmp_path}", seconds=280)
     assert result.returncode == 0, result.stderr
     success = {}
     for rule in ("segment", "tbptt"):
@@ -175,7 +176,9 @@ def test_training_in_one_process_needs_no_ray(tmp_path: Path):
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['ray'] = None\n")
     command = [sys.executable, "-m", "r2ac.commands.train", *TOY_ATARI, "total_steps=32", f"run_dir={tmp_path}/run"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=patience(120), env=environment, check=False
+    )
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["updates"] > 0
 

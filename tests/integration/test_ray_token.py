@@ -7,15 +7,15 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
+from patience import patience, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
+pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
 TRAIN = [
     "experiment=tmaze",
@@ -64,25 +64,29 @@ def head(environment: dict[str, str], tmp_path: Path) -> Iterator[tuple[str, dic
     with log.open("w") as output:
         process = subprocess.Popen(command, env=admitted, start_new_session=True, stdout=output, stderr=output)
     try:
-        while not healthy(address, admitted):
+
+        def is_up() -> bool:
             assert process.poll() is None, log.read_text()
-            time.sleep(0.5)
+            return healthy(address, admitted)
+
+        wait_until("the head", is_up, details=log.read_text)
         yield address, admitted
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # asked to end, it would wait for its work to drain first
-        process.wait(60)
+        process.wait(patience(60))
 
 
 def healthy(address: str, environment: dict[str, str]) -> bool:
     command = ["ray", "health-check", "--address", address]
-    return subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False).returncode == 0
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=patience(60), check=False)
+    return done.returncode == 0
 
 
 def train(address: str, environment: dict[str, str], run_dir: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "r2ac.commands.train", *TRAIN, "total_steps=20", "fleet.num_actors=1"]
     command += [f"fleet.address={address}", f"run_dir={run_dir}"]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=patience(120), check=False)
 
 
 @pytest.mark.soak
@@ -92,7 +96,7 @@ def test_a_cluster_with_a_token_takes_no_node_that_has_another(
     address, _ = head
     wrong = environment | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "b" * 64}
     node = ["ray", "start", f"--address={address}", "--num-cpus=1", "--object-store-memory=100000000"]
-    joined = subprocess.run(node, env=wrong, capture_output=True, text=True, timeout=120, check=False)
+    joined = subprocess.run(node, env=wrong, capture_output=True, text=True, timeout=patience(120), check=False)
     assert joined.returncode != 0, joined.stdout + joined.stderr
 
 

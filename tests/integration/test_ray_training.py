@@ -7,13 +7,13 @@ import socket
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
+from patience import patience, wait_until
 
 WORDS = [
     "experiment=tmaze",
@@ -65,12 +65,12 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
-def wait_until(process: subprocess.Popen[str], what: str, condition: Callable[[], bool], timeout_s: float = 90) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
+def wait_for(process: subprocess.Popen[str], what: str, condition: Callable[[], bool]) -> None:
+    def met() -> bool:
         assert process.poll() is None, f"ended while waiting for {what}: {process.communicate()[0][-3000:]}"
-        assert time.monotonic() < deadline, f"no {what} after {timeout_s} s"
-        time.sleep(0.1)
+        return condition()
+
+    wait_until(what, met)
 
 
 def workers(process: subprocess.Popen[str], name: str) -> list[psutil.Process]:
@@ -87,17 +87,17 @@ def workers(process: subprocess.Popen[str], name: str) -> list[psutil.Process]:
 @pytest.mark.slow
 def test_a_run_survives_the_death_of_an_actor_and_of_the_learner_and_its_counters_add_up(tmp_path: Path):
     with training(tmp_path, "total_steps=100_000_000") as process:
-        wait_until(process, "progress", lambda: summary(tmp_path).get("agent_steps", 0) > 2000)
+        wait_for(process, "progress", lambda: summary(tmp_path).get("agent_steps", 0) > 2000)
         workers(process, "ActorProcess")[0].kill()
-        wait_until(process, "the actor's restart", lambda: summary(tmp_path).get("actor_restarts") == 1)
+        wait_for(process, "the actor's restart", lambda: summary(tmp_path).get("actor_restarts") == 1)
         at_restart = summary(tmp_path)["agent_steps"]
-        wait_until(process, "progress of both actors", lambda: both_step(summary(tmp_path)))
+        wait_for(process, "progress of both actors", lambda: both_step(summary(tmp_path)))
         workers(process, "LearnerProcess")[0].kill()
-        wait_until(process, "the learner's restart", lambda: summary(tmp_path).get("learner_restarts") == 1)
+        wait_for(process, "the learner's restart", lambda: summary(tmp_path).get("learner_restarts") == 1)
         version = summary(tmp_path)["policy_version"]
-        wait_until(process, "new updates", lambda: summary(tmp_path)["policy_version"] > version + 20)
+        wait_for(process, "new updates", lambda: summary(tmp_path)["policy_version"] > version + 20)
         process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=patience(60))
         assert process.returncode == 0, output[-3000:]
     final = summary(tmp_path)
     assert final["agent_steps"] > at_restart
@@ -111,7 +111,7 @@ def test_a_run_survives_the_death_of_an_actor_and_of_the_learner_and_its_counter
         assert values == sorted(values), f"{name} went back"
 
     with training(tmp_path, f"total_steps={int(final['agent_steps']) + 2000}") as process:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=patience(120))
         assert process.returncode == 0, output[-3000:]
     assert "going on at" in output
     assert summary(tmp_path)["agent_steps"] >= final["agent_steps"] + 2000
@@ -120,28 +120,30 @@ def test_a_run_survives_the_death_of_an_actor_and_of_the_learner_and_its_counter
 
 @pytest.mark.slow
 def test_an_actor_that_hangs_is_replaced_and_holds_up_neither_checkpoints_nor_the_others(tmp_path: Path):
-    with training(tmp_path, "total_steps=100_000_000", "fleet.unroll_timeout_s=4") as process:
-        wait_until(process, "progress", lambda: summary(tmp_path).get("agent_steps", 0) > 2000)
+    limit_s = round(patience(4))
+    with training(tmp_path, "total_steps=100_000_000", f"fleet.unroll_timeout_s={limit_s}") as process:
+        wait_for(process, "progress", lambda: summary(tmp_path).get("agent_steps", 0) > 2000)
         stopped = workers(process, "ActorProcess")[0]
         stopped.suspend()  # alive, and silent: with a checkpoint every second, one waits for it too
-        wait_until(process, "the actor's restart", lambda: summary(tmp_path).get("actor_restarts") == 1)
+        wait_for(process, "the actor's restart", lambda: summary(tmp_path).get("actor_restarts") == 1)
         saved = newest_checkpoint(tmp_path)
-        wait_until(process, "progress of both actors", lambda: both_step(summary(tmp_path)))
-        wait_until(process, "a new checkpoint", lambda: newest_checkpoint(tmp_path) > saved)
-        wait_until(process, "the end of the process that hung", lambda: not alive(stopped))
+        wait_for(process, "progress of both actors", lambda: both_step(summary(tmp_path)))
+        wait_for(process, "a new checkpoint", lambda: newest_checkpoint(tmp_path) > saved)
+        wait_for(process, "the end of the process that hung", lambda: not alive(stopped))
         process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=patience(60))
     assert process.returncode == 0, output[-3000:]
-    assert "no unroll for 4 s (fleet.unroll_timeout_s)" in output
+    assert f"no unroll for {limit_s} s (fleet.unroll_timeout_s)" in output
 
 
 @pytest.mark.soak
 def test_a_stop_does_not_wait_for_the_round_of_an_actor_that_hangs(tmp_path: Path):
-    with training(tmp_path, "total_steps=100_000_000", "learner.mode=sync") as process:
-        wait_until(process, "progress", lambda: summary(tmp_path).get("agent_steps", 0) > 1000)
+    words = ["learner.mode=sync", "fleet.unroll_timeout_s=100000"]  # the stop does not wait for that
+    with training(tmp_path, "total_steps=100_000_000", *words) as process:
+        wait_for(process, "progress", lambda: summary(tmp_path).get("agent_steps", 0) > 1000)
         workers(process, "ActorProcess")[0].suspend()
         process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=100)  # unrolls may take 600 s
+        output, _ = process.communicate(timeout=patience(100))
     assert process.returncode == 0, output[-3000:]
     assert int(newest_checkpoint(tmp_path)) == summary(tmp_path)["agent_steps"]
 
@@ -149,7 +151,7 @@ def test_a_stop_does_not_wait_for_the_round_of_an_actor_that_hangs(tmp_path: Pat
 @pytest.mark.slow
 def test_a_local_ray_listens_on_the_loopback_interface_only_and_its_run_saves_at_an_interrupt(tmp_path: Path):
     with training(tmp_path, "total_steps=100_000_000") as process:
-        wait_until(process, "progress", lambda: summary(tmp_path).get("agent_steps", 0) > 1000)
+        wait_for(process, "progress", lambda: summary(tmp_path).get("agent_steps", 0) > 1000)
         tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         listening = {
             connection.laddr.ip
@@ -158,7 +160,7 @@ def test_a_local_ray_listens_on_the_loopback_interface_only_and_its_run_saves_at
             if connection.status == psutil.CONN_LISTEN
         }
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: everyone hears it
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=patience(60))
     assert listening
     assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     assert process.returncode == 0, output[-3000:]
@@ -167,14 +169,13 @@ def test_a_local_ray_listens_on_the_loopback_interface_only_and_its_run_saves_at
 
 
 @pytest.mark.slow
-def test_more_actors_than_the_cluster_can_ever_place_are_reported_in_seconds(tmp_path: Path):
-    started = time.monotonic()
-    with training(tmp_path, "fleet.num_actors=500", "fleet.placement_timeout_s=1") as process:
-        output, _ = process.communicate(timeout=90)
+def test_more_actors_than_the_cluster_can_ever_place_are_reported_and_not_waited_for(tmp_path: Path):
+    words = ["fleet.num_actors=500", "fleet.placement_timeout_s=1", "fleet.start_timeout_s=100000"]
+    with training(tmp_path, *words) as process:
+        output, _ = process.communicate(timeout=patience(90))
     assert process.returncode == 2
     assert "500 actors and the learner need 250 CPU, but the cluster has" in output
     assert "Traceback" not in output
-    assert time.monotonic() - started < 80
 
 
 @pytest.mark.slow
@@ -183,7 +184,7 @@ def test_a_process_that_ray_ends_for_want_of_memory_is_named_in_one_line(
 ):
     monkeypatch.setenv("RAY_memory_usage_threshold", "0")  # every machine's memory counts as full
     with training(tmp_path, "fleet.max_restarts=1") as process:
-        output, _ = process.communicate(timeout=90)
+        output, _ = process.communicate(timeout=patience(90))
     assert process.returncode == 2, output[-3000:]
     assert "Ray ended its process because the memory of its machine was nearly used up" in output
     assert "Traceback" not in output
@@ -202,7 +203,9 @@ def test_a_bug_in_an_actor_stops_the_run_with_its_traceback(tmp_path: Path):
     )
     command = [sys.executable, "-m", "r2ac.commands.train", *WORDS, f"run_dir={tmp_path}/run"]
     environment = {**os.environ, "PYTHONPATH": str(broken)}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=patience(120), env=environment, check=False
+    )
     assert result.returncode == 1
     assert "a bug, not a failure" in result.stderr
     assert "restarted" not in result.stdout + result.stderr
@@ -211,25 +214,25 @@ def test_a_bug_in_an_actor_stops_the_run_with_its_traceback(tmp_path: Path):
 @pytest.mark.seconds
 def test_an_unreachable_cluster_is_one_line(tmp_path: Path):
     with training(tmp_path, "fleet.address=127.0.0.1:1") as process:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=patience(120))
     assert process.returncode == 2
     assert "error: fleet.address=127.0.0.1:1: expected the address of a running Ray cluster" in output
     assert "but nothing (Connection refused) answers there" in output
 
 
 @pytest.mark.seconds
-def test_a_port_in_use_is_one_line_and_at_once(tmp_path: Path):
+def test_a_port_in_use_is_one_line_before_anything_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "ray"))
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        started = time.monotonic()
         with training(tmp_path, f"fleet.metrics_port={port}") as process:
-            output, _ = process.communicate(timeout=60)
+            output, _ = process.communicate(timeout=patience(60))
     assert process.returncode == 2
     assert f"error: fleet.metrics_port={port} cannot be used on this machine" in output
     assert "Traceback" not in output
-    assert time.monotonic() - started < 30
+    assert not (tmp_path / "ray").exists(), "Ray was started for nothing"
 
 
 LICENSED = """
@@ -270,7 +273,7 @@ def test_an_environment_of_the_current_folder_is_found_by_actors_and_its_end_is_
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=patience(200),
         check=False,
     )
     assert result.returncode == 2

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from patience import patience
 
 HEAVY = ("torch._dynamo", "sympy", "matplotlib", "wandb", "tensorboard", "torch.utils.tensorboard")
 """Each takes about as long to import as torch itself, or is for a program that is not the training."""
@@ -66,7 +67,7 @@ def test_ray_runs_only_what_the_run_uses_and_nobody_imports_what_it_does_not_nee
         )  # there was an update: actors, learner and optimizer have done all they do
         running = sorted(what(child) for child in psutil.Process(process.pid).children(recursive=True))
         process.terminate()
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=patience(60))
     assert process.returncode == 0, first_row + output
     ours = [name for name in running if name not in ALWAYS_RUNNING]
     assert ours == ["ray::ActorProcess", "ray::ActorProcess", "ray::LearnerProcess"]
@@ -81,7 +82,7 @@ def test_training_in_one_process_imports_nothing_that_it_does_not_need(
 ) -> None:
     words = [*WORDS, "fleet=local", f"run_dir={tmp_path}/run", "total_steps=100"]
     command = [sys.executable, "-m", "r2ac.commands.train", *words]
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=patience(120))
     assert imported(tmp_path) == ""
 
 
@@ -100,5 +101,5 @@ def test_processes_of_a_local_ray_have_their_settings_from_its_start(
         print(PROCESS_ENVIRONMENT.items() <= inside.items(), "MALLOC_ARENA_MAX" in os.environ)
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=patience(120))
     assert done.stdout == "True False\n"

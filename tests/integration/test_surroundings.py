@@ -2,10 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -149,10 +149,9 @@ def test_a_run_trains_through_a_full_disk_and_writes_again_when_there_is_room(sm
     events = EventAccumulator(str(run.run_dir / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("learning/frames")] == steps
-    seconds = [row["wall_time_s"] for row in run.rows]
-    assert (
-        max(later - earlier for earlier, later in pairwise(seconds)) < 5.0
-    )  # rows of the time without room are there too
+    shown = [int(number.replace(",", "")) for number in re.findall(r"^ *([\d,]+) steps  ", run.output, re.MULTILINE)]
+    assert last < max(shown)
+    assert set(shown) <= set(steps), "rows of the time without room are missing"
     assert steps[-1] == run.steps == whole(run)
     assert run.attempt["ended"]
 
@@ -176,7 +175,7 @@ def test_a_run_that_ends_on_a_full_disk_says_so_in_one_line_and_leaves_the_check
 def test_a_run_that_finds_a_full_disk_does_not_begin(small_disk: Path):
     fill(small_disk)
     with started(small_disk / "run", "fleet=local", log=small_disk.parent / "log") as run:
-        assert run.end(120) in (1, 2)
+        assert run.end() in (1, 2)
     assert len([line for line in run.output.splitlines() if line.startswith("error: ")]) == 1
     assert "No space left on device" in run.output
     assert "Traceback" not in run.output

@@ -9,15 +9,16 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 import pytest
+from patience import patience, wait_until
 
 from r2ac.cluster import addresses
 from r2ac.cluster.addresses import JOB_API, RAY, AddressError, Endpoint, cluster_at, running_here, what_answers
@@ -131,11 +132,15 @@ def has_node(head: Head) -> bool:
     return any(Endpoint.parse(address).port == head.port for address in running_here())
 
 
+def is_up(head: Head) -> bool:
+    return what_answers(Endpoint("127.0.0.1", head.dashboard)) == JOB_API and has_node(head)
+
+
 def end(process: subprocess.Popen[bytes]) -> None:
     """At once: a head that is asked to end waits for its work to drain first."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait(timeout=60)
+    process.wait(timeout=patience(60))
 
 
 @pytest.fixture(scope="module")
@@ -149,10 +154,7 @@ def clusters() -> Iterator[tuple[Head, Head]]:
     try:
         for _ in range(2):
             heads.append(start_head(environment))
-            deadline = time.monotonic() + 120
-            while what_answers(Endpoint("127.0.0.1", heads[-1].dashboard)) != JOB_API or not has_node(heads[-1]):
-                assert time.monotonic() < deadline, "no node and job API after 120 s"
-                time.sleep(0.2)
+            wait_until("a node and a job API", partial(is_up, heads[-1]))
         yield heads[0], heads[1]
     finally:
         for head in heads:
@@ -169,7 +171,7 @@ def train(tmp_path: Path, address: str) -> subprocess.CompletedProcess[str]:
         f"run_dir={tmp_path}/run",
         f"fleet.address={address}",
     ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=patience(200), check=False)
 
 
 @pytest.mark.slow

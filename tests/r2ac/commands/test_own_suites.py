@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import patience
 
 from r2ac.commands import doctor_checks, evaluate, play, report, train
 from r2ac.monitoring.report.runs import read_run
@@ -120,7 +121,7 @@ def test_its_actors_may_be_processes(tmp_path: Path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=patience(200),
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr

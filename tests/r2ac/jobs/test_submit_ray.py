@@ -8,18 +8,18 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from patience import patience, wait_until
 
 from r2ac.commands.submit import DRY_RUN, main
 from r2ac.commands.sweep import main as sweep
 from r2ac.jobs import ray_job
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
+pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
 TRAIN = ["experiment=tmaze", "fleet.num_actors=1", "logging.interval_s=1", "logging.tensorboard=false"]
 
@@ -32,13 +32,6 @@ def free_ports(count: int) -> list[int]:
     for probe in probes:
         probe.close()
     return ports
-
-
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 90) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout_s:g} s for {what}"
-        time.sleep(0.2)
 
 
 @pytest.fixture
@@ -63,7 +56,7 @@ def end(process: subprocess.Popen) -> None:
     """Ends a process group of ours, at once: a head that is asked to end waits for its work to drain first."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait(timeout=60)
+    process.wait(timeout=patience(60))
 
 
 @pytest.fixture
@@ -80,7 +73,7 @@ def cluster(environment: dict[str, str]) -> Iterator[str]:
             return probe.connect_ex(("127.0.0.1", dashboard)) == 0
 
     try:
-        wait_until(answers, "the dashboard")
+        wait_until("the dashboard", answers)
         yield f"http://127.0.0.1:{dashboard}"
     finally:
         end(process)
@@ -93,13 +86,13 @@ def test_a_job_is_submitted_refused_twice_stopped_and_goes_on_when_submitted_aga
     words += ["logging.checkpoint_interval_s=1"]
     checkpoints = tmp_path / "first" / "checkpoints"
     assert main([*words, "total_steps=1000000000", "follow=false"]) == 0
-    wait_until(lambda: len([p for p in checkpoints.glob("[0-9]*") if int(p.name)]) > 0, "a checkpoint")
+    wait_until("a checkpoint", lambda: any(int(path.name) for path in checkpoints.glob("[0-9]*")))
     assert main([*words, "follow=false"]) == 2
     assert "job name first is in use by first-1" in capfd.readouterr().err
 
     client = ray_job.connect(cluster)
     client.stop_job("first-1")
-    wait_until(lambda: client.get_job_status("first-1").is_terminal(), "the end of the job")
+    wait_until("the end of the job", lambda: client.get_job_status("first-1").is_terminal())
     reached = max(int(path.name) for path in checkpoints.glob("[0-9]*"))
 
     assert main([*words, f"total_steps={reached + 2000}"]) == 0
@@ -155,7 +148,7 @@ def test_the_slurm_script_trains_on_two_nodes_and_ends_what_it_started(
             ["bash", script], env=environment, start_new_session=True, stdout=output, stderr=output
         )
     try:
-        assert process.wait(timeout=200) == 0, log.read_text()
+        assert process.wait(timeout=patience(200)) == 0, log.read_text()
     finally:
         end(process)
     assert (tmp_path / "first" / "summary.json").exists(), log.read_text()

@@ -7,13 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from patience import patience, wait_until
 
 from r2ac.monitoring.dashboard import expressions
 
@@ -41,7 +42,7 @@ def free_port() -> int:
 def end(process: subprocess.Popen) -> None:
     process.send_signal(signal.SIGTERM)
     try:
-        process.wait(timeout=60)
+        process.wait(timeout=patience(60))
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -81,20 +82,19 @@ def prometheus_url(tmp_path: Path) -> Iterator[str]:
 
 
 def query(url: str, expression: str) -> list[dict]:
-    with urllib.request.urlopen(f"{url}/api/v1/query?query={urllib.parse.quote(expression)}", timeout=10) as answer:
+    with urllib.request.urlopen(
+        f"{url}/api/v1/query?query={urllib.parse.quote(expression)}", timeout=patience(10)
+    ) as answer:
         return json.load(answer)["data"]["result"]
 
 
 def test_a_training_run_fills_the_dashboard(prometheus_url: str, tmp_path: Path) -> None:
-    deadline = time.monotonic() + 120
-    while True:
-        assert time.monotonic() < deadline, (tmp_path / "train.log").read_text()
-        time.sleep(1)
-        try:
-            if all(query(prometheus_url, f"rate(ray_rtrl_{name}[30s])") for name in HEADLINES):
-                break  # two samples of each
-        except OSError:
-            continue  # Prometheus is still starting
+    def has_two_samples_of_each() -> bool:
+        with suppress(OSError):  # Prometheus is still starting
+            return all(query(prometheus_url, f"rate(ray_rtrl_{name}[30s])") for name in HEADLINES)
+        return False
+
+    wait_until("two samples", has_two_samples_of_each, pause_s=1, details=(tmp_path / "train.log").read_text)
     answers = {
         text: query(prometheus_url, text.replace("$__rate_interval", "30s").replace("$run", ".*"))
         for text in expressions()

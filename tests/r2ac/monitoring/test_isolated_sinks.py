@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from patience import patience
 
 from conf.load import load_train
 from r2ac.monitoring.sinks import Sinks, all_sinks, isolated
@@ -62,7 +63,7 @@ class Blocking(Collecting):
 
     def _wait(self, place: str) -> None:
         if self._place == place:
-            assert self._released.wait(60)
+            assert self._released.wait(patience(60))
 
     def write(self, row: Row) -> None:
         self._wait("write")
@@ -72,13 +73,34 @@ class Blocking(Collecting):
         self._wait("close")
 
 
-def trained(run_dir: Path, open_sink: Callable[[], Collecting], capacity: int = 1000) -> tuple[list[str], list[Row]]:
+class Unwaited(IsolatedSink[Collecting]):
+    """Is not waited for: whatever blocks in it does so for as long as the test wants."""
+
+    def flush(self, deadline: float) -> None:
+        super().flush(time.monotonic())
+
+    def join(self, deadline: float) -> None:
+        super().join(time.monotonic())
+
+
+@pytest.fixture(autouse=True)
+def _time_for_what_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in ((isolated, "PATIENCE_S"), (all_sinks, "FLUSH_S"), (all_sinks, "CLOSE_S")):
+        monkeypatch.setattr(module, name, patience(60))
+
+
+def trained(
+    run_dir: Path,
+    open_sink: Callable[[], Collecting],
+    kind: type[IsolatedSink[Collecting]] = IsolatedSink,
+    capacity: int = 1000,
+) -> tuple[list[str], list[Row]]:
     """What a run with this sink said about it, and the rows that a healthy one beside it got."""
     said: list[str] = []
     healthy = Collecting()
     sinks = Sinks(
         [
-            IsolatedSink("the bad one", open_sink, said.append, capacity=capacity),
+            kind("the bad one", open_sink, said.append, capacity=capacity),
             IsolatedSink("the good one", lambda: healthy, said.append),
         ],
         said.append,
@@ -114,20 +136,17 @@ def test_a_sink_that_blocks_holds_up_neither_training_nor_the_others(
     tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(isolated, "PATIENCE_S", 0.01)
-    monkeypatch.setattr(all_sinks, "FLUSH_S", 0.01)
-    monkeypatch.setattr(all_sinks, "CLOSE_S", 0.01)
     released = threading.Event()
-    said, rows = trained(tmp_path, lambda: Blocking(place, released), capacity=3)
+    said, rows = trained(tmp_path, lambda: Blocking(place, released), Unwaited, capacity=3)
     released.set()
     assert said == ["the bad one takes no more rows: training goes on, rows are missing there"]
     assert len(rows) >= 10
 
 
 @pytest.mark.seconds
-def test_a_sink_that_does_not_close_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(all_sinks, "CLOSE_S", 0.05)
+def test_a_sink_that_does_not_close_is_left(tmp_path: Path):
     released = threading.Event()
-    said, rows = trained(tmp_path, lambda: Blocking("close", released))
+    said, rows = trained(tmp_path, lambda: Blocking("close", released), Unwaited)
     released.set()
     assert said == ["the bad one did not close in time, rows are missing there"]
     assert len(rows) >= 10
@@ -143,7 +162,7 @@ def test_a_sink_that_was_slow_gets_its_rows_again_when_it_is_back():
     released.set()
     slow.do(lambda opened: opened.write(row))  # waits for room, and finds it
     slow.end()
-    slow.join(time.monotonic() + 60)
+    slow.join(time.monotonic() + patience(60))
     assert len(sink.rows) == 3
     assert slow.works
     assert not said
@@ -154,7 +173,7 @@ def test_rows_arrive_in_order_and_before_the_close():
     working = IsolatedSink("it", lambda: sink, lambda text: None)
     for steps in range(100):
         working.do(lambda opened, steps=steps: opened.write({"agent_steps": steps}))
-    working.flush(time.monotonic() + 60)
+    working.flush(time.monotonic() + patience(60))
     assert [row["agent_steps"] for row in sink.rows] == list(range(100))
     working.end()
-    working.join(time.monotonic() + 60)
+    working.join(time.monotonic() + patience(60))

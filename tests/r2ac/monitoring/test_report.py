@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import patience
 
 from conf.load import load_train, to_yaml
 from r2ac.commands.report import main
@@ -126,7 +127,7 @@ def test_a_browser_shows_it_without_complaint_at_a_phones_and_a_screens_width(
     assert CHROMIUM is not None
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", frame.as_uri()]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=patience(120), check=True)
     assert "CONSOLE" not in shown.stderr, shown.stderr
     title = shown.stdout.partition("<title>")[2].partition("</title>")[0]
     assert title != "waiting", "the page never finished loading"

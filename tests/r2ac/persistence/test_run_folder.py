@@ -8,19 +8,45 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
+from patience import patience
 
+from r2ac.persistence import lease as leases
 from r2ac.persistence.checkpoint import FOLDER, MANIFEST, available
-from r2ac.persistence.lease import Attempt, Lease, LeaseError
+from r2ac.persistence.lease import BEAT_S, EXPIRY_S, Attempt, Lease, LeaseError
 from r2ac.persistence.run_folder import RunFolder, RunFolderError, copy_name
 from r2ac.persistence.storage import Mirror
 
-SHORT = {"beat_s": 0.1, "expiry_s": 0.6}
+
+class FakeClock:
+    """In the place of the lease's ``time``: only sleeping takes time, and meanwhile others do what they do."""
+
+    def __init__(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        self.slept_s = 0.0
+        self._meanwhile = meanwhile
+
+    def time(self) -> float:
+        return time.time() + self.slept_s
+
+    def monotonic(self) -> float:
+        return self.slept_s
+
+    def sleep(self, seconds: float) -> None:
+        self.slept_s += seconds
+        self._meanwhile()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    clock = FakeClock()
+    monkeypatch.setattr(leases, "time", clock)
+    return clock
 
 
 def attempt_file(run: Path, number: int) -> Path:
@@ -57,7 +83,7 @@ def test_the_next_attempt_begins_when_the_last_has_ended(tmp_path: Path) -> None
 
 
 @pytest.mark.seconds
-def test_the_lease_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
+def test_the_lease_of_a_killed_process_is_taken_over_at_once(tmp_path: Path, clock: FakeClock) -> None:
     program = (
         "import sys, time; from r2ac.persistence.run_folder import RunFolder\n"
         "with RunFolder.open(sys.argv[1]): print('ready', flush=True); time.sleep(60)"
@@ -70,10 +96,9 @@ def test_the_lease_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> 
             RunFolder.open(str(tmp_path / "run"))
         owner.send_signal(signal.SIGKILL)
         owner.wait()
-    start = time.monotonic()
     with RunFolder.open(str(tmp_path / "run")) as folder:
         assert folder.attempt == 2
-    assert time.monotonic() - start < 5
+    assert clock.slept_s == 0
 
 
 class Counted(LocalFileSystem):
@@ -113,23 +138,23 @@ def test_a_lease_touches_its_files_no_more_than_it_needs(tmp_path: Path) -> None
             "list",
             "read",
         ]  # the newest attempt, and whether it has ended; then its own is created
-        assert files.beats.acquire(timeout=10)
+        assert files.beats.acquire(timeout=patience(10))
         files.done.clear()
-        assert files.beats.acquire(timeout=10)
+        assert files.beats.acquire(timeout=patience(10))
         assert set(files.done) == {"write"}
     files.done.clear()
     lease.check()
     assert files.done == ["list"]
 
 
-def test_waiting_for_an_owner_elsewhere_reads_twice_per_beat(tmp_path: Path) -> None:
-    with Lease(Counted(), str(tmp_path), beat_s=0.1):
+def test_waiting_for_an_owner_elsewhere_reads_twice_per_beat(tmp_path: Path, clock: FakeClock) -> None:
+    with Lease(Counted(), str(tmp_path)):
         pass
     pretend(tmp_path, 1, ended=False, machine="another", time=time.time())
     files = Counted()
-    with Lease(files, str(tmp_path), beat_s=0.1, expiry_s=0.5) as lease:
+    with Lease(files, str(tmp_path), beat_s=5.0, expiry_s=30.0) as lease:
         assert lease.number == 2
-        assert files.done.count("read") <= 1 + 2 * 0.5 / 0.1
+        assert files.done.count("read") == 1 + 2 * 30 / 5
 
 
 def test_a_process_number_that_was_given_away_again_is_not_the_owner(tmp_path: Path) -> None:
@@ -140,13 +165,14 @@ def test_a_process_number_that_was_given_away_again_is_not_the_owner(tmp_path: P
         assert folder.attempt == 2
 
 
-def test_a_silent_owner_on_another_machine_is_replaced_after_the_expiry_and_is_fenced(tmp_path: Path) -> None:
-    stalled = RunFolder.open(str(tmp_path / "run"), beat_s=60.0, expiry_s=0.6)
+def test_a_silent_owner_on_another_machine_is_replaced_after_the_expiry_and_is_fenced(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    stalled = RunFolder.open(str(tmp_path / "run"), beat_s=3600.0)
     with stalled:
         pretend(tmp_path / "run", 1, machine="elsewhere", host="elsewhere")
-        start = time.monotonic()
-        with RunFolder.open(str(tmp_path / "run"), **SHORT) as folder:
-            assert time.monotonic() - start >= 0.6
+        with RunFolder.open(str(tmp_path / "run")) as folder:
+            assert EXPIRY_S <= clock.slept_s <= EXPIRY_S + BEAT_S
             assert folder.attempt == 2
             folder.check()
             with pytest.raises(RunFolderError, match=r"attempt 1 has lost .* attempt 2 took it over"):
@@ -156,33 +182,26 @@ def test_a_silent_owner_on_another_machine_is_replaced_after_the_expiry_and_is_f
         stalled.check()
 
 
-def test_a_living_owner_on_another_machine_is_noticed_by_its_heartbeat(tmp_path: Path) -> None:
-    with RunFolder.open(str(tmp_path / "run"), beat_s=60.0):
-        beats = iter(range(1, 100))
-        stop = threading.Event()
-
-        def beat() -> None:
-            while not stop.wait(0.1):
-                pretend(tmp_path / "run", 1, machine="elsewhere", beat=next(beats))
-
-        thread = threading.Thread(target=beat)
-        thread.start()
-        try:
-            with pytest.raises(RunFolderError, match="in use by attempt 1"):
-                RunFolder.open(str(tmp_path / "run"), beat_s=0.1, expiry_s=30.0)
-        finally:
-            stop.set()
-            thread.join()
+def test_a_living_owner_on_another_machine_is_noticed_by_its_heartbeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with RunFolder.open(str(run), beat_s=3600.0):
+        pretend(run, 1, machine="elsewhere")
+        clock = FakeClock(lambda: pretend(run, 1, machine="elsewhere", beat=int(clock.slept_s // BEAT_S)))
+        monkeypatch.setattr(leases, "time", clock)
+        with pytest.raises(RunFolderError, match="in use by attempt 1"):
+            RunFolder.open(str(run))
+        assert clock.slept_s == BEAT_S
 
 
-def test_a_lease_of_yesterday_on_another_machine_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_lease_of_yesterday_on_another_machine_is_not_waited_for(tmp_path: Path, clock: FakeClock) -> None:
     with RunFolder.open(str(tmp_path / "run")):
         pass
     pretend(tmp_path / "run", 1, ended=False, machine="elsewhere", time=time.time() - 86_400)
-    start = time.monotonic()
     with RunFolder.open(str(tmp_path / "run")) as folder:
         assert folder.attempt == 2
-    assert time.monotonic() - start < 5
+    assert clock.slept_s == 0
 
 
 def take(path: str, barrier, results, all_answered) -> None:
@@ -190,7 +209,7 @@ def take(path: str, barrier, results, all_answered) -> None:
     try:
         with RunFolder.open(path):
             results.put("owner")
-            all_answered.wait(60)
+            all_answered.wait(patience(60))
     except RunFolderError:
         results.put("refused")
 
@@ -203,7 +222,7 @@ def test_of_many_attempts_that_start_together_one_becomes_the_owner(tmp_path: Pa
     processes = [context.Process(target=take, args=arguments) for _ in range(4)]
     for process in processes:
         process.start()
-    outcomes = sorted(results.get(timeout=60) for _ in processes)
+    outcomes = sorted(results.get(timeout=patience(60)) for _ in processes)
     all_answered.set()
     for process in processes:
         process.join()

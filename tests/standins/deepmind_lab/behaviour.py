@@ -8,7 +8,7 @@ reset_s      seconds that a reset sleeps                                        
 compile_s    seconds that building a map sleeps, on levels that have maps of text                  default 0
 dataset      "broken": the pictures of the levels that need some cannot be read
 faults       folder; a file ``exit-step``, ``hang-step``, ``map-reset``, ``raise-reset``, ... there happens once, to whoever
-             takes it
+             takes it; who takes ``wait-reset`` goes on once there is a file ``go``
 """
 
 import json
@@ -39,6 +39,10 @@ def take_fault(folder: str | None, moment: str) -> None:
             os._exit(3)
         if what == "map":
             map_not_found("maze_0815")
+        if what == "wait":
+            while not os.path.exists(os.path.join(folder, "go")):
+                time.sleep(0.01)
+            return
         if what == "hang":
             until = time.monotonic() + 3600
             while time.monotonic() < until:  # holding the lock

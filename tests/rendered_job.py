@@ -1,0 +1,10 @@
+"""The text of a job as rtrl-submit would send it."""
+
+from r2ac.commands.submit import DRY_RUN, main
+
+TRAIN = ("experiment=tmaze", "total_steps=1000")
+
+
+def rendered(capsys, *words: str) -> str:
+    assert main([*words, *TRAIN, DRY_RUN]) == 0
+    return capsys.readouterr().out
