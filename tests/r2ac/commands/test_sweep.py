@@ -6,12 +6,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from patience import patience, wait_until
 
 from r2ac.commands.report import main as report
 from r2ac.commands.sweep import main
@@ -39,12 +39,12 @@ def start(*words: str, **variables: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    def so_or_ended() -> bool:
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        return condition()
+
+    wait_until("the jobs of the sweep", so_or_ended)
 
 
 def steps(run: Path) -> int:
@@ -61,9 +61,9 @@ def test_four_runs_two_at_a_time_are_stopped_and_gone_on_with_and_what_is_finish
     folder = tmp_path / "tiny"
     process = start(*words)
     # The first two are training, of which one may be done at any time; the others wait.
-    wait_until(lambda: all(steps(folder / name) > 0 for name in FOLDERS[:2]), process)
+    wait_for(lambda: all(steps(folder / name) > 0 for name in FOLDERS[:2]), process)
     process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=100)[0]
+    output = process.communicate(timeout=patience(100))[0]
     assert process.returncode == 0, output
     assert "left: the same command goes on with them" in output
     reached = [steps(folder / name) for name in FOLDERS[:2]]
@@ -71,7 +71,7 @@ def test_four_runs_two_at_a_time_are_stopped_and_gone_on_with_and_what_is_finish
     assert not (folder / FOLDERS[3]).exists()
 
     process = start(*words)
-    output = process.communicate(timeout=200)[0]
+    output = process.communicate(timeout=patience(200))[0]
     assert process.returncode == 0, output
     assert [job.folder for job in read_record(folder)] == FOLDERS
     assert all(steps(folder / name) >= 4096 for name in FOLDERS)

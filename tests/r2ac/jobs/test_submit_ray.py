@@ -112,7 +112,7 @@ def test_a_sweep_is_a_ray_job_of_each_combination_and_what_is_finished_is_not_su
     assert sweep([*words, "logging=quiet"]) == 0
     assert "job two-1 submitted as two-1-1" in capfd.readouterr().out
     client = ray_job.connect(cluster)
-    wait_until(lambda: all(client.get_job_status(f"two-{n}-1").is_terminal() for n in (0, 1)), "the end of both")
+    wait_until("the end of both", lambda: all(client.get_job_status(f"two-{n}-1").is_terminal() for n in (0, 1)))
     assert all((tmp_path / "two" / f"seed={seed}" / "summary.json").exists() for seed in (1, 2))
     assert sweep([*words, "logging=quiet"]) == 0
     assert capfd.readouterr().out == "2 of 2 jobs are finished already\n"
