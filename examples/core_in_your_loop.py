@@ -17,7 +17,7 @@ from rtrl_core import ELSTM
 STREAMS, UNROLL = 64, 5
 
 
-def main(delay: int = 20, updates: int = 1500, rule: str = "segment") -> float:
+def main(delay: int = 20, updates: int = 300, rule: str = "segment") -> float:
     """Returns the share of right answers at the end."""
     torch.manual_seed(0)
     core, head = ELSTM(input_size=2, num_units=32, rule=rule), nn.Linear(32, 1)
