@@ -20,9 +20,7 @@ STREAMS, UNROLL = 64, 5
 def main(delay: int = 20, updates: int = 300, rule: str = "segment") -> float:
     """Returns the share of right answers at the end."""
     torch.manual_seed(0)
-    core, head = ELSTM(input_size=2, num_units=32, rule=rule), nn.Linear(32, 1)
-    with torch.no_grad():
-        core.core.vectors[2] += 3.0  # the forget gate's bias: begin by remembering
+    core, head = ELSTM(input_size=2, num_units=32, rule=rule, forget_bias=3.0), nn.Linear(32, 1)
     optimizer = torch.optim.Adam([*core.parameters(), *head.parameters()], 0.005)
     state = core.initial_state(STREAMS)
     bits = torch.zeros(STREAMS)
@@ -51,4 +49,4 @@ def main(delay: int = 20, updates: int = 300, rule: str = "segment") -> float:
 
 
 if __name__ == "__main__":
-    main(*(int(word) for word in sys.argv[1:3]))
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 20, int(sys.argv[2]) if len(sys.argv) > 2 else 300)

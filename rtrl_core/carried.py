@@ -5,11 +5,12 @@ reset, save and load them with these functions and never look inside. Named tupl
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
 
 from rtrl_core.shapes import Bool, Float, Tensor
+from rtrl_core.untyped import numbers, vector_norm
 
 Carried: TypeAlias = Tensor | tuple[Any, ...] | None
 """The elements of a tuple are again such."""
@@ -77,7 +78,7 @@ def stream_norms(carried: Carried) -> Float[Tensor, " B"] | None:
     if not parts:
         return None
     norms = _frobenius(parts)
-    for stream in (~norms.isfinite()).nonzero().squeeze(1).tolist():
+    for stream in numbers((~norms.isfinite()).nonzero().squeeze(1)):
         rows = [part[stream : stream + 1] for part in parts if part[0].numel()]
         largest = torch.stack([row.abs().max() for row in rows]).max()
         scaled = _frobenius([row / largest for row in rows])
@@ -135,8 +136,9 @@ def _saved_leaves(structure: Any, saved: Any) -> Iterator[Tensor]:
         name not in saved for name, part in zip(names, structure, strict=True) if part is not None
     ):
         raise ValueError(f"expected {', '.join(names)} in a saved state")
+    entries = cast(dict[str, Any], saved)
     for name, part in zip(names, structure, strict=True):
-        yield from _saved_leaves(part, saved.get(name))
+        yield from _saved_leaves(part, entries.get(name))
 
 
 def _along(streams: Bool[Tensor, " B"], tensor: Tensor) -> Tensor:
@@ -145,5 +147,5 @@ def _along(streams: Bool[Tensor, " B"], tensor: Tensor) -> Tensor:
 
 def _frobenius(parts: Iterable[Tensor]) -> Float[Tensor, " B"]:
     """Norm over all axes but the first, and over the parts together."""
-    norms = [torch.linalg.vector_norm(part.reshape(len(part), -1), dim=1).double() for part in parts]
-    return torch.linalg.vector_norm(torch.stack(norms), dim=0)
+    norms = [vector_norm(part.reshape(len(part), -1), dim=1).double() for part in parts]
+    return vector_norm(torch.stack(norms), dim=0)

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from rtrl_core.shapes import Float, Shaped, Tensor
+from rtrl_core.untyped import pieces
 
 
 @runtime_checkable
@@ -98,7 +99,7 @@ class FactoredCategorical:
 
     def _split(self, parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch K M"]:
         """The logits of each choice, filled up to the widest."""
-        parts = parameters.split(self.sizes, -1)
+        parts = pieces(parameters, self.sizes, -1)
         return torch.stack(
             [functional.pad(p, (0, max(self.sizes) - p.shape[-1]), value=self.ABSENT) for p in parts], -2
         )

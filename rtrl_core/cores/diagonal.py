@@ -147,7 +147,7 @@ class DiagonalCore(Core):
         expect("inputs", inputs, "T B D", (None, None, self.input_size), FLOATING, device)
         steps, batch_size, _ = inputs.shape
         expect("is_first", is_first, "T B", (steps, batch_size), torch.bool, device)
-        if not isinstance(state, CoreState):
+        if not isinstance(state, CoreState):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
             raise TypeError(
                 f"state must be a CoreState, as initial_state(batch_size) gives it, got {type(state).__name__}"
             )

@@ -60,10 +60,13 @@ class ELSTM(GatedCore):
         input_size: D.
         num_units: N.
         rule: a name in ``RULES``, or a rule of your own.
+        forget_bias: added to the forget gate's bias at the start; above 0 the layer begins by remembering.
 
     Raises:
         ValueError: see ``DiagonalCore``.
     """
 
-    def __init__(self, input_size: int, num_units: int, rule: str | LearningRule = "segment") -> None:
-        super().__init__(DiagonalCore(input_size, num_units, ELSTMCell(), rule))
+    def __init__(
+        self, input_size: int, num_units: int, rule: str | LearningRule = "segment", *, forget_bias: float = 0.0
+    ) -> None:
+        super().__init__(DiagonalCore(input_size, num_units, ELSTMCell(forget_bias=forget_bias), rule))

@@ -17,6 +17,7 @@ from rtrl_core.cores.base import Core, CoreState, check_precision
 from rtrl_core.names import look_up
 from rtrl_core.rules import RULES, LearningRule, UnrolledRule
 from rtrl_core.shapes import Bool, Float, Tensor
+from rtrl_core.untyped import apply
 
 
 class UnrolledCore(Core):
@@ -63,7 +64,7 @@ class UnrolledCore(Core):
             # A stream that begins anew has no past: what it carried, finite or not, has no part in anything.
             old = carried.cleared(state.sensitivity, begins)
             now = self._with_credit(before, old)
-            outputs = []
+            outputs: list[Tensor] = []
             for x, first in zip(inputs, is_first, strict=True):
                 now = self.cell(x, carried.cleared(now, first))
                 outputs.append(self.cell.output(now))
@@ -82,8 +83,14 @@ class UnrolledCore(Core):
     def _with_credit(self, state: Any, sensitivity: Any) -> Any:
         if not self.carries_sensitivity:
             return state
-        leaves = _CarriedState.apply(
-            self.rule, self.cell, sensitivity, state, list(carried.leaves(state)), *self.cell.parameters()
+        leaves = apply(
+            _CarriedState,
+            self.rule,
+            self.cell,
+            sensitivity,
+            state,
+            list(carried.leaves(state)),
+            *self.cell.parameters(),
         )
         return carried.rebuild(state, leaves)
 

@@ -25,6 +25,7 @@ from rtrl_core.rules.scan import (
 from rtrl_core.rules.starts import Starts
 from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Bool, Float, Tensor
+from rtrl_core.untyped import apply
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class ReferenceRule(DiagonalRule[Sensitivity]):
         if out is not None:
             expect_separate(out, sensitivity, in_place_allowed=inputs.shape[0] == 1)
         advanced = sensitivity.empty_like() if out is None else out
-        return _ReferenceScan.apply(cell, inputs, matrices, vectors, state, is_first, sensitivity, advanced), advanced
+        return apply(_ReferenceScan, cell, inputs, matrices, vectors, state, is_first, sensitivity, advanced), advanced
 
 
 def step(

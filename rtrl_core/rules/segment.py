@@ -32,6 +32,7 @@ from rtrl_core.rules.scan import (
 from rtrl_core.rules.starts import Starts, runs
 from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Bool, Float, Tensor
+from rtrl_core.untyped import apply
 
 BLOCK_BYTES = 8 << 20
 STREAMS_PER_SUM = 4
@@ -70,7 +71,7 @@ class SegmentRule(DiagonalRule[Sensitivity]):
         if out is not None:
             expect_separate(out, sensitivity, in_place_allowed=inputs.shape[0] == 1)
         advanced = sensitivity.empty_like() if out is None else out
-        return _SegmentScan.apply(cell, inputs, matrices, vectors, state, is_first, sensitivity, advanced), advanced
+        return apply(_SegmentScan, cell, inputs, matrices, vectors, state, is_first, sensitivity, advanced), advanced
 
 
 def advance(
@@ -136,7 +137,7 @@ def contract(
     From the last stream to the first, against the order of ``advance``: each begins with what the other has left in the cache.
     """
     weights, vectors = adjoint[:, None, :, None], sensitivity.vectors
-    without = frozenset() if starts is None else starts.first
+    without: frozenset[int] = frozenset() if starts is None else starts.first
     blocks = [
         slice(max(run.start, stop - STREAMS_PER_SUM), stop)
         for run, left_out in reversed(list(runs(slice(0, adjoint.shape[0]), without)))

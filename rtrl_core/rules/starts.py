@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from rtrl_core.shapes import Bool, Int, Shaped, Tensor
+from rtrl_core.untyped import numbers, pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +37,14 @@ class Starts:
         num_steps, batch_size = is_first.shape
         found = is_first.nonzero()  # by step, then by stream
         steps, streams = found.unbind(1)
-        pairs = found.tolist()
+        pairs: list[tuple[int, int]] = [(step, stream) for step, stream in numbers(found)]
         mask, rows = is_first.unsqueeze(-1), steps * batch_size + streams
         if not pairs:
             return cls({}, frozenset(), {}, mask, streams, rows, rows)
         counts = [0] * num_steps
         for step, _ in pairs:
             counts[step] += 1
-        at = {step: index for step, index in enumerate(streams.split(counts)) if counts[step]}
+        at = {step: index for step, index in enumerate(pieces(streams, counts)) if counts[step]}
         last = {stream: step for step, stream in pairs}
         older = rows[:0]
         if any(last.values()):

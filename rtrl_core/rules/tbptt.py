@@ -19,6 +19,7 @@ from rtrl_core.rules.scan import (
 )
 from rtrl_core.rules.starts import Starts
 from rtrl_core.shapes import Bool, Float, Tensor
+from rtrl_core.untyped import apply
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class TruncatedRule(DiagonalRule[None], UnrolledRule[None]):
         sensitivity: None = None,
         out: None = None,
     ) -> tuple[Float[Tensor, "T B N"], None]:
-        return _TruncatedScan.apply(cell, inputs, matrices, vectors, state, is_first), None
+        return apply(_TruncatedScan, cell, inputs, matrices, vectors, state, is_first), None
 
     def advance(
         self, cell: Any, inputs: Float[Tensor, "T B D"], state: Any, is_first: Bool[Tensor, "T B"], sensitivity: None
