@@ -2,7 +2,7 @@
 
     python examples/own_environment.py [run folder]
 
-The same on the command line, from this folder: ``rtrl-train env=own_environment:ECHO env.delay=3 network=none fleet=local``.
+The same on the command line, from this folder: ``rtrl-train env=own_environment:ECHO env.delay=2 network=none fleet=local``.
 """
 
 import sys
@@ -21,7 +21,7 @@ class EchoConfig(EnvConfig):
     """Say what was shown some steps ago; an episode is forty steps."""
 
     name: str = knob("echo", "name shown in tables")
-    delay: int = knob(2, "steps between a symbol and its echo", minimum=0, maximum=30)
+    delay: int = knob(1, "steps between a symbol and its echo", minimum=0, maximum=30)
     reward_clip: str = knob("none", "what the loss sees of a reward", choices=("none", "abs_one", "asymmetric"))
 
 
@@ -74,9 +74,10 @@ def main(run_dir: str = "runs/echo") -> int:
 
     status = train.main(
         [
-            *("env=own_environment:ECHO", "env.delay=2", "network=none", "network.num_units=32", f"run_dir={run_dir}"),
+            *("env=own_environment:ECHO", "env.delay=1", "network=none", "network.num_units=32", f"run_dir={run_dir}"),
             *("fleet=local", "fleet.num_actors=1", "actors.num_envs=32", "actors.unroll=10", "logging=quiet"),
-            *("learner=adam", "learner.learning_rate=0.005", "learner.batch_segments=32", "total_steps=60_000"),
+            *("learner=adam", "learner.learning_rate=0.02", "learner.batch_segments=32", "total_steps=100_000"),
+            *("loss.discount=0", "loss.entropy_cost=0.001"),  # each answer is paid at once
         ]
     )
     # What is stored imports nothing: the module is said again.
