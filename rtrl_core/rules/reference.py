@@ -10,9 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch.autograd.function import once_differentiable
 
-from rtrl_core.arguments import expect_separate
 from rtrl_core.cells.base import DiagonalCell, LocalDerivatives
-from rtrl_core.rules.base import DiagonalRule
+from rtrl_core.rules.exact import ExactRule
 from rtrl_core.rules.scan import (
     ParameterGradients,
     Trajectory,
@@ -25,37 +24,6 @@ from rtrl_core.rules.scan import (
 from rtrl_core.rules.starts import Starts
 from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Bool, Float, Tensor
-from rtrl_core.untyped import apply
-
-
-@dataclass(frozen=True, slots=True)
-class ReferenceRule(DiagonalRule[Sensitivity]):
-    """Exact RTRL step by step: forward and backward each repeat the recursion over all ``T`` steps."""
-
-    name: ClassVar[str] = "reference"
-    carries_sensitivity: ClassVar[bool] = True
-    exact: ClassVar[bool] = True
-
-    def zeros(
-        self, cell: DiagonalCell, matrices: Float[Tensor, "K N D"], vectors: Float[Tensor, "P N"], batch_size: int
-    ) -> Sensitivity:
-        return Sensitivity.zeros(batch_size, matrices.detach(), vectors.detach())
-
-    def scan(
-        self,
-        cell: DiagonalCell,
-        inputs: Float[Tensor, "T B D"],
-        matrices: Float[Tensor, "K N D"],
-        vectors: Float[Tensor, "P N"],
-        state: Float[Tensor, "B N"],
-        is_first: Bool[Tensor, "T B"],
-        sensitivity: Sensitivity,
-        out: Sensitivity | None = None,
-    ) -> tuple[Float[Tensor, "T B N"], Sensitivity]:
-        if out is not None:
-            expect_separate(out, sensitivity, in_place_allowed=inputs.shape[0] == 1)
-        advanced = sensitivity.empty_like() if out is None else out
-        return apply(_ReferenceScan, cell, inputs, matrices, vectors, state, is_first, sensitivity, advanced), advanced
 
 
 def step(
@@ -128,3 +96,11 @@ class _ReferenceScan(torch.autograd.Function):
             adjoint, _ = adjoints(immediate, local.state, ctx.starts)
             to_inputs = input_gradients(weigh(adjoint, local.gates), matrices)
         return None, to_inputs, *total, None, None, None, None
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceRule(ExactRule):
+    """Exact RTRL step by step: forward and backward each repeat the recursion over all ``T`` steps."""
+
+    name: ClassVar[str] = "reference"
+    node: ClassVar[type[torch.autograd.Function]] = _ReferenceScan

@@ -15,9 +15,8 @@ from typing import Any, ClassVar
 import torch
 from torch.autograd.function import once_differentiable
 
-from rtrl_core.arguments import expect_separate
 from rtrl_core.cells.base import DiagonalCell, LocalDerivatives
-from rtrl_core.rules.base import DiagonalRule
+from rtrl_core.rules.exact import ExactRule
 from rtrl_core.rules.scan import (
     ParameterGradients,
     adjoints,
@@ -31,47 +30,11 @@ from rtrl_core.rules.scan import (
 )
 from rtrl_core.rules.starts import Starts, runs
 from rtrl_core.sensitivity import Sensitivity
-from rtrl_core.shapes import Bool, Float, Tensor
-from rtrl_core.untyped import apply
+from rtrl_core.shapes import Float, Tensor
 
 BLOCK_BYTES = 8 << 20
 STREAMS_PER_SUM = 4
 """Streams that one call adds up: sums of a single one are so short that starting them costs as much."""
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentRule(DiagonalRule[Sensitivity]):
-    """Exact RTRL by segments: the sensitivity is read and written once per unroll."""
-
-    name: ClassVar[str] = "segment"
-    carries_sensitivity: ClassVar[bool] = True
-    exact: ClassVar[bool] = True
-
-    def zeros(
-        self, cell: DiagonalCell, matrices: Float[Tensor, "K N D"], vectors: Float[Tensor, "P N"], batch_size: int
-    ) -> Sensitivity:
-        return Sensitivity.zeros(batch_size, matrices.detach(), vectors.detach())
-
-    def scan(
-        self,
-        cell: DiagonalCell,
-        inputs: Float[Tensor, "T B D"],
-        matrices: Float[Tensor, "K N D"],
-        vectors: Float[Tensor, "P N"],
-        state: Float[Tensor, "B N"],
-        is_first: Bool[Tensor, "T B"],
-        sensitivity: Sensitivity,
-        out: Sensitivity | None = None,
-    ) -> tuple[Float[Tensor, "T B N"], Sensitivity]:
-        """The untruncated gradient for the parameters; that of ``inputs`` is truncated at the start of the unroll, as in the paper.
-
-        Raises:
-            ValueError: if ``out`` overlaps where it must not.
-        """
-        if out is not None:
-            expect_separate(out, sensitivity, in_place_allowed=inputs.shape[0] == 1)
-        advanced = sensitivity.empty_like() if out is None else out
-        return apply(_SegmentScan, cell, inputs, matrices, vectors, state, is_first, sensitivity, advanced), advanced
 
 
 def advance(
@@ -213,3 +176,11 @@ class _SegmentScan(torch.autograd.Function):
                 inside.add_(before)
         to_inputs = input_gradients(adjoint_gates, matrices) if ctx.needs_input_grad[1] else None
         return None, to_inputs, *gradients, None, None, None, None
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRule(ExactRule):
+    """Exact RTRL by segments: the sensitivity is read and written once per unroll."""
+
+    name: ClassVar[str] = "segment"
+    node: ClassVar[type[torch.autograd.Function]] = _SegmentScan
