@@ -15,7 +15,7 @@ from conf.spelling import unknown
 from rtrl_core import CELLS, ENCODERS, RULES, Core, DiagonalCell, Encoder, LearningRule, RecurrentCell
 from rtrl_core.cores import FEEDFORWARD, core_names
 
-PARTS: dict[str, tuple[str, ...]] = {
+PART_NAMES: dict[str, tuple[str, ...]] = {
     "network.core": core_names(),
     "network.encoder": tuple(ENCODERS),
     "rule.name": tuple(RULES),
@@ -72,7 +72,7 @@ def find(option: str, name: str, ours: Mapping[str, type], kinds: tuple[type, ..
     """
     if not is_dotted(name):
         if name not in ours:
-            raise ConfigError(unknown(option, name, list(PARTS.get(option, tuple(ours)))) + "; or MODULE:CLASS")
+            raise ConfigError(unknown(option, name, list(PART_NAMES.get(option, tuple(ours)))) + "; or MODULE:CLASS")
         return ours[name]
     found = import_dotted(option, name)
     if not isinstance(found, type) or not issubclass(found, kinds):

@@ -23,7 +23,7 @@ from conf.load import load_options
 from r2ac.commands.stop_signals import StopSignals
 from r2ac.commands.user_mistakes import printed, reported
 
-RULES = {"segment": "RTRL (exact, untruncated)", "tbptt": "truncated BPTT"}
+COMPARED = {"segment": "RTRL (exact, untruncated)", "tbptt": "truncated BPTT"}
 STEPS_PER_ROW = 20_480
 
 
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(config: DemoConfig, console: Console) -> int:
     """Trains both at the same time, one core each, then prints the table and writes the plot."""
     output = Path(config.output)
-    for rule in RULES:
+    for rule in COMPARED:
         shutil.rmtree(output / rule, ignore_errors=True)
     console.print(
         f"T-maze: cue, then {config.corridor} steps of corridor, then a choice. Unrolls of {config.unroll} steps."
@@ -70,14 +70,14 @@ def run(config: DemoConfig, console: Console) -> int:
     stop.begin()
     progress = Progress(console=console, transient=True)
     task = progress.add_task("training both", total=2 * config.total_steps)
-    runs = {rule: _start(rule, config, output / rule) for rule in RULES}
+    runs = {rule: _start(rule, config, output / rule) for rule in COMPARED}
     progress.start()
     while any(process.poll() is None for process in runs.values()):
         if stop.requested:
             for process in runs.values():
                 process.terminate()
         time.sleep(1)
-        progress.update(task, completed=sum(_steps_so_far(output / rule / "summary.json") for rule in RULES))
+        progress.update(task, completed=sum(_steps_so_far(output / rule / "summary.json") for rule in COMPARED))
     progress.stop()
     for rule, process in runs.items():
         if process.returncode != 0:
@@ -85,10 +85,10 @@ def run(config: DemoConfig, console: Console) -> int:
             return 1
     if stop.requested:
         return 130
-    curves = {rule: read_curve(output / rule / "metrics.jsonl") for rule in RULES}
+    curves = {rule: read_curve(output / rule / "metrics.jsonl") for rule in COMPARED}
     table = Table("learning rule", "success at the end", "agent steps", "seconds", title="Is the cue remembered?")
     for rule, curve in curves.items():
-        table.add_row(RULES[rule], f"{100 * curve.final:.1f} %", f"{curve.steps[-1]:,}", f"{curve.wall_time_s:.0f}")
+        table.add_row(COMPARED[rule], f"{100 * curve.final:.1f} %", f"{curve.steps[-1]:,}", f"{curve.wall_time_s:.0f}")
     console.print()
     console.print(table)
     plot(curves, config, output / "tmaze.png")
@@ -144,7 +144,7 @@ def plot(curves: dict[str, Curve], config: DemoConfig, path: Path) -> None:
     for rule, curve in curves.items():
         millions = [steps / 1e6 for steps in curve.steps]
         axes.plot(
-            millions, [100 * share for share in curve.success], label=RULES[rule], color=colours[rule], linewidth=2
+            millions, [100 * share for share in curve.success], label=COMPARED[rule], color=colours[rule], linewidth=2
         )
     axes.axhline(50, color="#888888", linewidth=1, linestyle="--")
     axes.text(0.005 * config.total_steps / 1e6, 52, "chance", color="#666666")

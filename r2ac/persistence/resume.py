@@ -21,7 +21,7 @@ SAME_RUN = ("env.suite", "env.name", "rule.name", "algorithm.name", "seed", "lea
 SHAPES_OF_ACTORS = ("env", "network.core", "rule", "algorithm", "actors.num_envs", "actors.device")
 """With another value, an actor cannot go on in the middle of its games."""
 ABSENT = object()
-BEFORE = {"algorithm.name": "r2ac"}
+MEANT_BEFORE = {"algorithm.name": "r2ac"}
 """What configurations that were stored before an option existed meant by not having it."""
 
 
@@ -176,7 +176,7 @@ def _values(saved: Checkpoint, config: TrainConfig, option: str) -> tuple[Any, A
     sides = [read_yaml(text, "the stored configuration") for text in (saved.config_yaml, to_yaml(config))]
     for key in option.split("."):
         sides = [side.get(key, ABSENT) if isinstance(side, dict) else ABSENT for side in sides]
-    return BEFORE.get(option, ABSENT) if sides[0] is ABSENT else sides[0], sides[1]
+    return MEANT_BEFORE.get(option, ABSENT) if sides[0] is ABSENT else sides[0], sides[1]
 
 
 def _differs(theirs: Any, ours: Any) -> bool:

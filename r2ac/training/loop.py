@@ -85,10 +85,10 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
 
     with ExitStack() as stack:
         machinery = open_machinery(config, algorithm, start, run_dir, layout, sinks.event, stack)
-        return Run(config, layout, run_dir, start, machinery, tally, sinks, hooks).to_its_end()
+        return TrainingRun(config, layout, run_dir, start, machinery, tally, sinks, hooks).to_its_end()
 
 
-class Run:
+class TrainingRun:
     """A run whose fleet and learner stand."""
 
     def __init__(

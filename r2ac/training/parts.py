@@ -3,7 +3,7 @@
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from actors.parts import PARTS, require_parts
+from actors.parts import PART_NAMES, require_parts
 from conf.schema import TrainConfig
 from learner.algorithms import ALGORITHMS, find_algorithm
 from rtrl_core import CELLS, ENCODERS, RULES
@@ -22,7 +22,7 @@ def require_all_parts(config: TrainConfig) -> TrainConfig:
 
 def part_names() -> dict[str, tuple[str, ...]]:
     """Ours, by the option that takes one of them."""
-    return {**PARTS, "algorithm.name": tuple(ALGORITHMS)}
+    return {**PART_NAMES, "algorithm.name": tuple(ALGORITHMS)}
 
 
 def part_options() -> list[str]:
