@@ -144,7 +144,7 @@ def test_a_learner_that_finds_no_place_again_ends_the_run_in_one_line_and_leaves
     nodes: Nodes, environment: dict[str, str], tmp_path: Path
 ):
     checkpoints = tmp_path / "run" / "checkpoints"
-    limit_s = round(patience(10))  # the first learner must be up within it
+    limit_s = round(patience(16))  # the first learner must be up within it
     command = [sys.executable, "-m", "r2ac.commands.train", *TRAIN, f"fleet.start_timeout_s={limit_s}"]
     command += [f"fleet.address={nodes.address}", f"run_dir={tmp_path / 'run'}"]
     with subprocess.Popen(

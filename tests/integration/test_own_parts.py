@@ -42,7 +42,9 @@ def trained(run_dir: Path, *words: str) -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", OWN)
+@pytest.mark.parametrize(
+    "part", [part if part in ("cell", "all of them") else pytest.param(part, marks=pytest.mark.soak) for part in OWN]
+)
 def test_it_trains_goes_on_and_is_evaluated(part: str, tmp_path: Path):
     words = OWN[part]
     run = [*SMALL, *words, "fleet=local", f"run_dir={tmp_path}/run"]

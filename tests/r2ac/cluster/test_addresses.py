@@ -211,7 +211,7 @@ def test_auto_does_not_choose_between_two_clusters(
     assert cluster_at("auto") == f"127.0.0.1:{first.port}"
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(400)
 def test_a_job_trains_on_the_cluster_that_it_was_sent_to_although_another_was_started_later(
     clusters: tuple[Head, Head], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -26,7 +26,7 @@ def test_a_predictor_that_ignores_the_bits_is_at_chance():
     assert blind.sequences < 0.15
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_it_is_learned_with_an_update_at_every_step_and_not_by_truncated_gradients():
     console = Console(quiet=True)
     learned = run(CopyConfig(length=3, sequences=350, num_units=32, learning_rate=0.006), console)

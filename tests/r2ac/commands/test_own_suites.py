@@ -111,7 +111,7 @@ def test_the_doctor_tries_it_and_asks_what_it_asks(monkeypatch: pytest.MonkeyPat
     assert (absent.status, absent.detail) == ("broken", "env=own_suites:DARK: module own_suites has no 'DARK'")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_its_actors_may_be_processes(tmp_path: Path):
     """Whose module lies in the folder in which the program was started, as the workers' does."""
     shutil.copy(Path(__file__).parents[2] / "own_suites.py", tmp_path / "lights.py")

@@ -104,6 +104,7 @@ def test_a_job_is_submitted_refused_twice_stopped_and_goes_on_when_submitted_aga
     assert "job first-2 succeeded" in output
 
 
+@pytest.mark.soak
 def test_a_sweep_is_a_ray_job_of_each_combination_and_what_is_finished_is_not_submitted_again(
     cluster: str, tmp_path: Path, capfd
 ) -> None:
@@ -118,6 +119,7 @@ def test_a_sweep_is_a_ray_job_of_each_combination_and_what_is_finished_is_not_su
     assert capfd.readouterr().out == "2 of 2 jobs are finished already\n"
 
 
+@pytest.mark.soak
 def test_the_slurm_script_trains_on_two_nodes_and_ends_what_it_started(
     environment: dict[str, str], tmp_path: Path, capsys
 ) -> None:
