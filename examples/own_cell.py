@@ -71,7 +71,7 @@ def main(run_dir: str = "runs/own_cell") -> int:
         [
             *("experiment=tmaze", "env.corridor=10", "actors.unroll=3", "network.core=own_cell:DecayCell"),
             *("network.core_options.memory=20", "network.num_units=32", "fleet=local", "fleet.num_actors=1"),
-            *("logging=quiet", "total_steps=60_000", f"run_dir={run_dir}"),
+            *("logging=quiet", "total_steps=30_000", f"run_dir={run_dir}"),
         ]
     )
 

@@ -29,6 +29,19 @@ for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, in turns for two workers, each of which begins with a half: what is left for the end is short."""
+    files: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path.as_posix(), []).append(item)
+    slow = [tests for tests in files.values() if any(test.get_closest_marker("slow") for test in tests)]
+    quick = [test for tests in files.values() if tests not in slow for test in tests]
+    halves = [[test for tests in slow[number::2] for test in tests] for number in (0, 1)]
+    room = max(0, (len(items) + 1) // 2 - len(halves[0]))
+    items[:] = [*halves[0], *quick[:room], *halves[1], *quick[room:]]
+
+
 @pytest.fixture(autouse=True)
 def _one_thread_and_a_fixed_seed() -> None:
     torch.set_num_threads(1)

@@ -37,7 +37,7 @@ def test_the_recipe_for_an_environment_of_ones_own_trains(tmp_path: Path):
     assert (tmp_path / "runs" / "gym_lamp_Lamp-v0" / "summary.json").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_recipe_for_a_suite_of_ones_own_is_examined_trained_and_evaluated(tmp_path: Path):
     page = PAGE.read_text().partition("## A suite of your own")[2]
     module = re.search(r"say `(\w+\.py)`.*?:\n\n```python\n(.*?)```", page, re.DOTALL | re.IGNORECASE)

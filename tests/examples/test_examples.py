@@ -30,8 +30,8 @@ def test_every_example_is_tried_here():
 @pytest.mark.slow
 def test_the_core_in_ones_own_loop_learns_what_no_unroll_holds():
     main = runpy.run_path(str(EXAMPLES / "core_in_your_loop.py"))["main"]
-    assert main(delay=12, updates=150) > 0.95
-    assert main(delay=12, updates=150, rule="tbptt") < 0.75
+    assert main(delay=8, updates=150) > 0.95
+    assert main(delay=8, updates=100, rule="tbptt") < 0.75
 
 
 @pytest.mark.slow

@@ -38,6 +38,7 @@ def test_an_ending_signal_saves(tmp_path: Path, number: signal.Signals):
         assert f"{number.name}: finishing" in run.output
 
 
+@pytest.mark.soak
 def test_a_signal_to_the_whole_process_group_leaves_ray_to_the_run(tmp_path: Path):
     with started(tmp_path / "run") as run:
         run.wait_for_steps(200)
@@ -48,6 +49,7 @@ def test_a_signal_to_the_whole_process_group_leaves_ray_to_the_run(tmp_path: Pat
         assert_ended_well(run, family)
 
 
+@pytest.mark.soak
 def test_the_real_timeout_ends_a_run_cleanly(tmp_path: Path):
     run_dir = tmp_path / "run"
     with started(run_dir, before=["timeout", "--preserve-status", "3600"]) as run:

@@ -140,6 +140,7 @@ def test_a_run_survives_the_loss_of_any_node_but_its_own(nodes: Nodes, environme
     assert row()["contributions_refused"] == 0
 
 
+@pytest.mark.soak
 def test_a_learner_that_finds_no_place_again_ends_the_run_in_one_line_and_leaves_its_checkpoint(
     nodes: Nodes, environment: dict[str, str], tmp_path: Path
 ):

@@ -262,7 +262,7 @@ gymnasium.register("Licensed-v0", Licensed)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_an_environment_of_the_current_folder_is_found_by_actors_and_its_end_is_named_in_one_line(tmp_path: Path):
     (tmp_path / "licensed.py").write_text(LICENSED)
     program = Path(sysconfig.get_path("scripts")) / "rtrl-train"  # whose path lacks the current folder

@@ -86,7 +86,7 @@ def test_training_in_one_process_imports_nothing_that_it_does_not_need(
     assert imported(tmp_path) == ""
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_processes_of_a_local_ray_have_their_settings_from_its_start(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:

@@ -31,6 +31,7 @@ def wandb_steps(run_dir: Path) -> list[list[int]]:
     return parts
 
 
+@pytest.mark.soak
 def test_a_run_goes_on_without_the_helper_process_of_weights_and_biases(tmp_path: Path):
     with started(tmp_path / "run", "fleet=local", "logging.wandb=offline") as run:
         run.wait_until(
