@@ -1,11 +1,13 @@
 """What version 0.1.0 has written is read, and gone on with as it would have gone on itself."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from conf.load import config_hash, load_train
 from r2ac.commands import evaluate, report
 from r2ac.commands import train as training_program
 from r2ac.persistence import checkpoint as checkpoints
@@ -40,6 +42,12 @@ def test_a_run_goes_on_in_the_middle_of_its_games_to_the_weights_that_it_had_the
         ours, theirs = now.fleet.actors[actor_id]["sensitivity"], state["sensitivity"]
         assert ours.keys() == theirs.keys()
         torch.testing.assert_close(ours["matrices"], theirs["matrices"], rtol=1e-3, atol=1e-5)
+
+
+def test_the_same_configuration_has_the_hash_that_it_had_then():
+    then = json.loads((WRITTEN / "summary.json").read_text())["config_hash"]
+    assert config_hash(load_train(WORDS)) == then
+    assert config_hash(load_train([*WORDS, "network.core_options.forget_bias=1"])) != then
 
 
 def test_a_run_is_evaluated_and_reported(old_run: Path, tmp_path: Path):
