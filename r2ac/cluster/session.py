@@ -7,11 +7,12 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray._private import parameter, ray_constants, services, utils
 from ray._private.node import Node
@@ -86,6 +87,7 @@ def _start(config: TrainConfig, num_actors: int) -> None:
         _require_free("fleet.metrics_port", config.fleet.metrics_port)
     try:
         with (
+            _nothing_left_of_a_failure(),
             _loopback_only(),
             _inherited(PROCESS_ENVIRONMENT),
             _only_what_is_used(config.fleet.dashboard),
@@ -106,6 +108,30 @@ def _start(config: TrainConfig, num_actors: int) -> None:
         raise FleetError(
             f"Ray could not be started on this machine ({why}): see rtrl-doctor, or use fleet=local"
         ) from None
+
+
+@contextmanager
+def _nothing_left_of_a_failure() -> Iterator[None]:
+    """What is started inside ends if the start is interrupted or fails.
+
+    Ray ends its own processes then, but not what these have started a moment ago: without their parent, its agents would go on for
+    minutes. Processes that are stopped start no others while they are looked for.
+    """
+    this = psutil.Process()
+    before = set(this.children())
+    try:
+        yield
+    except BaseException:
+        direct = [process for process in this.children() if process not in before]
+        below: list[psutil.Process] = []
+        for process in direct:
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+                below += process.children(recursive=True)
+        for process in [*direct, *below]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        raise
 
 
 @contextmanager
