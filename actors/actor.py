@@ -30,7 +30,6 @@ from rtrl_core import (
     GradientContribution,
     UnrollStatistics,
     WeightsSnapshot,
-    carried,
 )
 from rtrl_core.shapes import Bool, Float, Int, Tensor
 
@@ -175,7 +174,7 @@ class Actor:
     ) -> UnrollStatistics:
         losses, episodes = learnt.losses, self.rollout.episodes
         norms = norms[norms.isfinite()]
-        carries = any(True for _ in carried.leaves(learnt.after.sensitivity))
+        carries = self.network.core.carries_sensitivity
         return UnrollStatistics(
             policy_loss=float(losses.policy),
             value_loss=float(losses.value),

@@ -12,6 +12,7 @@ import torch
 from actors.accounts import EpisodeAccounts
 from actors.stem import Stem, StepInput
 from actors.unroll import Unroll
+from conf.knobs import ConfigError
 from envs.base import Timestep, VectorEnv
 from rtrl_core import CoreState, PolicyNetwork, carried, clip_rewards
 from rtrl_core.shapes import Bool, Shaped, Tensor
@@ -162,11 +163,18 @@ class Rollout:
         """Continues where ``get_state`` was called, in a rollout built with the same arguments.
 
         Raises:
-            ValueError: if what was saved is of another network.
+            ConfigError: if what was saved is of another network.
         """
         self.env.set_state(state["env"])
         self._now = Timestep(**state["now"])
-        self.core = carried.load(self.core, state)
+        try:
+            self.core = carried.load(self.core, state)
+        except (
+            ValueError
+        ) as error:  # of a part of a user's own that was changed: its parameters may be the same all the same
+            raise ConfigError(
+                f"the saved state of an actor does not fit this network: {error}; go on with the code it was trained with"
+            ) from None
         self._last_action = state["last_action"].to(self._device)
         self._last_reward = state["last_reward"].to(self._device)
         self._noise.set_state(state["noise"])

@@ -203,6 +203,8 @@ def _translate(word: str, folder: Folder, env: type[EnvConfig] | None) -> list[s
     Args:
         env: the options of the suite that another word names.
     """
+    if word in ("-m", "--multirun"):
+        raise ConfigError(f"{word} is rtrl-sweep here: rtrl-sweep sweep_name=NAME and the same words")
     key, value = split_word(word, "rtrl-train")
     if key == "env":
         return [word] if value in folder.files("env") else translate_env(value, env)

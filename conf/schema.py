@@ -248,18 +248,21 @@ class EvaluateConfig:
     )
     episodes: int | None = knob(
         None,
-        "games per split, run and policy; null: 200 for ProcGen, 100 for DMLab, else 30",
+        "games per split, run and policy; null is as the suite is evaluated",
         minimum=1,
         maximum=1_000_000,
     )
     runs: int | None = knob(
-        None, "repetitions with the seeds seed, seed + 1, ...; null: 3 for DMLab, else 1", minimum=1, maximum=100_000
+        None,
+        "repetitions with the seeds seed, seed + 1, ...; null is as the suite is evaluated",
+        minimum=1,
+        maximum=100_000,
     )
     num_envs: int = knob(8, "streams", minimum=1, maximum=65_536)
     seed: int = knob(0, "environment seed", minimum=0, maximum=MAX_SEED)
     policy: str = knob(
         "auto",
-        "how actions are chosen; auto is greedy for DMLab, else both",
+        "how actions are chosen; auto is as the suite is evaluated",
         choices=("auto", "greedy", "sampled", "both"),
     )
     max_steps: int = knob(

@@ -12,6 +12,7 @@ Which options are places is said where they are declared: ``knob(..., place=...)
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass, make_dataclass
 from keyword import iskeyword
 from operator import attrgetter
@@ -79,7 +80,7 @@ def read_stored(text: str, words: Sequence[str] = ()) -> Stored:
         elif place is not True and place(value) and option in _UNSAID:
             if _USED.fullmatch(option):
                 ignored.append(f"{option}={shown(value)}")
-            setattr(owner, spec.name, _UNSAID[option])
+            setattr(owner, spec.name, copy(_UNSAID[option]))
         elif place is not True and place(value):
             raise ConfigError(
                 f"the stored configuration has {one_line(f'{option}={shown(value)}')}, which can import a module or read a file: "

@@ -1,14 +1,12 @@
 """The learner as the training loop sees it: send contributions, take receipts. Here the protocol and the learner in this process."""
 
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, runtime_checkable
 
 from actors.fleet import W
 from actors.worker import C
-from learner.plan import LearnerPlan
+from learner.plan import C_contra, LearnerPlan
 from learner.receipts import Receipt
 from rtrl_core import WeightsSnapshot
-
-C_contra = TypeVar("C_contra", contravariant=True)
 
 
 @runtime_checkable

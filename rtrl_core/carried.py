@@ -60,7 +60,7 @@ def reset_(carried: Carried, streams: Bool[Tensor, " B"]) -> None:
 
 def cleared(carried: C, streams: Bool[Tensor, " B"]) -> C:
     """A copy in which the named streams are zero, whatever they held."""
-    return map_leaves(lambda tensor: torch.where(_along(streams, tensor), 0, tensor), carried)
+    return map_leaves(lambda tensor: tensor.masked_fill(_along(streams, tensor), 0), carried)
 
 
 def finite_streams(carried: Carried) -> Bool[Tensor, " B"] | None:
@@ -72,9 +72,10 @@ def finite_streams(carried: Carried) -> Bool[Tensor, " B"] | None:
 def stream_norms(carried: Carried) -> Float[Tensor, " B"] | None:
     """Norm of all that a stream carries, in float64; finite if and only if every number of the stream is. ``None`` for nothing.
 
-    One read at the speed of memory. Where the squares overflow (1e19 in float32) the stream is read again, scaled.
+    Counts and flags have no part in it. One read at the speed of memory; where the squares overflow (1e19 in float32) the stream is
+    read again, scaled.
     """
-    parts = list(leaves(carried))
+    parts = [tensor for tensor in leaves(carried) if tensor.is_floating_point() or tensor.is_complex()]
     if not parts:
         return None
     norms = _frobenius(parts)

@@ -7,7 +7,6 @@ import pytest
 from conf.env_schema import ENV_CONFIGS
 from conf.schema import LearnerConfig
 from envs.dmlab.schedule import LEVEL_SCHEDULES
-from envs.registry import SUITES
 from learner.optimizer import MOMENTS
 from learner.schedules import SCHEDULES
 
@@ -26,7 +25,3 @@ def choices(section: type, name: str) -> set[str]:
 )
 def test_choices_are_the_names_of_what_there_is(section: type, name: str, registry: dict):
     assert choices(section, name) == registry.keys()
-
-
-def test_every_suite_has_options_and_every_options_class_a_suite():
-    assert ENV_CONFIGS.keys() == SUITES.keys()

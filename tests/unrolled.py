@@ -2,7 +2,10 @@
 
 import torch
 
-from rtrl_core import DiagonalCell
+from rtrl_core import RULES, DiagonalCell, DiagonalRule, UnrolledRule
+
+DIAGONAL_RULES = [name for name, rule in RULES.items() if issubclass(rule, DiagonalRule)]
+UNROLLED_RULES = [name for name, rule in RULES.items() if issubclass(rule, UnrolledRule)]
 
 
 def full_gradient(

@@ -18,7 +18,15 @@ from rtrl_core.layout import ParameterLayout
 
 SAME_RUN = ("env.suite", "env.name", "rule.name", "algorithm.name", "seed", "learner.optimizer")
 """Sizes and lengths of a run may change on its way; what it is about may not."""
-SHAPES_OF_ACTORS = ("env", "network.core", "rule", "algorithm", "actors.num_envs", "actors.device")
+SHAPES_OF_ACTORS = (
+    "env",
+    "network.core",
+    "network.core_options",
+    "rule",
+    "algorithm",
+    "actors.num_envs",
+    "actors.device",
+)
 """With another value, an actor cannot go on in the middle of its games."""
 ABSENT = object()
 MEANT_BEFORE = {"algorithm.name": "r2ac"}

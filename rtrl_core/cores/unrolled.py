@@ -58,6 +58,12 @@ class UnrolledCore(Core):
     ) -> tuple[Float[Tensor, "T B H"], CoreState]:
         """Raises ``TypeError`` or ``ValueError`` for an argument of another dtype, shape or device, or a core in half precision."""
         inputs = self._checked("T B", inputs, is_first)
+        if not isinstance(state, CoreState):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+            raise TypeError(
+                f"state must be a CoreState, as initial_state(batch_size) gives it, got {type(state).__name__}"
+            )
+        self._check_streams("state.cell", state.cell, inputs.shape[1])
+        self._check_streams("state.sensitivity", state.sensitivity, inputs.shape[1])
         begins = is_first[0]
         before = carried.detached(state.cell)
         with torch.autocast(inputs.device.type, enabled=False):
@@ -76,6 +82,7 @@ class UnrolledCore(Core):
         self, inputs: Float[Tensor, "B D"], cell_state: Any, is_first: Bool[Tensor, " B"]
     ) -> tuple[Float[Tensor, "B H"], Any]:
         inputs = self._checked("B", inputs, is_first)
+        self._check_streams("cell_state", cell_state, inputs.shape[0])
         with torch.autocast(inputs.device.type, enabled=False):
             cell_state = self.cell(inputs, carried.cleared(cell_state, is_first))
             return self.cell.output(cell_state), cell_state
@@ -93,6 +100,12 @@ class UnrolledCore(Core):
             *self.cell.parameters(),
         )
         return carried.rebuild(state, leaves)
+
+    def _check_streams(self, name: str, part: Any, batch_size: int) -> None:
+        """A state of one stream would be broadcast over all of them."""
+        device = next(self.cell.parameters()).device
+        for tensor in carried.leaves(part):
+            expect(name, tensor, "B ...", (batch_size,), None, device)
 
     def _checked(self, axes: str, inputs: Tensor, is_first: Tensor) -> Tensor:
         check_precision(self.cell.parameters())

@@ -8,11 +8,13 @@ import torch
 from counting_env import EPISODE, CountingEnv
 from torch.nn import functional
 from toy_actor import core_of, make_actor, present_weights
+from unrolled import DIAGONAL_RULES
 
 from actors.actor import Actor
+from conf.knobs import ConfigError
 from conf.schema import LossConfig, NetworkConfig
 from envs.tmaze import TMaze
-from rtrl_core import RULES, WeightsSnapshot
+from rtrl_core import WeightsSnapshot
 
 Habit = Literal["same_step", "next_step"]
 
@@ -109,7 +111,7 @@ def test_episode_returns_and_lengths_are_those_of_the_ledger(habit: Habit):
 
 @pytest.mark.seconds
 @pytest.mark.parametrize("unroll", [1, 4])
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", DIAGONAL_RULES)
 @pytest.mark.parametrize("habit", ["same_step", "next_step"])
 def test_contributions_add_up_to_backpropagation_through_whole_episodes(habit: Habit, rule: str, unroll: int):
     """Through whole episodes, or under ``tbptt`` through the unrolls that it is truncated to."""
@@ -314,3 +316,11 @@ def test_a_resumed_actor_loads_the_weights_of_version_zero():
     weights.vector.fill_(0.25)  # as after network.load_encoder: not what the seed gives
     assert resumed.unroll(weights).header.policy_version == 0
     assert torch.equal(resumed.parameters.vector, weights.vector)
+
+
+def test_a_saved_state_that_does_not_fit_is_one_sentence():
+    actor = make_actor(TMaze(3, 1, corridor=3))
+    state = actor.get_state()
+    assert state is not None
+    with pytest.raises(ConfigError, match=r"^the saved state of an actor does not fit this network: expected [^\n]*$"):
+        actor.set_state({**state, "cell": torch.zeros(3, 99)})

@@ -87,6 +87,7 @@ def time_limit_in(state: bytes) -> int:
     return integer()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("mode", MODES)
 def test_the_time_limits_are_those_of_the_library(mode: str):
     for game in sorted(MODES[mode]):

@@ -6,11 +6,11 @@ from typing import Any
 import jaxtyping
 import pytest
 import torch
+from unrolled import DIAGONAL_RULES
 
 from rtrl_core import (
     CELLS,
     ELSTM,
-    RULES,
     CoreState,
     DiagonalCore,
     NetworkSpec,
@@ -147,7 +147,7 @@ def test_a_step_with_a_wrong_argument_is_refused_in_one_sentence(layer, changes,
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", DIAGONAL_RULES)
 def test_a_core_in_half_precision_is_refused_and_under_autocast_it_computes_in_float32(rule: str, dtype: torch.dtype):
     core = DiagonalCore(D, N, rule=rule)
     inputs, is_first = torch.randn(T, B, D), torch.zeros(T, B, dtype=torch.bool)

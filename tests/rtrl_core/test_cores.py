@@ -1,8 +1,10 @@
 """A core is a cell, a rule and parameters; what it carries is opaque: dense cells of several states, stacks, memory that is used anew."""
 
+import jaxtyping
 import pytest
 import torch
 from toy_parts import DenseCell, FullRTRL, LeakCell
+from unrolled import DIAGONAL_RULES, UNROLLED_RULES
 
 from rtrl_core import (
     CELLS,
@@ -77,6 +79,53 @@ def test_a_dense_cell_of_several_states_has_the_gradient_of_the_whole_episode_un
     torch.testing.assert_close(outputs.sin().sum(), total.detach(), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("rule", UNROLLED_RULES)
+def test_any_rule_for_any_cell_changes_only_credit_that_is_older_than_the_unroll(rule: str):
+    inputs, is_first = problem()
+    exact, other = make("dense"), UnrolledCore(DenseCell(INPUTS, UNITS), rule).double()
+    other.load_state_dict(exact.state_dict())
+    whole = [by_unrolls(core, inputs, is_first, (12,))[0] for core in (exact, other)]
+    torch.testing.assert_close(*whole, rtol=1e-12, atol=1e-12)
+    if RULES[rule].exact:
+        parts = [by_unrolls(core, inputs, is_first, (3,) * 4)[0] for core in (exact, other)]
+        torch.testing.assert_close(*parts, rtol=1e-9, atol=1e-12)
+
+
+@pytest.fixture
+def _as_in_production():
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("_as_in_production")
+@pytest.mark.parametrize("kind", ["dense", "dense tbptt"])
+def test_a_state_of_another_batch_is_refused_and_not_broadcast(kind: str):
+    core = make(kind)
+    inputs, is_first = problem(4)
+    with pytest.raises(ValueError, match=r"state.cell must be of shape \[B ...\] = \[3, ...\], got \[1, 5\]"):
+        core(inputs, core.initial_state(1), is_first)
+    with pytest.raises(ValueError, match=r"cell_state must be of shape"):
+        core.step(inputs[0], core.initial_state(1).cell, is_first[0])
+    with pytest.raises(TypeError, match="state must be a CoreState"):
+        core(inputs, core.initial_state(STREAMS).cell, is_first)
+    if core.carries_sensitivity:
+        mixed = core.initial_state(STREAMS)._replace(sensitivity=core.initial_state(1).sensitivity)
+        with pytest.raises(ValueError, match=r"state.sensitivity must be of shape"):
+            core(inputs, mixed, is_first)
+
+
+def test_flags_and_counts_are_carried_as_they_are():
+    held = (torch.tensor([True, True]), torch.tensor([3, 4]), torch.tensor([[1.0], [2.0]]))
+    first = torch.tensor([True, False])
+    cleared = carried.cleared(held, first)
+    assert [leaf.dtype for leaf in cleared] == [torch.bool, torch.int64, torch.float32]
+    assert [leaf[0].item() for leaf in cleared] == [False, 0, 0.0]
+    norms = carried.stream_norms(held)
+    assert norms is not None
+    assert norms.tolist() == [1.0, 2.0]
+
+
 def test_what_a_rule_leaves_out_is_credit_older_than_the_unroll_and_nothing_else():
     inputs, is_first = problem()
     exact, truncated = make("dense"), make("dense tbptt")
@@ -148,7 +197,7 @@ def test_a_stream_that_begins_anew_forgets_what_was_not_finite(kind: str):
 
 
 @pytest.mark.parametrize("length", [1, 3])
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", DIAGONAL_RULES)
 @pytest.mark.parametrize("cell", CELLS)
 def test_memory_that_is_used_anew_changes_nothing_but_the_memory(cell: str, rule: str, length: int):
     inputs, is_first = problem(24)

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from unrolled import full_gradient
+from unrolled import DIAGONAL_RULES, full_gradient
 
-from rtrl_core import CELLS, RULES, CoreState, DiagonalCore, GatedCore, NetworkSpec, PolicyNetwork, Sensitivity
+from rtrl_core import CELLS, CoreState, DiagonalCore, GatedCore, NetworkSpec, PolicyNetwork, Sensitivity
 from rtrl_core.encoders import InstructionEncoder
 from rtrl_core.policies import Categorical, DiagonalGaussian
 from rtrl_core.rules import segment
@@ -67,7 +67,7 @@ def assert_equal_states(ours: CoreState, theirs: CoreState) -> None:
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 @pytest.mark.parametrize(("length", "start", "in_place"), STARTS)
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize(("rule", "block_bytes"), [*((rule, 8 << 20) for rule in RULES), ("segment", 400)])
+@pytest.mark.parametrize(("rule", "block_bytes"), [*((rule, 8 << 20) for rule in DIAGONAL_RULES), ("segment", 400)])
 def test_a_stream_that_begins_anew_forgets_what_was_not_finite_and_the_others_do_not_notice(
     rule, block_bytes, cell, length, start, in_place, poison, monkeypatch
 ):
@@ -100,7 +100,7 @@ def test_a_stream_that_begins_anew_forgets_what_was_not_finite_and_the_others_do
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", DIAGONAL_RULES)
 def test_an_episode_that_begins_and_ends_inside_the_unroll_leaves_nothing_behind(rule, cell):
     core = DiagonalCore(INPUTS, UNITS, cell, rule)
     state, inputs, weights = carried_state(core), torch.randn(9, STREAMS, INPUTS), torch.randn(9, STREAMS, UNITS)
@@ -116,7 +116,7 @@ def test_an_episode_that_begins_and_ends_inside_the_unroll_leaves_nothing_behind
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", DIAGONAL_RULES)
 def test_a_loss_that_is_not_finite_reaches_no_episode_before_its_own(rule, cell):
     core = DiagonalCore(INPUTS, UNITS, cell, rule)
     state, inputs, weights = carried_state(core), torch.randn(5, STREAMS, INPUTS), torch.randn(5, STREAMS, UNITS)

@@ -138,6 +138,7 @@ def test_a_suite_examines_more_with_the_options_that_were_said(tmp_path: Path, m
     assert named["env=dmlab"].detail == "env=dmlab"
 
 
+@pytest.mark.seconds
 def test_an_environment_that_is_named_is_examined_with_its_options_instead_of_every_suite():
     (finding,) = doctor_checks._environments(["env=tmaze", "env.corridor=3"])
     assert (finding.name, finding.status) == ("env=tmaze", "ok")

@@ -13,6 +13,8 @@ from patience import patience
 from r2ac.commands import doctor_checks, evaluate, play, report, train
 from r2ac.monitoring.report.runs import read_run
 
+pytestmark = pytest.mark.seconds
+
 SUITE = "own_suites:LIGHTS"
 SIZES = [
     *("fleet.num_actors=1", "actors.num_envs=2", "actors.unroll=3", "network.encoder=none"),

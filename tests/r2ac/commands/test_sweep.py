@@ -19,6 +19,8 @@ from r2ac.monitoring.report.runs import group_runs, read_run
 from r2ac.monitoring.report.sweep_folder import run_folders
 from r2ac.sweeps.record import jobs_of, read_record
 
+pytestmark = pytest.mark.seconds
+
 TINY = (
     "experiment=tmaze",
     "env.corridor=3",

@@ -114,6 +114,7 @@ def test_a_slurm_job_does_not_join_what_listens_at_its_port_already(
     assert not (tools / "words").exists()
 
 
+@pytest.mark.seconds
 def test_an_address_that_the_user_gives_is_the_only_one(tools: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["target=slurm", "job_name=first", "fleet.address=head:7000", *TRAIN, DRY_RUN]) == 0
     assert capsys.readouterr().out.count("fleet.address=") == 1
@@ -128,6 +129,7 @@ def test_ray_session_files_with_too_long_a_name_are_refused_before_the_queue(
     assert len(name) <= 107
 
 
+@pytest.mark.seconds
 def test_a_kuberay_job_trains_with_the_words_that_were_typed(tools: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The operator gives the entry point to a shell that submits it; Ray quotes the words and gives them to another shell."""
     make_tool(

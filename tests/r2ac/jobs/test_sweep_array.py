@@ -46,6 +46,8 @@ print("42")
 """
 TRAINING = """
 import json, os, sys
+
+pytestmark = pytest.mark.seconds
 with open(os.path.join(os.path.dirname(sys.argv[0]), "words"), "a") as file: file.write(json.dumps(sys.argv[1:]) + "\\n")
 """
 SQUEUE = "import sys; assert sys.argv[1:] == ['--me', '--noheader', '--name=several', '--format=%i'], sys.argv"

@@ -85,6 +85,7 @@ def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.mark.seconds
 def test_the_page_stands_alone(page_path: Path) -> None:
     page = Page(page_path.read_text())
     assert page.fetched == []
@@ -226,6 +227,7 @@ def test_a_folder_without_a_run_is_one_clear_line(tmp_path: Path, capsys, prepar
     assert not (tmp_path / "page.html").exists()
 
 
+@pytest.mark.seconds
 def test_a_page_that_cannot_be_written_is_one_clear_line(tmp_path: Path, capsys) -> None:
     folder = make_run(tmp_path / "run")
     assert main([str(folder), "--output", str(folder / "metrics.jsonl" / "page.html")]) == 2

@@ -28,6 +28,7 @@ def old_run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.seconds
 def test_a_run_goes_on_in_the_middle_of_its_games_to_the_weights_that_it_had_then(old_run: Path, capsys):
     expected = checkpoints.load(checkpoints.find(old_run))
     shutil.rmtree(old_run / "checkpoints" / "000000000480")
@@ -50,6 +51,7 @@ def test_the_same_configuration_has_the_hash_that_it_had_then():
     assert config_hash(load_train([*WORDS, "network.core_options.forget_bias=1"])) != then
 
 
+@pytest.mark.seconds
 def test_a_run_is_evaluated_and_reported(old_run: Path, tmp_path: Path):
     assert evaluate.main([f"checkpoint={old_run}", "episodes=4", f"output={tmp_path}/score.json"]) == 0
     assert (tmp_path / "score.json").exists()
