@@ -14,6 +14,8 @@ from r2ac.commands.submit import DRY_RUN
 from r2ac.commands.sweep import main
 from r2ac.jobs.slurm_array import ranges
 
+pytestmark = pytest.mark.seconds
+
 AWKWARD = 'logging.wandb_project=it\'s a "big" $HOME; `id` & %j #1 \\ *'
 SWEEP = (
     "sweep_name=several",
@@ -46,8 +48,6 @@ print("42")
 """
 TRAINING = """
 import json, os, sys
-
-pytestmark = pytest.mark.seconds
 with open(os.path.join(os.path.dirname(sys.argv[0]), "words"), "a") as file: file.write(json.dumps(sys.argv[1:]) + "\\n")
 """
 SQUEUE = "import sys; assert sys.argv[1:] == ['--me', '--noheader', '--name=several', '--format=%i'], sys.argv"
