@@ -135,6 +135,7 @@ class Actor:
         if weights.version > self.policy_version:
             self.parameters.load(weights.vector)
             self.policy_version = weights.version
+            self.rollout.core = self.network.core.refreshed(self.rollout.core)
 
     def _reset_unsound(self, left_out: Bool[Tensor, " B"]) -> tuple[Bool[Tensor, " B"], Float[Tensor, " B"]]:
         """Begins anew, inside their episode, the streams that nothing can be learnt from any more; the others go on.

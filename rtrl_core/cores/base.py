@@ -80,6 +80,11 @@ class Core(nn.Module, ABC):
         """Size of what the rule carries for each stream, in float64, not finite where a number of it is not; ``None`` for nothing."""
         return carried.stream_norms(sensitivity)
 
+    def refreshed(self, state: CoreState) -> CoreState:
+        """``state`` between two unrolls, as the present weights would have left it, as far as it holds what that takes; asked for
+        when new weights have come. A core that keeps nothing of the past but the state gives it back as it is."""
+        return state
+
     def reuse_states(self) -> None:
         """From here on, whoever calls ``forward`` passes each state to one unroll only, whose backward pass is over before the next
         unroll, and never looks at it again: its memory may be used anew. A core that gains nothing by this does nothing."""

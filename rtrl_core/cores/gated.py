@@ -31,6 +31,9 @@ class GatedCore(Core):
     def stream_norms(self, sensitivity: Any) -> Float[Tensor, " B"] | None:
         return self.core.stream_norms(sensitivity)
 
+    def refreshed(self, state: CoreState) -> CoreState:
+        return self.core.refreshed(state)
+
     def reuse_states(self) -> None:
         self.core.reuse_states()
 

@@ -55,6 +55,10 @@ class StackedCore(Core):
         norms = [norm for norm in of_layers if norm is not None]
         return carried.stream_norms(tuple(norms)) if norms else None
 
+    def refreshed(self, state: CoreState) -> CoreState:
+        parts = zip(self._cores, state.cell, state.sensitivity, strict=True)
+        return _together([core.refreshed(CoreState(cell, sensitivity)) for core, cell, sensitivity in parts])
+
     def reuse_states(self) -> None:
         for core in self._cores:
             core.reuse_states()
