@@ -64,7 +64,7 @@ class Actor:
         self._loss = loss
         self.device = require_device("actors.device", options.device)
         self.network = build_seeded_network(network, rule, env.spec, identity.seed).to(self.device)
-        self.network.core.reuse_states()
+        self.network.core.advance_in_backward()
         self.parameters = FlatParameters(self.network)
         self.policy_version = -1
         """Of the weights that act; none has been loaded yet, whatever the version of the first ones may be."""

@@ -85,10 +85,18 @@ class Core(nn.Module, ABC):
         when new weights have come. A core that keeps nothing of the past but the state gives it back as it is."""
         return state
 
-    def reuse_states(self) -> None:
-        """From here on, whoever calls ``forward`` passes each state to one unroll only, whose backward pass is over before the next
-        unroll, and never looks at it again: its memory may be used anew. A core that gains nothing by this does nothing."""
+    def advance_in_backward(self) -> None:
+        """From here on ``forward`` under autograd may leave the sensitivity to its backward pass, which advances it in place: one read
+        and one write of it, and no memory beside it.
 
+        Whoever says so passes each state to one unroll only, runs the one backward pass of each unroll before the next, and looks at
+        no sensitivity in between: until then it is that of the start, in the state that was given as in the one that was returned.
+        Where there is no backward pass, ``settle`` or the next unroll from the state does what is left. A core that gains nothing by
+        this does nothing.
+        """
+
+    def settle(self, state: CoreState) -> None:
+        """Advances the sensitivity of ``state``, as ``forward`` returned it, if its backward pass has not."""
 
 def check_precision(parameters: Iterable[Tensor]) -> None:
     """Raises ``TypeError`` for parameters that a sensitivity cannot be added up for."""

@@ -34,8 +34,11 @@ class GatedCore(Core):
     def refreshed(self, state: CoreState) -> CoreState:
         return self.core.refreshed(state)
 
-    def reuse_states(self) -> None:
-        self.core.reuse_states()
+    def advance_in_backward(self) -> None:
+        self.core.advance_in_backward()
+
+    def settle(self, state: CoreState) -> None:
+        self.core.settle(state)
 
     def forward(
         self, inputs: Float[Tensor, "T B D"], state: CoreState, is_first: Bool[Tensor, "T B"]

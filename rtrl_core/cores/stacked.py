@@ -59,9 +59,13 @@ class StackedCore(Core):
         parts = zip(self._cores, state.cell, state.sensitivity, strict=True)
         return _together([core.refreshed(CoreState(cell, sensitivity)) for core, cell, sensitivity in parts])
 
-    def reuse_states(self) -> None:
+    def advance_in_backward(self) -> None:
         for core in self._cores:
-            core.reuse_states()
+            core.advance_in_backward()
+
+    def settle(self, state: CoreState) -> None:
+        for core, cell, sensitivity in zip(self._cores, state.cell, state.sensitivity, strict=True):
+            core.settle(CoreState(cell, sensitivity))
 
     def forward(
         self, inputs: Float[Tensor, "T B D"], state: CoreState, is_first: Bool[Tensor, "T B"]

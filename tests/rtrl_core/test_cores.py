@@ -196,43 +196,6 @@ def test_a_stream_that_begins_anew_forgets_what_was_not_finite(kind: str):
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("length", [1, 3])
-@pytest.mark.parametrize("rule", DIAGONAL_RULES)
-@pytest.mark.parametrize("cell", CELLS)
-def test_memory_that_is_used_anew_changes_nothing_but_the_memory(cell: str, rule: str, length: int):
-    inputs, is_first = problem(24)
-    plain, reusing = (DiagonalCore(INPUTS, UNITS, cell, rule).double() for _ in range(2))
-    reusing.load_state_dict(plain.state_dict())
-    reusing.reuse_states()
-    expected, _, last = by_unrolls(plain, inputs, is_first, (length,) * (24 // length))
-    gradient, _, state = by_unrolls(reusing, inputs, is_first, (length,) * (24 // length))
-    assert torch.equal(gradient, expected)
-    for ours, theirs in zip(carried.leaves(state), carried.leaves(last), strict=True):
-        assert torch.equal(ours, theirs)
-
-    state, places = reusing.initial_state(STREAMS), set()
-    for start in range(0, 24, length):
-        outputs, state = reusing(inputs[start : start + length], state, is_first[start : start + length])
-        outputs.sum().backward()
-        places |= {leaf.data_ptr() for leaf in carried.leaves(state.sensitivity)}
-    assert len(places) <= (2 if length == 1 else 4)  # of two tensors
-
-
-def test_a_smaller_batch_in_between_leaves_the_memory_of_the_whole_one_alone():
-    core = GatedCore(DiagonalCore(INPUTS, UNITS)).double()
-    core.reuse_states()
-    inputs, is_first = problem(8)
-    _, state = core(inputs[:4], core.initial_state(STREAMS), is_first[:4])
-    kept = [leaf.clone() for leaf in carried.leaves(state)]
-    outputs, after = core(inputs[4:], state, is_first[4:])
-    some = torch.tensor([True, False, True])
-    core(inputs[4:, some], state.of(some), is_first[4:, some])
-    for ours, theirs in zip(carried.leaves(state), kept, strict=True):
-        assert torch.equal(ours, theirs)
-    outputs.sum().backward()
-    assert after.finite_streams().all()
-
-
 def test_a_stack_is_what_its_layers_are_one_after_the_other():
     layers = [ELSTM(INPUTS, UNITS).double(), ELSTM(UNITS, 2).double()]
     stack = StackedCore(layers)

@@ -7,7 +7,7 @@ import torch
 from unrolled import DIAGONAL_RULES
 
 from rtrl_core import CELLS, DiagonalCore
-from rtrl_core.rules.scan import adjoints, decays
+from rtrl_core.rules.single import adjoints, decays
 from rtrl_core.rules.starts import Starts
 
 TINY = torch.finfo(torch.float32).tiny

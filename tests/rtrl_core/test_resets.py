@@ -13,7 +13,7 @@ from unrolled import DIAGONAL_RULES, full_gradient
 from rtrl_core import CELLS, CoreState, DiagonalCore, GatedCore, NetworkSpec, PolicyNetwork, Sensitivity
 from rtrl_core.encoders import InstructionEncoder
 from rtrl_core.policies import Categorical, DiagonalGaussian
-from rtrl_core.rules import segment
+from rtrl_core.rules import scan
 
 STREAMS, INPUTS, UNITS, BROKEN = 6, 3, 4, 4
 OTHERS = [stream for stream in range(STREAMS) if stream != BROKEN]
@@ -71,7 +71,7 @@ def assert_equal_states(ours: CoreState, theirs: CoreState) -> None:
 def test_a_stream_that_begins_anew_forgets_what_was_not_finite_and_the_others_do_not_notice(
     rule, block_bytes, cell, length, start, in_place, poison, monkeypatch
 ):
-    monkeypatch.setattr(segment, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(scan, "BLOCK_BYTES", block_bytes)
     core = DiagonalCore(INPUTS, UNITS, cell, rule)
     state, inputs, weights = (
         carried_state(core),
