@@ -100,17 +100,20 @@ def detached(carried: C) -> C:
 
 
 def save(carried: Carried) -> Any:
-    """As tensors and nested dictionaries of them, by the names of the fields, or by their numbers; nothing is an empty one."""
+    """Copies of its tensors in nested dictionaries, by the names of the fields, or by their numbers; nothing is an empty one.
+
+    Copies, because a sensitivity may be advanced in place before whoever asked has written them anywhere.
+    """
     if carried is None:
         return {}
     if isinstance(carried, Tensor):
-        return carried
+        return carried.detach().clone()
     names = getattr(carried, "_fields", [str(number) for number in range(len(carried))])
     return {name: save(part) for name, part in zip(names, carried, strict=True)}
 
 
 def load(structure: C, saved: Any) -> C:
-    """The inverse of ``save``, for something of this structure, on its devices.
+    """The inverse of ``save``, for something of this structure, on its devices; it shares no memory with what was saved.
 
     Raises:
         ValueError: if what was saved is of another structure or other shapes.
@@ -121,7 +124,9 @@ def load(structure: C, saved: Any) -> C:
             raise ValueError(
                 f"expected {ours.dtype} {list(ours.shape)} in a saved state, got {theirs.dtype} {list(theirs.shape)}"
             )
-    return rebuild(structure, [theirs.to(ours.device) for ours, theirs in zip(leaves(structure), found, strict=True)])
+    return rebuild(
+        structure, [theirs.to(ours.device, copy=True) for ours, theirs in zip(leaves(structure), found, strict=True)]
+    )
 
 
 def _saved_leaves(structure: Any, saved: Any) -> Iterator[Tensor]:

@@ -98,6 +98,12 @@ class Core(nn.Module, ABC):
     def settle(self, state: CoreState) -> None:
         """Advances the sensitivity of ``state``, as ``forward`` returned it, if its backward pass has not."""
 
+    def can_repeat(self, before: CoreState, after: CoreState) -> bool:
+        """Whether the unroll that led from one state to the other could be run again: nothing has been advanced in place yet."""
+        old = {id(tensor) for tensor in carried.leaves(before.sensitivity)}
+        return not any(id(tensor) in old for tensor in carried.leaves(after.sensitivity))
+
+
 def check_precision(parameters: Iterable[Tensor]) -> None:
     """Raises ``TypeError`` for parameters that a sensitivity cannot be added up for."""
     for parameter in parameters:

@@ -1,5 +1,6 @@
 """A diagonal cell with its parameters and a learning rule, fused: the fast path of every cell that is element-wise."""
 
+from collections.abc import MutableMapping
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from rtrl_core.cells import CELLS, DiagonalCell
 from rtrl_core.cores.base import Core, CoreState, check_precision
 from rtrl_core.names import look_up
 from rtrl_core.rules import RULES, DiagonalRule, LearningRule
+from rtrl_core.rules.one_pass import OnePass
 from rtrl_core.shapes import Bool, Float, Tensor
 
 
@@ -50,7 +52,7 @@ class DiagonalCore(Core):
         self.vectors = nn.Parameter(torch.empty(len(self.cell.vector_names), num_units))
         self.cell.initialise(self.matrices, self.vectors)
         self._in_one_pass = False
-        self._unfinished = WeakIdKeyDictionary()
+        self._unfinished: MutableMapping[Tensor, OnePass] = WeakIdKeyDictionary()
         """Unrolls that are to advance a sensitivity in place and have not yet, by a tensor of it."""
         self._parts: list[tuple[str, str, tuple[int, ...]]] | None = None
 
@@ -75,6 +77,10 @@ class DiagonalCore(Core):
         for tensor in carried.leaves(state.sensitivity):
             if tensor in self._unfinished:
                 self._unfinished.pop(tensor).finish(state.sensitivity)
+
+    def can_repeat(self, before: CoreState, after: CoreState) -> bool:
+        waiting = [tensor for tensor in carried.leaves(after.sensitivity) if tensor in self._unfinished]
+        return any(not self._unfinished[tensor].is_over for tensor in waiting) or super().can_repeat(before, after)
 
     def forward(
         self, inputs: Float[Tensor, "T B D"], state: CoreState, is_first: Bool[Tensor, "T B"]
@@ -116,10 +122,12 @@ class DiagonalCore(Core):
         self, inputs: Float[Tensor, "T B D"], state: CoreState, is_first: Bool[Tensor, "T B"], out: Any
     ) -> tuple[Float[Tensor, "T B H"], CoreState]:
         with torch.autocast(inputs.device.type, enabled=False):
-            states, sensitivity = self.rule.scan(*self._arguments(inputs, state, is_first), out)
+            states, sensitivity = self.rule.scan(*self._arguments(inputs, state, is_first), out=out)
         return self._results(states, sensitivity)
 
-    def _arguments(self, inputs: Tensor, state: CoreState, is_first: Tensor) -> tuple[Any, ...]:
+    def _arguments(
+        self, inputs: Tensor, state: CoreState, is_first: Tensor
+    ) -> tuple[Any, Any, Any, Any, Any, Any, Any]:
         inputs = inputs.to(self.matrices.dtype)
         return self.cell, inputs, self.matrices, self.vectors, state.cell, is_first, state.sensitivity
 
@@ -148,7 +156,7 @@ class DiagonalCore(Core):
         return {**self.__dict__, "_unfinished": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # pyright: ignore[reportUnknownMemberType]
         self._unfinished = WeakIdKeyDictionary()
 
     def _check_unroll(self, inputs: Tensor, state: CoreState, is_first: Tensor) -> None:

@@ -19,8 +19,9 @@ from rtrl_core.shapes import Tensor
 LARGEST = 1e15
 """Number of a gradient or of ``lam_0`` beyond which their sum with a sensitivity that is itself large (1e18) may not be finite."""
 SECOND_BACKWARD = (
-    "the sensitivity that this unroll started from has been advanced in place, by a backward pass or because nobody asked for one: "
-    "a core that was told advance_in_backward() has one backward pass per unroll; for more, do not call it, and forward keeps what they need"
+    "the sensitivity that this unroll started from has been advanced in place, by a backward pass or because the next unroll came "
+    "first: a core that was told advance_in_backward() has one backward pass per unroll, before the next; for more, do not call it, "
+    "and forward keeps what they need"
 )
 
 
@@ -31,6 +32,11 @@ class OnePass:
         self._cell = cell
         self._work: tuple[LocalDerivatives, Tensor, Starts] | None = (local, inputs, starts)
         self._version = inputs._version
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the sensitivity is that of the end of the unroll."""
+        return self._work is None
 
     @property
     def work(self) -> tuple[LocalDerivatives, Tensor, Starts]:

@@ -114,9 +114,7 @@ def sum_of_products(
     return total
 
 
-def matrix_gradients(
-    adjoint_gates: Float[Tensor, "T B K N"], inputs: Float[Tensor, "T B D"]
-) -> Float[Tensor, "K N D"]:
+def matrix_gradients(adjoint_gates: Float[Tensor, "T B K N"], inputs: Float[Tensor, "T B D"]) -> Float[Tensor, "K N D"]:
     """``sum_{t,b} (lam_t g_{k,t}) x_t^T``, the gradient that backpropagation inside the unroll gives: one GEMM."""
     flat = adjoint_gates.flatten(0, 1).flatten(1).t() @ inputs.flatten(0, 1)
     return flat.view(*adjoint_gates.shape[2:], inputs.shape[-1])

@@ -7,8 +7,8 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from rtrl_core.cells.base import DiagonalCell
-from rtrl_core.rules.base import DiagonalRule, UnrolledRule
 from rtrl_core.rules.algebra import algebra_of
+from rtrl_core.rules.base import DiagonalRule, UnrolledRule
 from rtrl_core.rules.scan import Trajectory, forward_scan, input_gradients, local_derivatives, matrix_gradients
 from rtrl_core.rules.starts import Starts
 from rtrl_core.shapes import Bool, Float, Tensor

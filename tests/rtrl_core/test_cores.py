@@ -4,16 +4,14 @@ import jaxtyping
 import pytest
 import torch
 from toy_parts import DenseCell, FullRTRL, LeakCell
-from unrolled import DIAGONAL_RULES, UNROLLED_RULES
+from unrolled import UNROLLED_RULES
 
 from rtrl_core import (
-    CELLS,
     ELSTM,
     RULES,
     Core,
     CoreState,
     DiagonalCore,
-    GatedCore,
     NetworkSpec,
     PolicyNetwork,
     StackedCore,
