@@ -11,7 +11,14 @@ from torch.autograd.function import once_differentiable
 
 from rtrl_core.cells.base import DiagonalCell, LocalDerivatives
 from rtrl_core.rules.algebra import algebra_of
-from rtrl_core.rules.scan import ParameterGradients, forward_scan, input_gradients, local_derivatives, matrix_gradients
+from rtrl_core.rules.scan import (
+    ParameterGradients,
+    forward_scan,
+    input_gradients,
+    local_derivatives,
+    matrix_gradients,
+    state_gradient,
+)
 from rtrl_core.rules.starts import Starts
 from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Tensor
@@ -74,7 +81,7 @@ class OnePass:
 
 
 class OnePassScan(torch.autograd.Function):
-    """The scan as one autograd node over ``(inputs, matrices, vectors)``; see ``SegmentRule.scan_in_one_pass``."""
+    """The scan as one autograd node over ``(inputs, matrices, vectors, state)``; see ``SegmentRule.scan_in_one_pass``."""
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -113,7 +120,8 @@ class OnePassScan(torch.autograd.Function):
         for inside, before in zip(gradients, past, strict=True):
             inside.add_(before)
         to_inputs = input_gradients(adjoint_gates, matrices) if ctx.needs_input_grad[1] else None
-        return None, to_inputs, *gradients, None, None, None, None
+        to_state = state_gradient(ctx.cell, adjoint_before) if ctx.needs_input_grad[4] else None
+        return None, to_inputs, *gradients, to_state, None, None, None
 
 
 def _is_sound(gradients: ParameterGradients, adjoint: Tensor) -> bool:

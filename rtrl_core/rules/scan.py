@@ -128,6 +128,13 @@ def input_gradients(
     return flat.view(*adjoint_gates.shape[:2], matrices.shape[-1])
 
 
+def state_gradient(cell: DiagonalCell, adjoint: Float[Tensor, "B ... N"]) -> Float[Tensor, "B ... N"]:
+    """``lam_0`` in the shape of the state: of scales it is zero."""
+    if not cell.num_scales:
+        return adjoint
+    return torch.cat([adjoint, adjoint.new_zeros(len(adjoint), cell.num_scales, adjoint.shape[-1])], dim=1)
+
+
 def cache_blocks(batch_size: int, stream_bytes: int) -> list[slice]:
     """Blocks of streams that stay in the last-level cache between two passes over them, and are large enough to hide a call."""
     streams_per_block = max(1, BLOCK_BYTES // stream_bytes)

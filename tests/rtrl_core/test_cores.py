@@ -216,8 +216,8 @@ def test_cores_that_do_not_fit_say_so():
         UnrolledCore(DenseCell(INPUTS, UNITS), "segment")
     with pytest.raises(ValueError, match="rule full is not for diagonal cells such as ELSTMCell"):
         DiagonalCore(INPUTS, UNITS, rule=FullRTRL())
-    with pytest.raises(ValueError, match="unknown core 'lstm': expected one of elstm, indrnn, mingru, feedforward"):
-        build_core("lstm", INPUTS, UNITS, "segment")
+    with pytest.raises(ValueError, match="unknown core 'rnn': expected one of elstm, indrnn, mingru"):
+        build_core("rnn", INPUTS, UNITS, "segment")
     saved = carried.save(make("elstm").initial_state(STREAMS))
     with pytest.raises(
         ValueError, match=r"expected torch.float64 \[3, 5\] in a saved state, got torch.float64 \[2, 5\]"

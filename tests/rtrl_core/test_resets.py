@@ -76,7 +76,7 @@ def test_a_stream_that_begins_anew_forgets_what_was_not_finite_and_the_others_do
     state, inputs, weights = (
         carried_state(core),
         torch.randn(length, STREAMS, INPUTS),
-        torch.randn(length, STREAMS, UNITS),
+        torch.randn(length, STREAMS, core.output_size),
     )
     is_first = torch.zeros(length, STREAMS, dtype=torch.bool)
     is_first[start, BROKEN] = True
@@ -103,7 +103,11 @@ def test_a_stream_that_begins_anew_forgets_what_was_not_finite_and_the_others_do
 @pytest.mark.parametrize("rule", DIAGONAL_RULES)
 def test_an_episode_that_begins_and_ends_inside_the_unroll_leaves_nothing_behind(rule, cell):
     core = DiagonalCore(INPUTS, UNITS, cell, rule)
-    state, inputs, weights = carried_state(core), torch.randn(9, STREAMS, INPUTS), torch.randn(9, STREAMS, UNITS)
+    state, inputs, weights = (
+        carried_state(core),
+        torch.randn(9, STREAMS, INPUTS),
+        torch.randn(9, STREAMS, core.output_size),
+    )
     is_first = torch.zeros(9, STREAMS, dtype=torch.bool)
     is_first[[2, 6], BROKEN] = True
     poisoned = inputs.clone()
@@ -119,7 +123,11 @@ def test_an_episode_that_begins_and_ends_inside_the_unroll_leaves_nothing_behind
 @pytest.mark.parametrize("rule", DIAGONAL_RULES)
 def test_a_loss_that_is_not_finite_reaches_no_episode_before_its_own(rule, cell):
     core = DiagonalCore(INPUTS, UNITS, cell, rule)
-    state, inputs, weights = carried_state(core), torch.randn(5, STREAMS, INPUTS), torch.randn(5, STREAMS, UNITS)
+    state, inputs, weights = (
+        carried_state(core),
+        torch.randn(5, STREAMS, INPUTS),
+        torch.randn(5, STREAMS, core.output_size),
+    )
     is_first = torch.zeros(5, STREAMS, dtype=torch.bool)
     is_first[3, BROKEN] = True
     clean = unroll(core, inputs, copy_of(state), is_first, weights)
@@ -132,8 +140,9 @@ def test_a_loss_that_is_not_finite_reaches_no_episode_before_its_own(rule, cell)
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 @pytest.mark.parametrize("cell", CELLS)
 def test_acting_forgets_at_a_reset_as_learning_does(cell, poison):
-    layer = GatedCore(DiagonalCore(INPUTS, UNITS, cell))
-    state, inputs = torch.randn(STREAMS, UNITS), torch.randn(STREAMS, INPUTS)
+    core = DiagonalCore(INPUTS, UNITS, cell)
+    layer, inputs = GatedCore(core), torch.randn(STREAMS, INPUTS)
+    state = carried_state(core).cell
     is_first = torch.arange(STREAMS) == BROKEN
     expected = layer.step(inputs, state, is_first)
     state[BROKEN] = poison
