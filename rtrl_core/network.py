@@ -39,6 +39,9 @@ class NetworkSpec:
     """See ``build_core``."""
     num_units: int = 256
     rule: str | LearningRule = "segment"
+    layers: int = 1
+    across_layers: str = "local"
+    """``local`` or ``exact``: see ``build_core``."""
     last_reward: bool = True
     last_action: bool = False
     instruction: bool = False
@@ -68,7 +71,14 @@ class PolicyNetwork(nn.Module):
             + spec.last_action * self.distribution.encoding_size
             + (self.instruction_encoder.output_size if self.instruction_encoder is not None else 0)
         )
-        self.core = build_core(spec.core, self.input_size, spec.num_units, spec.rule)
+        self.core = build_core(
+            spec.core,
+            self.input_size,
+            spec.num_units,
+            spec.rule,
+            layers=spec.layers,
+            across_layers=spec.across_layers,
+        )
         self.policy_head = nn.Linear(self.core.output_size, self.distribution.num_parameters)
         self.value_head = nn.Linear(self.core.output_size, 1)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from rtrl_core.shapes import Tensor
+from rtrl_core.shapes import Float, Tensor
 
 _linalg: Any = torch.linalg
 
@@ -30,3 +30,13 @@ def pieces(tensor: Tensor, sizes: Sequence[int], dim: int = 0) -> tuple[Tensor, 
 
 def vector_norm(tensor: Tensor, dim: int) -> Tensor:
     return _linalg.vector_norm(tensor, dim=dim)
+
+
+def derivatives_by_rows(outputs: Float[Tensor, "B R"], leaves: Sequence[Tensor]) -> list[Tensor]:
+    """``d outputs[b, r] / d leaf[b]`` for all streams and rows at once, ``[B, R, ...]`` for a leaf ``[B, ...]``; streams must not mix."""
+    rows = outputs.shape[1]
+    one_hot = torch.eye(rows, dtype=outputs.dtype, device=outputs.device)
+    one_hot = one_hot.unsqueeze(1).expand(rows, *outputs.shape)
+    autograd: Any = torch.autograd
+    found = autograd.grad(outputs, list(leaves), one_hot, is_grads_batched=True)
+    return [part.transpose(0, 1).contiguous() for part in found]

@@ -13,7 +13,8 @@ computed them: below a recurrent layer an encoder or another recurrent layer is 
 """
 
 from rtrl_core.cores.base import Core, CoreState
-from rtrl_core.cores.build import FEEDFORWARD, build_core, core_names
+from rtrl_core.cores.build import ACROSS_LAYERS, FEEDFORWARD, build_core, core_names
+from rtrl_core.cores.cross_layer import CrossLayerStack
 from rtrl_core.cores.diagonal import DiagonalCore
 from rtrl_core.cores.feedforward import Feedforward
 from rtrl_core.cores.gated import ELSTM, GatedCore
@@ -21,10 +22,12 @@ from rtrl_core.cores.stacked import StackedCore
 from rtrl_core.cores.unrolled import UnrolledCore
 
 __all__ = [
+    "ACROSS_LAYERS",
     "ELSTM",
     "FEEDFORWARD",
     "Core",
     "CoreState",
+    "CrossLayerStack",
     "DiagonalCore",
     "Feedforward",
     "GatedCore",

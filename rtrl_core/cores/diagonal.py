@@ -92,6 +92,16 @@ class DiagonalCore(Core):
                 half precision.
         """
         self._check_unroll(inputs, state, is_first)
+        if state.cell.requires_grad:
+            raise ValueError(
+                "state.cell must not require a gradient: that of an initial state would end at the first unroll; detach it"
+            )
+        return self.from_state(inputs, state, is_first)
+
+    def from_state(
+        self, inputs: Float[Tensor, "T B D"], state: CoreState, is_first: Bool[Tensor, "T B"]
+    ) -> tuple[Float[Tensor, "T B H"], CoreState]:
+        """``forward`` without its checks, for whoever has a use for the gradient of ``state.cell``: it is ``lam_0``."""
         self.settle(state)
         if self._in_one_pass and torch.is_grad_enabled():
             with torch.autocast(inputs.device.type, enabled=False):
@@ -170,10 +180,6 @@ class DiagonalCore(Core):
                 f"state must be a CoreState, as initial_state(batch_size) gives it, got {type(state).__name__}"
             )
         self._check_cell("state.cell", state.cell, batch_size)
-        if state.cell.requires_grad:
-            raise ValueError(
-                "state.cell must not require a gradient: that of an initial state would end at the first unroll; detach it"
-            )
         if (state.sensitivity is None) == self.carries_sensitivity:
             carries = "needs a" if self.carries_sensitivity else "carries no"
             raise ValueError(

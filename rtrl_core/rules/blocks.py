@@ -139,7 +139,7 @@ def contract(
 ) -> ParameterGradients:
     matrices = contract_outer_products(adjoint, sensitivity.matrices, starts)
     if cell.is_complex_linear:
-        matrices = torch.cat([matrices, contract_outer_products(_turned(adjoint), sensitivity.matrices, starts)])
+        matrices = torch.cat([matrices, contract_outer_products(turned_back(adjoint), sensitivity.matrices, starts)])
     vectors = sensitivity.vectors
     if starts is not None and starts.first:
         vectors = vectors.index_fill(0, starts.at[0], 0)
@@ -177,6 +177,6 @@ def _apply(matrix: Float[Tensor, "B M M N"], carried: Float[Tensor, "B K M N D"]
     return result
 
 
-def _turned(adjoint: Float[Tensor, "B M N"]) -> Float[Tensor, "B M N"]:
-    """What ``i S`` is contracted with is the adjoint, turned back: ``(lam_2, -lam_1)``."""
-    return torch.stack([adjoint[:, 1], -adjoint[:, 0]], dim=1)
+def turned_back(adjoint: Float[Tensor, "*batch M N"]) -> Float[Tensor, "*batch M N"]:
+    """``(lam_2, -lam_1)``: its product with ``S`` is that of ``lam`` with ``i S``."""
+    return torch.stack([adjoint[..., 1, :], -adjoint[..., 0, :]], dim=-2)
