@@ -3,6 +3,7 @@
 from rtrl_core.cells import CELLS, DiagonalCell, ELSTMCell, LocalDerivatives, RecurrentCell
 from rtrl_core.cores import ELSTM, Core, CoreState, DiagonalCore, GatedCore, StackedCore, UnrolledCore
 from rtrl_core.encoders import ENCODERS, Encoder
+from rtrl_core.layer import RTRL
 from rtrl_core.layout import FlatParameters, ParameterLayout
 from rtrl_core.losses import Losses, actor_critic_losses, clip_rewards
 from rtrl_core.messages import (
@@ -16,11 +17,13 @@ from rtrl_core.network import NetworkSpec, PolicyNetwork, PolicyOutput
 from rtrl_core.returns import VTrace, vtrace
 from rtrl_core.rules import RULES, DiagonalRule, LearningRule, UnrolledRule
 from rtrl_core.sensitivity import Sensitivity
+from rtrl_core.untyped import readable_as_data
 
 __all__ = [
     "CELLS",
     "ELSTM",
     "ENCODERS",
+    "RTRL",
     "RULES",
     "ContributionHeader",
     "Core",
@@ -53,3 +56,6 @@ __all__ = [
     "clip_rewards",
     "vtrace",
 ]
+
+# A state is data: tensors in these named tuples, which torch.load(weights_only=True) then reads as they are.
+readable_as_data(CoreState, Sensitivity)

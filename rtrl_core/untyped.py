@@ -1,13 +1,17 @@
 """Calls of torch whose types torch does not say, said here, so that the rest of the package can be checked strictly."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 
 from rtrl_core.shapes import Tensor
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 _linalg: Any = torch.linalg
+_compiler: Any = torch.compiler
+_serialization: Any = torch.serialization
 
 
 def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
@@ -30,3 +34,14 @@ def pieces(tensor: Tensor, sizes: Sequence[int], dim: int = 0) -> tuple[Tensor, 
 
 def vector_norm(tensor: Tensor, dim: int) -> Tensor:
     return _linalg.vector_norm(tensor, dim=dim)
+
+
+def outside_graphs(function: F) -> F:
+    """``function`` as compiled code calls it: between two graphs, as it is written. Found while compiling only, because asking
+    imports the compiler, which takes seconds."""
+    return _compiler.disable(function)
+
+
+def readable_as_data(*types: type) -> None:
+    """Has ``torch.load(..., weights_only=True)`` take these named tuples for what they are: fields, and nothing to be called."""
+    _serialization.add_safe_globals(list(types))
