@@ -9,9 +9,10 @@
 docs/from-nn-lstm.md says what differs, and what is exact.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import nn
@@ -105,7 +106,7 @@ class RTRL(nn.Module):
     @property
     def state_bytes_per_stream(self) -> int:
         """Of what is carried from unroll to unroll, most of it the sensitivity: one number per parameter of a diagonal cell."""
-        return carried.size_bytes(self.initial_state(1))
+        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self._expected_leaves())
 
     def extra_repr(self) -> str:
         return (
@@ -242,5 +243,5 @@ def _own_memory(tensor: Tensor) -> Tensor:
 def _batch_size_of(saved: Any) -> int | None:
     if isinstance(saved, Tensor):
         return len(saved) if saved.dim() else None
-    parts: list[Any] = list(saved.values()) if isinstance(saved, dict) else []
+    parts = list(cast(dict[str, Any], saved).values()) if isinstance(saved, dict) else []
     return next((size for size in map(_batch_size_of, parts) if size is not None), None)
