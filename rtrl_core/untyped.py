@@ -15,8 +15,11 @@ _serialization: Any = torch.serialization
 
 
 def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
-    """A node of the graph; returns what its ``forward`` does."""
+    """A node of the graph; returns what its ``forward`` does. A compiler does not look inside: nodes write into memory that is no
+    input of theirs, which a tracer need not see."""
     node: Any = function
+    if _compiler.is_compiling():
+        return outside_graphs(node.apply)(*arguments)
     return node.apply(*arguments)
 
 
