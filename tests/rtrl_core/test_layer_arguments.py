@@ -173,7 +173,8 @@ def test_a_layer_in_half_precision_is_refused(cell: str):
 
 
 def test_what_an_lstm_has_and_this_has_not_is_refused_by_its_name():
-    for word in ({"bidirectional": True}, {"dropout": 0.1}, {"proj_size": 2}):
+    words: list[dict[str, Any]] = [{"bidirectional": True}, {"dropout": 0.1}, {"proj_size": 2}]
+    for word in words:
         nn.LSTM(D, H, 2, **word)
         with pytest.raises(TypeError, match=next(iter(word))):
             RTRL(D, H, 2, **word)

@@ -17,12 +17,12 @@ def tried(*cases: str, warnings: str = "error") -> None:
     assert done.stdout.split() == list(cases)
 
 
-@pytest.mark.seconds
+@pytest.mark.slow
 def test_compiled_networks_train_as_they_do_uncompiled_and_no_graph_goes_through_the_layer():
-    tried("segment", "through-autograd", "reference", "stacked-tbptt", "whole-graph", "once")
+    tried("through-autograd", "stacked-tbptt", "whole-graph", "once")
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("case", ["inductor", "core-segment", "core-reference", "core-tbptt"])
+@pytest.mark.parametrize("case", ["segment", "reference", "inductor", "core-segment", "core-reference", "core-tbptt"])
 def test_also_by_the_compiler_of_the_machine_and_for_a_bare_core(case: str):
     tried(case, warnings="ignore")
