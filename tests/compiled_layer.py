@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from plain_layer import assert_close, gradients
 from torch import nn
+from torch._dynamo.exc import Unsupported
 from torch._dynamo.testing import CompileCounter
 
 from rtrl_core import ELSTM, RTRL, carried
@@ -77,7 +78,7 @@ def refuses_a_whole_graph() -> None:
     layer = RTRL(D, H)
     try:
         torch.compile(layer, backend="eager", fullgraph=True)(torch.randn(T, B, D))
-    except torch._dynamo.exc.Unsupported:
+    except Unsupported:
         return
     raise AssertionError("a whole graph was made of what no compiler can see through")
 
