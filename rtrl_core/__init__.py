@@ -17,7 +17,6 @@ from rtrl_core.network import NetworkSpec, PolicyNetwork, PolicyOutput
 from rtrl_core.returns import VTrace, vtrace
 from rtrl_core.rules import RULES, DiagonalRule, LearningRule, UnrolledRule
 from rtrl_core.sensitivity import Sensitivity
-from rtrl_core.untyped import readable_as_data
 
 __all__ = [
     "CELLS",
@@ -56,6 +55,3 @@ __all__ = [
     "clip_rewards",
     "vtrace",
 ]
-
-# A state is data: tensors in these named tuples, which torch.load(weights_only=True) then reads as they are.
-readable_as_data(CoreState, Sensitivity)

@@ -10,11 +10,19 @@ from typing import Any, TypeAlias, TypeVar, cast
 import torch
 
 from rtrl_core.shapes import Bool, Float, Int, Tensor
-from rtrl_core.untyped import numbers, vector_norm
+from rtrl_core.untyped import numbers, readable_as_data, vector_norm
 
 Carried: TypeAlias = Tensor | tuple[Any, ...] | None
 """The elements of a tuple are again such."""
 C = TypeVar("C", bound=Carried)
+K = TypeVar("K", bound=type)
+
+
+def readable(kind: K) -> K:
+    """Decorates a named tuple that is carried: ``torch.load(..., weights_only=True)`` reads a state with such parts, once its module
+    is imported. It is fields and nothing that reading would call."""
+    readable_as_data(kind)
+    return kind
 
 
 def leaves(carried: Carried) -> Iterator[Tensor]:

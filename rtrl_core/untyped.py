@@ -45,6 +45,6 @@ def outside_graphs(function: F) -> F:
     return _compiler.disable(function)
 
 
-def readable_as_data(*types: type) -> None:
-    """Has ``torch.load(..., weights_only=True)`` take these named tuples for what they are: fields, and nothing to be called."""
-    _serialization.add_safe_globals(list(types))
+def readable_as_data(kind: type) -> None:
+    """Has ``torch.load(..., weights_only=True)`` take objects of this type as they are."""
+    _serialization.add_safe_globals([kind])

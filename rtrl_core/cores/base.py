@@ -12,6 +12,7 @@ from rtrl_core.carried import Carried
 from rtrl_core.shapes import Bool, Float, Int, Tensor
 
 
+@carried.readable
 class CoreState(NamedTuple):
     """What a recurrent core carries from one unroll to the next, per stream."""
 

@@ -1,9 +1,11 @@
 """A state is data: it is moved, selected, saved, and read by a program that runs nothing of what it reads."""
 
 import io
+import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -50,6 +52,23 @@ def test_a_state_of_every_cell_and_rule_is_read_as_weights_only(cell: str, rule:
         again = read(torch.load(file, weights_only=True))
         assert isinstance(again, CoreState)
         assert_same(again, state)
+
+
+class Counted(NamedTuple):
+    states: torch.Tensor
+    steps: torch.Tensor
+
+
+def test_a_named_tuple_of_ones_own_is_read_once_it_is_said_to_be_data():
+    state = CoreState(Counted(torch.ones(2, 3), torch.tensor([1, 2])), None)
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    with pytest.raises(pickle.UnpicklingError, match="Counted was not an allowed global"):
+        torch.load(file, weights_only=True)
+    carried.readable(Counted)
+    file.seek(0)
+    assert_same(torch.load(file, weights_only=True), state)
 
 
 def test_a_new_process_reads_a_state_after_importing_rtrl_core(tmp_path: Path):
