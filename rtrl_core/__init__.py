@@ -12,6 +12,7 @@ from rtrl_core.cores import (
     UnrolledCore,
 )
 from rtrl_core.encoders import ENCODERS, Encoder
+from rtrl_core.layer import RTRL
 from rtrl_core.layout import FlatParameters, ParameterLayout
 from rtrl_core.losses import Losses, actor_critic_losses, clip_rewards
 from rtrl_core.messages import (
@@ -30,6 +31,7 @@ __all__ = [
     "CELLS",
     "ELSTM",
     "ENCODERS",
+    "RTRL",
     "RULES",
     "ContributionHeader",
     "Core",

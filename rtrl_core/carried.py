@@ -9,12 +9,20 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
 
-from rtrl_core.shapes import Bool, Float, Tensor
-from rtrl_core.untyped import numbers, vector_norm
+from rtrl_core.shapes import Bool, Float, Int, Tensor
+from rtrl_core.untyped import numbers, readable_as_data, vector_norm
 
 Carried: TypeAlias = Tensor | tuple[Any, ...] | None
 """The elements of a tuple are again such."""
 C = TypeVar("C", bound=Carried)
+K = TypeVar("K", bound=type)
+
+
+def readable(kind: K) -> K:
+    """Decorates a named tuple that is carried: ``torch.load(..., weights_only=True)`` reads a state with such parts, once its module
+    is imported. It is fields and nothing that reading would call."""
+    readable_as_data(kind)
+    return kind
 
 
 def leaves(carried: Carried) -> Iterator[Tensor]:
@@ -46,8 +54,8 @@ def rebuild(structure: C, tensors: Iterable[Tensor]) -> C:
     return build(structure)
 
 
-def select(carried: C, streams: Bool[Tensor, " B"]) -> C:
-    """A copy with these streams only."""
+def select(carried: C, streams: Bool[Tensor, " B"] | Int[Tensor, " S"]) -> C:
+    """A copy with these streams only: those that are true, or those of these numbers, in their order."""
     return map_leaves(lambda tensor: tensor[streams], carried)
 
 
@@ -91,8 +99,11 @@ def size_bytes(carried: Carried) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in leaves(carried))
 
 
-def to(carried: C, device: torch.device | str) -> C:
-    return map_leaves(lambda tensor: tensor.to(device), carried)
+def to(carried: C, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> C:
+    """On this device; of this type what is floating point, counts and flags keep theirs."""
+    return map_leaves(
+        lambda tensor: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None), carried
+    )
 
 
 def detached(carried: C) -> C:

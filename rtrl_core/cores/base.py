@@ -9,9 +9,10 @@ from torch import nn
 
 from rtrl_core import carried
 from rtrl_core.carried import Carried
-from rtrl_core.shapes import Bool, Float, Tensor
+from rtrl_core.shapes import Bool, Float, Int, Tensor
 
 
+@carried.readable
 class CoreState(NamedTuple):
     """What a recurrent core carries from one unroll to the next, per stream."""
 
@@ -35,6 +36,32 @@ class CoreState(NamedTuple):
         it is the last row of an unroll's outputs."""
         carried.reset_(self.sensitivity, streams)
         return self._replace(cell=carried.cleared(self.cell, streams))
+
+    def select(self, streams: Bool[Tensor, " B"] | Int[Tensor, " S"]) -> "CoreState":
+        """A copy with the streams that are true, or with those of these numbers, in their order.
+
+        Raises:
+            TypeError: for flags or numbers of another type: uint8 is either, to torch.
+        """
+        if streams.dtype not in (torch.bool, torch.int64):
+            raise TypeError(f"streams must be bool [B] or int64 [S], got {str(streams.dtype).removeprefix('torch.')}")
+        return carried.select(self, streams)
+
+    def to(self, *where: torch.device | str | torch.dtype) -> "CoreState":
+        """On a device, of a floating type, or both, as the module that it belongs to is moved."""
+        state = self
+        for word in where:
+            state = carried.to(state, dtype=word) if isinstance(word, torch.dtype) else carried.to(state, device=word)
+        return state
+
+    def detach(self) -> "CoreState":
+        """The same memory without a graph. What a core returns has none already: credit for the past is in the sensitivity, which
+        stays. What forgets it is another ``initial_state``, or ``reset``."""
+        return carried.detached(self)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nested dictionaries of tensors, which ``torch.load(..., weights_only=True)`` reads; ``carried.load`` is the way back."""
+        return carried.save(self)
 
 
 def _finite_rows(cell: Carried) -> Bool[Tensor, " B"]:

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 from rtrl_core import carried
 from rtrl_core.cells import DiagonalCell
@@ -25,12 +24,13 @@ from rtrl_core.cores.stacked import StackedCore
 from rtrl_core.rules.blocks import turned_back
 from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Bool, Float, Tensor
-from rtrl_core.untyped import apply, derivatives_by_rows, pieces
+from rtrl_core.untyped import apply, derivatives_by_rows, in_own_precision, pieces
 
 MAX_UNITS = 128
 """Of either layer: at 256 with as many inputs a stream would carry 136 MB."""
 
 
+@carried.readable
 class CrossSensitivity(NamedTuple):
     """What a stack of two carries."""
 
@@ -190,7 +190,7 @@ class _CrossCredit(torch.autograd.Function):
         return state.clone()
 
     @staticmethod
-    @once_differentiable
+    @in_own_precision
     def backward(ctx: Any, adjoint: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (across,) = ctx.saved_tensors
         flat = torch.einsum("br,brq->q", ctx.cell.differentiated(adjoint).flatten(1), across)

@@ -72,7 +72,8 @@ def advance_outer_products(
 ) -> None:
     """``out = P_1 before + sum_t w_t x_t^T``, ``out`` may be ``before``; what lies before the last start of a stream has no part."""
     if len(starts.older):
-        inputs, weights = inputs.clone(), weights.clone()
+        inputs = inputs.clone(memory_format=torch.contiguous_format)
+        weights = weights.clone(memory_format=torch.contiguous_format)
         starts.forget_older_(weights)
         starts.forget_older_(inputs)
     by_stream, inputs_by_stream = weights.flatten(2).permute(1, 2, 0), inputs.transpose(0, 1)

@@ -7,7 +7,6 @@ read and one write, and no memory beside the sensitivity itself. What it costs i
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from rtrl_core.cells.base import DiagonalCell, LocalDerivatives
 from rtrl_core.rules.algebra import algebra_of
@@ -22,6 +21,7 @@ from rtrl_core.rules.scan import (
 from rtrl_core.rules.starts import Starts
 from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Tensor
+from rtrl_core.untyped import in_own_precision
 
 LARGEST = 1e15
 """Number of a gradient or of ``lam_0`` beyond which their sum with a sensitivity that is itself large (1e18) may not be finite."""
@@ -104,7 +104,7 @@ class OnePassScan(torch.autograd.Function):
         return trajectory.states
 
     @staticmethod
-    @once_differentiable
+    @in_own_precision
     def backward(ctx: Any, immediate: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         inputs, matrices = ctx.saved_tensors
         left: OnePass = ctx.left

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from rtrl_core.cells.base import DiagonalCell, LocalDerivatives
 from rtrl_core.rules.algebra import algebra_of
@@ -76,7 +75,7 @@ class _ReferenceScan(torch.autograd.Function):
         return trajectory.states
 
     @staticmethod
-    @once_differentiable
+    @in_own_precision
     def backward(ctx: Any, immediate: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         old_matrices, old_vectors, inputs, matrices, vectors, is_first, *trajectory = ctx.saved_tensors
         local = local_derivatives(ctx.cell, Trajectory(*trajectory), vectors, ctx.starts)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from rtrl_core.cells.base import DiagonalCell, LocalDerivatives
 from rtrl_core.rules.algebra import algebra_of
@@ -30,7 +29,7 @@ from rtrl_core.rules.scan import (
 from rtrl_core.rules.starts import Starts
 from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Bool, Float, Tensor
-from rtrl_core.untyped import apply
+from rtrl_core.untyped import apply, in_own_precision
 
 
 class _SegmentScan(torch.autograd.Function):
@@ -62,7 +61,7 @@ class _SegmentScan(torch.autograd.Function):
         return trajectory.states
 
     @staticmethod
-    @once_differentiable
+    @in_own_precision
     def backward(ctx: Any, immediate: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         carried_matrices, carried_vectors, inputs, matrices, recurrence, *rest = ctx.saved_tensors
         carried = Sensitivity(carried_matrices, carried_vectors)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from rtrl_core.cells.base import DiagonalCell
 from rtrl_core.rules.algebra import algebra_of
@@ -19,7 +18,7 @@ from rtrl_core.rules.scan import (
 )
 from rtrl_core.rules.starts import Starts
 from rtrl_core.shapes import Bool, Float, Tensor
-from rtrl_core.untyped import apply
+from rtrl_core.untyped import apply, in_own_precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ class _TruncatedScan(torch.autograd.Function):
         return trajectory.states
 
     @staticmethod
-    @once_differentiable
+    @in_own_precision
     def backward(ctx: Any, immediate: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         inputs, matrices, vectors, *trajectory = ctx.saved_tensors
         local = local_derivatives(ctx.cell, Trajectory(*trajectory), vectors, ctx.starts)
