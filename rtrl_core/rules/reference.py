@@ -23,6 +23,7 @@ from rtrl_core.rules.scan import (
 from rtrl_core.rules.starts import Starts
 from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Bool, Float, Tensor
+from rtrl_core.untyped import in_own_precision
 
 
 def gradients(

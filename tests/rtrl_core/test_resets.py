@@ -119,6 +119,22 @@ def test_an_episode_that_begins_and_ends_inside_the_unroll_leaves_nothing_behind
     assert torch.equal(result.of_inputs[healthy, BROKEN], clean.of_inputs[healthy, BROKEN])
 
 
+@pytest.mark.parametrize("in_one_pass", [False, True])
+@pytest.mark.parametrize("cell", ["elstm", "rtu"])
+def test_what_an_episode_that_is_over_saw_is_left_out_however_the_inputs_lie_in_memory(cell, in_one_pass):
+    core = DiagonalCore(INPUTS, UNITS, cell)
+    if in_one_pass:
+        core.advance_in_backward()
+    inputs, weights = torch.randn(STREAMS, INPUTS, 6).permute(2, 0, 1), torch.randn(6, STREAMS, core.output_size)
+    inputs[1, BROKEN] = math.nan
+    is_first = torch.zeros(6, STREAMS, dtype=torch.bool)
+    is_first[3, BROKEN] = True
+    outputs, after = core(inputs, carried_state(core), is_first)
+    (weights * outputs)[3:].sum().backward()
+    core.settle(after)
+    assert after.finite_streams().all()
+
+
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("rule", DIAGONAL_RULES)
 def test_a_loss_that_is_not_finite_reaches_no_episode_before_its_own(rule, cell):
