@@ -12,6 +12,8 @@ from rtrl_core.names import look_up
 from rtrl_core.rules import LearningRule
 
 FEEDFORWARD = "feedforward"
+CORES: dict[str, type[Core]] = {"retnet": RetentionCore, "ema": AverageCore}
+"""Whole cores by name."""
 ACROSS_LAYERS = ("local", "exact")
 
 
