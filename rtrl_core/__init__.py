@@ -1,6 +1,16 @@
 """Exact real-time recurrent learning for element-wise recurrences, and what an actor-critic agent needs around it. Torch only."""
 
-from rtrl_core.cells import CELLS, DiagonalCell, ELSTMCell, LocalDerivatives, RecurrentCell
+from rtrl_core.cells import (
+    CELLS,
+    RECURRENT_CELLS,
+    DiagonalCell,
+    ELSTMCell,
+    GRUCell,
+    LocalDerivatives,
+    LSTMCell,
+    RecurrentCell,
+    UnitwiseCell,
+)
 from rtrl_core.cores import ELSTM, Core, CoreState, DiagonalCore, GatedCore, StackedCore, UnrolledCore
 from rtrl_core.encoders import ENCODERS, Encoder
 from rtrl_core.layout import FlatParameters, ParameterLayout
@@ -21,6 +31,7 @@ __all__ = [
     "CELLS",
     "ELSTM",
     "ENCODERS",
+    "RECURRENT_CELLS",
     "RULES",
     "ContributionHeader",
     "Core",
@@ -32,8 +43,10 @@ __all__ = [
     "Encoder",
     "Episode",
     "FlatParameters",
+    "GRUCell",
     "GatedCore",
     "GradientContribution",
+    "LSTMCell",
     "LearningRule",
     "LocalDerivatives",
     "Losses",
@@ -44,6 +57,7 @@ __all__ = [
     "RecurrentCell",
     "Sensitivity",
     "StackedCore",
+    "UnitwiseCell",
     "UnrollStatistics",
     "UnrolledCore",
     "UnrolledRule",

@@ -37,6 +37,8 @@ class NetworkSpec:
     features: int = 256
     core: str | DiagonalCell | type[RecurrentCell] | type[Core] = "elstm"
     """See ``build_core``."""
+    core_options: Any = None
+    """Of a ``RecurrentCell``: an instance of its ``Options``; ``None`` is their defaults."""
     num_units: int = 256
     rule: str | LearningRule = "segment"
     last_reward: bool = True
@@ -68,7 +70,7 @@ class PolicyNetwork(nn.Module):
             + spec.last_action * self.distribution.encoding_size
             + (self.instruction_encoder.output_size if self.instruction_encoder is not None else 0)
         )
-        self.core = build_core(spec.core, self.input_size, spec.num_units, spec.rule)
+        self.core = build_core(spec.core, self.input_size, spec.num_units, spec.rule, spec.core_options)
         self.policy_head = nn.Linear(self.core.output_size, self.distribution.num_parameters)
         self.value_head = nn.Linear(self.core.output_size, 1)
 

@@ -24,19 +24,20 @@ class UnrolledCore(Core):
     """
     Args:
         cell: owned by the core from here on.
-        rule: a name in ``RULES``, or a rule of your own; it must be one for any cell.
+        rule: a name in ``RULES``, or a rule of your own; it must be one that fits the cell.
 
     Raises:
-        ValueError: for an unknown rule, or one for diagonal cells only.
+        ValueError: for an unknown rule, or one that does not fit the cell; the message says which of ours do.
     """
 
     def __init__(self, cell: RecurrentCell, rule: str | LearningRule = "tbptt") -> None:
         super().__init__()
         found = look_up(RULES, rule, "rule")() if isinstance(rule, str) else rule
         if not isinstance(found, UnrolledRule):
-            raise ValueError(
-                f"rule {found.name} is for diagonal cells only, which {type(cell).__name__} is not: use rule tbptt"
-            )
+            misfit = f"rule {found.name} is for diagonal cells only, which {type(cell).__name__} is not"
+            raise ValueError(f"{misfit}: use {_fitting(cell)}")
+        if (misfit := found.misfit(cell)) is not None:
+            raise ValueError(f"{misfit}: use {_fitting(cell)}")
         self.cell = cell
         self.rule: UnrolledRule[Any] = found
         self.input_size, self.output_size = cell.input_size, cell.output_size
@@ -114,6 +115,13 @@ class UnrolledCore(Core):
         expect("inputs", inputs, f"{axes} D", (*sizes, self.input_size), FLOATING, example.device)
         expect("is_first", is_first, axes, tuple(inputs.shape[:-1]), torch.bool, example.device)
         return inputs.to(example.dtype)
+
+
+def _fitting(cell: RecurrentCell) -> str:
+    """The rules of ours that fit, as one says them."""
+    rules = [rule() for rule in RULES.values() if issubclass(rule, UnrolledRule)]
+    names = [rule.name for rule in rules if rule.misfit(cell) is None]
+    return "rule=" + " or ".join([*[", ".join(names[:-1])] * (len(names) > 1), names[-1]])
 
 
 class _CarriedState(torch.autograd.Function):
