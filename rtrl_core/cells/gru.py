@@ -55,7 +55,7 @@ class GRUCell(UnitwiseCell):
 
     def to_torch(self) -> nn.GRU:
         """A layer that computes the same."""
-        layer = nn.GRU(self.input_size, self.num_units).to(self.matrices[0])
+        layer = nn.GRU(self.input_size, self.num_units, device=self.matrices[0].device, dtype=self.matrices[0].dtype)
         torch_weights.save(self, layer, _OF_TORCH)
         return layer
 

@@ -75,7 +75,7 @@ class LSTMCell(UnitwiseCell):
 
     def to_torch(self) -> nn.LSTM:
         """A layer that computes the same, with its second bias zero."""
-        layer = nn.LSTM(self.input_size, self.num_units).to(self.matrices[0])
+        layer = nn.LSTM(self.input_size, self.num_units, device=self.matrices[0].device, dtype=self.matrices[0].dtype)
         torch_weights.save(self, layer, _OF_TORCH)
         return layer
 

@@ -19,12 +19,10 @@ def load(cell: UnitwiseCell, layer: nn.RNNBase, gates: Sequence[Sequence[int]]) 
         ValueError: if the layer is of another size, or not one plain layer.
     """
     _require_fit(cell, layer)
-    num_gates = layer.weight_ih_l0.shape[0] // cell.num_units
-    by_inputs, by_hidden = (_by_gate(weight, num_gates) for weight in (layer.weight_ih_l0, layer.weight_hh_l0))
-    zeros = by_inputs.new_zeros(num_gates, cell.num_units, 1)
-    input_bias, hidden_bias = zeros, zeros
-    if layer.bias:
-        input_bias, hidden_bias = (_by_gate(bias, num_gates) for bias in (layer.bias_ih_l0, layer.bias_hh_l0))
+    weights = _by_gate(cell, layer)
+    by_inputs, by_hidden = weights["weight_ih_l0"], weights["weight_hh_l0"]
+    zeros = torch.zeros_like(by_inputs[..., :1])  # of a layer without biases
+    input_bias, hidden_bias = weights.get("bias_ih_l0", zeros), weights.get("bias_hh_l0", zeros)
     with torch.no_grad():
         for group, matrix, of_layer in zip(cell.groups, cell.matrices, gates, strict=True):
             chosen = list(of_layer)
@@ -36,25 +34,26 @@ def load(cell: UnitwiseCell, layer: nn.RNNBase, gates: Sequence[Sequence[int]]) 
 def save(cell: UnitwiseCell, layer: nn.RNNBase, gates: Sequence[Sequence[int]]) -> None:
     """The inverse of ``load``, into a layer of the cell's size; where its two biases are one here, the second is zero."""
     _require_fit(cell, layer)
-    num_gates = layer.weight_ih_l0.shape[0] // cell.num_units
+    weights = _by_gate(cell, layer)
     inputs_end = cell.input_size
     with torch.no_grad():
-        for name in ("bias_ih_l0", "bias_hh_l0"):
-            getattr(layer, name).zero_()
+        weights["bias_hh_l0"].zero_()
         for group, matrix, of_layer in zip(cell.groups, cell.matrices, gates, strict=True):
             chosen = list(of_layer)
             first = inputs_end * group.sees_inputs
-            bias = layer.bias_ih_l0 if group.sees_inputs else layer.bias_hh_l0
-            _by_gate(bias, num_gates)[chosen] = matrix[..., -1:]
+            weights["bias_ih_l0" if group.sees_inputs else "bias_hh_l0"][chosen] = matrix[..., -1:]
             if group.sees_inputs:
-                _by_gate(layer.weight_ih_l0, num_gates)[chosen] = matrix[..., :inputs_end]
+                weights["weight_ih_l0"][chosen] = matrix[..., :inputs_end]
             if group.sees_hidden:
-                _by_gate(layer.weight_hh_l0, num_gates)[chosen] = matrix[..., first : first + cell.num_units]
+                weights["weight_hh_l0"][chosen] = matrix[..., first : first + cell.num_units]
 
 
-def _by_gate(stacked: Tensor, num_gates: int) -> Tensor:
-    """A view, ``[gates, N, E]``."""
-    return stacked.detach().view(num_gates, stacked.shape[0] // num_gates, -1)
+def _by_gate(cell: UnitwiseCell, layer: nn.RNNBase) -> dict[str, Tensor]:
+    """Views of the layer's weights, ``[gates, N, E]``; of a bias ``E = 1``."""
+    return {
+        name: stacked.detach().view(stacked.shape[0] // cell.num_units, cell.num_units, -1)
+        for name, stacked in layer.named_parameters()
+    }
 
 
 def _require_fit(cell: UnitwiseCell, layer: nn.RNNBase) -> None:

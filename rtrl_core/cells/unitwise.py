@@ -22,6 +22,7 @@ from rtrl_core import carried
 from rtrl_core.cells.base import LocalDerivatives
 from rtrl_core.cells.recurrent import RecurrentCell
 from rtrl_core.shapes import Float, Tensor
+from rtrl_core.untyped import pieces
 
 Rows = tuple[Tensor, ...]
 """The numbers of state of every unit: M tensors ``[.., N]``."""
@@ -78,11 +79,11 @@ class UnitwiseCell(RecurrentCell):
 
     def gates(self, sources: Sequence[Tensor]) -> Rows:
         """The gate inputs ``u_k`` of all groups."""
-        together = (
-            nn.functional.linear(source, matrix.flatten(0, 1)).unflatten(-1, (-1, self.num_units))
-            for source, matrix in zip(sources, self.matrices, strict=True)
-        )
-        return tuple(gate for group in together for gate in group.unbind(-2))
+        found: list[Tensor] = []
+        for source, matrix in zip(sources, self.matrices, strict=True):
+            together = nn.functional.linear(source, matrix.flatten(0, 1))
+            found += pieces(together, [self.num_units] * len(matrix), -1)
+        return tuple(found)
 
     def derivatives(self, rows: Rows, gates: Rows) -> LocalDerivatives:
         """Of ``update`` alone: by the unit's own numbers with its gate inputs held fixed ``[.., M, M, N]``, and by its gate inputs

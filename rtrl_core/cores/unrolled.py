@@ -119,7 +119,7 @@ class UnrolledCore(Core):
 
 def _fitting(cell: RecurrentCell) -> str:
     """The rules of ours that fit, as one says them."""
-    rules = [rule() for rule in RULES.values() if issubclass(rule, UnrolledRule)]
+    rules: list[UnrolledRule[Any]] = [rule() for rule in RULES.values() if issubclass(rule, UnrolledRule)]
     names = [rule.name for rule in rules if rule.misfit(cell) is None]
     return "rule=" + " or ".join([*[", ".join(names[:-1])] * (len(names) > 1), names[-1]])
 

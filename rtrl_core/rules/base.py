@@ -87,8 +87,13 @@ class UnrolledRule(LearningRule, Generic[S]):
     def misfit(self, cell: Any) -> str | None:
         """What it misses in this cell, as the beginning of a sentence; ``None`` if it fits."""
         if isinstance(cell, self.cells):
-            return None
+            return self.further_misfit(cell)
         return f"rule {self.name} is for cells of the kind {self.cells.__name__}, which {type(cell).__name__} is not"
+
+    def further_misfit(self, cell: Any) -> str | None:
+        """The same for a cell of that class."""
+        del cell
+        return None
 
     @abstractmethod
     def initial(self, cell: Any, batch_size: int) -> S:

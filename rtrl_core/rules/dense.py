@@ -28,11 +28,11 @@ class DenseRule(UnrolledRule[Tensor]):
     carries_sensitivity: ClassVar[bool] = True
     exact: ClassVar[bool] = True
 
-    def misfit(self, cell: Any) -> str | None:
+    def further_misfit(self, cell: Any) -> str | None:
         numbers = flat(cell.zeros(1)).shape[1] * sum(parameter.numel() for parameter in cell.parameters())
         size_bytes = numbers * next(cell.parameters()).element_size()
         if size_bytes <= LARGEST_BYTES:
-            return UnrolledRule.misfit(self, cell)
+            return None
         return (
             f"rule dense would carry {size_bytes / 1e6:,.0f} MB for each stream of a {type(cell).__name__} of {cell.num_units} units and "
             f"{cell.input_size} inputs, at most {LARGEST_BYTES / 1e6:.0f} MB are expected, which fewer units (network.num_units) need"

@@ -39,11 +39,10 @@ class SnAp1Rule(UnrolledRule[tuple[Tensor, ...]]):
     carries_sensitivity: ClassVar[bool] = True
     cells: ClassVar[type] = UnitwiseCell
 
-    def misfit(self, cell: Any) -> str | None:
-        reason = UnrolledRule.misfit(self, cell)
-        if reason is None and len(list(cell.parameters())) != len(cell.matrices):
-            return f"rule {self.name} knows the matrices of a cell, but {type(cell).__name__} has other parameters too"
-        return reason
+    def further_misfit(self, cell: UnitwiseCell) -> str | None:
+        if len(list(cell.parameters())) == len(cell.matrices):
+            return None
+        return f"rule {self.name} knows the matrices of a cell, but {type(cell).__name__} has other parameters too"
 
     def initial(self, cell: UnitwiseCell, batch_size: int) -> tuple[Tensor, ...]:
         return tuple(
@@ -64,7 +63,8 @@ class SnAp1Rule(UnrolledRule[tuple[Tensor, ...]]):
         recurrence = self.recurrence(cell, trace.local)
         recurrence.flatten(0, 1).index_fill_(0, starts.rows, 0)
         after, total = blocks.decays(recurrence)
-        advanced, first = [], 0
+        advanced: list[Tensor] = []
+        first = 0
         for before, source in zip(sensitivity, trace.sources, strict=True):
             gates = trace.local.gates[first : first + before.shape[1]]
             out = torch.empty_like(before)
