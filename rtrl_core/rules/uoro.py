@@ -16,11 +16,12 @@ import torch
 from torch.func import jvp, vjp, vmap
 
 from rtrl_core import carried
+from rtrl_core.cells.unitwise import UnitwiseCell
 from rtrl_core.rules import noise
 from rtrl_core.rules.base import UnrolledRule
 from rtrl_core.rules.end_of_unroll import by_parameter, end_of_stream, end_of_unroll, flat, parameters_of
 from rtrl_core.shapes import Bool, Float, Int, Tensor
-from rtrl_core.untyped import vector_norm
+from rtrl_core.untyped import pieces, vector_norm
 
 
 class OuterProduct(NamedTuple):
@@ -67,7 +68,10 @@ class UORORule(UnrolledRule[OuterProduct]):
         # Of a stream that began anew inside the unroll nothing older is left, whatever it held.
         alpha, beta, _ = carried.cleared(sensitivity, is_first.any(0))
         pushed = _pushed(cell, parameters, inputs, state, is_first, alpha)
-        pulled = _pulled(cell, parameters, inputs, state, is_first, nu)
+        if isinstance(cell, UnitwiseCell) and len(cell.matrices) == len(parameters):
+            pulled = _pulled_through_gates(cell, inputs, state, is_first, nu)
+        else:
+            pulled = _pulled(cell, parameters, inputs, state, is_first, nu)
         p0, p1 = _balance(beta, pushed), _balance(pulled, nu)
         return OuterProduct(p0 * pushed + p1 * nu, beta / p0 + pulled / p1, digest)
 
@@ -97,6 +101,28 @@ def _pulled(cell: Any, parameters: Any, inputs: Tensor, state: Any, is_first: Te
     leaves = tuple(carried.leaves(state))
     gradients = vmap(of_stream, in_dims=(1, 1, 0, 0, 0))(inputs, is_first, flat(state), leaves, nu)
     return torch.cat([gradients[name].flatten(1) for name in parameters], dim=-1)
+
+
+def _pulled_through_gates(cell: UnitwiseCell, inputs: Tensor, state: Any, is_first: Tensor, nu: Tensor) -> Tensor:
+    """The same where parameters enter through gate inputs alone: their adjoints by one backward pass for all streams together, and one
+    product with the sources for each stream."""
+    num_gates = sum(len(matrix) for matrix in cell.matrices)
+    nothing = inputs.new_zeros(*inputs.shape[:2], num_gates, cell.num_units, requires_grad=True)
+    sources: list[tuple[Tensor, ...]] = []
+    now = state
+    with torch.enable_grad():
+        for x, first, added in zip(inputs, is_first, nothing, strict=True):
+            rows = tuple(carried.leaves(carried.cleared(now, first)))
+            sources.append(cell.sources(x, rows[-1]))
+            gates = (gate + extra for gate, extra in zip(cell.gates(sources[-1]), added.unbind(1), strict=True))
+            now = carried.rebuild(state, cell.update(rows, tuple(gates)))
+        by_gates = torch.autograd.grad(flat(now), nothing, nu)[0]
+    of_groups = pieces(by_gates, [len(matrix) for matrix in cell.matrices], 2)
+    products = [
+        torch.bmm(adjoint.flatten(2).permute(1, 2, 0), torch.stack(source).detach().transpose(0, 1)).flatten(1)
+        for adjoint, source in zip(of_groups, zip(*sources, strict=True), strict=True)
+    ]
+    return torch.cat(products, dim=-1)
 
 
 def _balance(large: Float[Tensor, "B X"], small: Float[Tensor, "B Y"]) -> Float[Tensor, "B 1"]:
