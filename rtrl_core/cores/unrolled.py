@@ -14,7 +14,7 @@ from rtrl_core import carried
 from rtrl_core.arguments import FLOATING, expect
 from rtrl_core.cells.recurrent import RecurrentCell
 from rtrl_core.cores.base import Core, CoreState, check_precision
-from rtrl_core.names import look_up
+from rtrl_core.names import look_up, one_of
 from rtrl_core.rules import RULES, LearningRule, UnrolledRule
 from rtrl_core.shapes import Bool, Float, Tensor
 from rtrl_core.untyped import apply
@@ -120,8 +120,7 @@ class UnrolledCore(Core):
 def _fitting(cell: RecurrentCell) -> str:
     """The rules of ours that fit, as one says them."""
     rules: list[UnrolledRule[Any]] = [rule() for rule in RULES.values() if issubclass(rule, UnrolledRule)]
-    names = [rule.name for rule in rules if rule.misfit(cell) is None]
-    return "rule=" + " or ".join([*[", ".join(names[:-1])] * (len(names) > 1), names[-1]])
+    return f"rule={one_of([rule.name for rule in rules if rule.misfit(cell) is None])}"
 
 
 class _CarriedState(torch.autograd.Function):

@@ -13,7 +13,7 @@ from torch.func import jacrev, vmap
 
 from rtrl_core import carried
 from rtrl_core.rules.base import UnrolledRule
-from rtrl_core.rules.end_of_unroll import by_parameter, end_of_stream, flat, parameters_of
+from rtrl_core.rules.end_of_unroll import by_parameter, end_of_stream, flat, parameters_of, without_the_past
 from rtrl_core.shapes import Bool, Float, Tensor
 
 LARGEST_BYTES = 256_000_000
@@ -55,9 +55,9 @@ class DenseRule(UnrolledRule[Tensor]):
 
         jacobians = vmap(jacrev(end, argnums=(0, 1)), in_dims=(None, 0, 1, 1, 0))
         parameters = parameters_of(cell)
+        inputs, state = without_the_past(inputs, state, is_first)
         by_parameters, by_start = jacobians(parameters, flat(state), inputs, is_first, tuple(carried.leaves(state)))
         inside = torch.cat([by_parameters[name].flatten(2) for name in parameters], dim=-1)
-        # Of a stream that began anew inside the unroll nothing older is left, whatever it held.
         return torch.baddbmm(inside, by_start, carried.cleared(sensitivity, is_first.any(0)))
 
     def credit(self, cell: Any, adjoint: Any, sensitivity: Float[Tensor, "B S P"]) -> tuple[Tensor, ...]:

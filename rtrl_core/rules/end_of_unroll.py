@@ -24,7 +24,7 @@ def parameters_of(cell: nn.Module) -> Parameters:
 
 def flat(state: Any) -> Float[Tensor, "B S"]:
     """The floating-point numbers of a state, or of an adjoint of one."""
-    return torch.cat([tensor.flatten(1) for tensor in carried.leaves(state) if tensor.is_floating_point()], dim=-1)
+    return torch.cat([tensor.reshape(len(tensor), -1) for tensor in carried.leaves(state) if tensor.is_floating_point()], dim=-1)
 
 
 def with_flat(state: Any, numbers: Float[Tensor, "B S"]) -> Any:
@@ -35,6 +35,16 @@ def with_flat(state: Any, numbers: Float[Tensor, "B S"]) -> Any:
     return carried.rebuild(
         state, [next(parts).reshape(each.shape) if each.is_floating_point() else each for each in tensors]
     )
+
+
+def without_the_past(
+    inputs: Float[Tensor, "T B D"], state: Any, is_first: Bool[Tensor, "T B"]
+) -> tuple[Float[Tensor, "T B D"], Any]:
+    """Inputs and state in which all that lies before the last start of a stream is zero: ``s_T`` is the same, and so is its gradient, but
+    zero times what is not finite is not zero."""
+    starts = is_first.long()
+    begins_later = starts.flip(0).cumsum(0).flip(0) > starts
+    return inputs.masked_fill(begins_later.unsqueeze(-1), 0), carried.cleared(state, is_first.any(0))
 
 
 def end_of_unroll(

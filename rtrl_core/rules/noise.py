@@ -37,7 +37,7 @@ def digests(
     for part in common:
         digest = mixed(digest + _fingerprints(part.reshape(1, -1)))
     for part in streams:
-        digest = mixed(digest + _fingerprints(part.flatten(1)))
+        digest = mixed(digest + _fingerprints(part.reshape(len(part), -1)))
     return digest
 
 

@@ -19,7 +19,14 @@ from rtrl_core import carried
 from rtrl_core.cells.unitwise import UnitwiseCell
 from rtrl_core.rules import noise
 from rtrl_core.rules.base import UnrolledRule
-from rtrl_core.rules.end_of_unroll import by_parameter, end_of_stream, end_of_unroll, flat, parameters_of
+from rtrl_core.rules.end_of_unroll import (
+    by_parameter,
+    end_of_stream,
+    end_of_unroll,
+    flat,
+    parameters_of,
+    without_the_past,
+)
 from rtrl_core.shapes import Bool, Float, Int, Tensor
 from rtrl_core.untyped import pieces, vector_norm
 
@@ -65,7 +72,7 @@ class UORORule(UnrolledRule[OuterProduct]):
         seen = (inputs.transpose(0, 1), is_first.t(), *carried.leaves(state))
         digest = noise.digests(sensitivity.digest, self.seed, seen, parameters.values())
         nu = noise.signs(digest, sensitivity.alpha.shape[1], sensitivity.alpha.dtype)
-        # Of a stream that began anew inside the unroll nothing older is left, whatever it held.
+        inputs, state = without_the_past(inputs, state, is_first)
         alpha, beta, _ = carried.cleared(sensitivity, is_first.any(0))
         pushed = _pushed(cell, parameters, inputs, state, is_first, alpha)
         if isinstance(cell, UnitwiseCell) and len(cell.matrices) == len(parameters):
