@@ -33,7 +33,8 @@ def digests(
         common: what all of them have in common.
     """
     rows = torch.arange(len(before), device=before.device)
-    digest = mixed(mixed(before + seed) + rows)
+    of_seed = mixed(torch.tensor(seed, device=before.device))
+    digest = mixed(mixed(before + of_seed) + rows)
     for part in common:
         digest = mixed(digest + _fingerprints(part.reshape(1, -1)))
     for part in streams:

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from toy_parts import PlainRNN
 from torch import nn
 from torch.func import jacrev
+from toy_parts import PlainRNN
 
 from rtrl_core import RECURRENT_CELLS, GRUCell, LSTMCell, NetworkSpec, PolicyNetwork, UnitwiseCell, carried
 from rtrl_core.cells.lstm import LSTMOptions

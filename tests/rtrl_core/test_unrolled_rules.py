@@ -1,4 +1,4 @@
-"""Rules for cells whose units see each other: each changes credit older than the unroll and nothing else; exact ones are exact there too."""
+"""Rules for cells whose units see each other: each changes credit older than the unroll and nothing else; exact ones are exact."""
 
 import math
 from typing import Any
@@ -112,16 +112,15 @@ def test_with_nothing_carried_it_is_truncated_backpropagation(rule: str, cell: s
     assert not torch.allclose(flat_gradient(core), gradients[1])
 
 
-@pytest.mark.parametrize("poison", [math.nan, math.inf])
-@pytest.mark.parametrize("start", [0, 1, 3])
+@pytest.mark.parametrize("start", [0, 2])
 @pytest.mark.parametrize(("rule", "cell"), CARRYING)
-def test_a_stream_that_begins_anew_forgets_whatever_it_held(rule: str, cell: str, start: int, poison: float):
+def test_a_stream_that_begins_anew_forgets_whatever_it_held(rule: str, cell: str, start: int):
     core, (inputs, is_first) = make_core(cell, rule), problem(4)
     is_first[:] = False
     _, before = core(inputs, core.initial_state(STREAMS), is_first)
     broken = carried.map_leaves(torch.clone, before)
     for leaf in carried.leaves(broken):
-        leaf[1] = poison if leaf.is_floating_point() else 77
+        leaf[1] = math.nan if leaf.is_floating_point() else 77
     is_first[start, 1] = True
     core.zero_grad()
     outputs, after = core(inputs, broken, is_first)
@@ -172,6 +171,7 @@ def _shapes_are_not_checked():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.mark.seconds
 @pytest.mark.usefixtures("_shapes_are_not_checked")
 @pytest.mark.parametrize("kind", [LSTMCell, GRUCell])
 def test_snap1_by_segments_is_closer_than_truncation_and_than_step_by_step(kind: type[UnitwiseCell]):
@@ -180,9 +180,9 @@ def test_snap1_by_segments_is_closer_than_truncation_and_than_step_by_step(kind:
         torch.manual_seed(seed)
         units, length = 6 + seed % 3 * 4, 3 + seed % 4
         cell = kind(INPUTS, units).double()
-        inputs, is_first = problem(4 * length, streams=4, resets=False)
+        inputs, is_first = problem(3 * length, streams=4, resets=False)
         exact = through_episodes(UnrolledCore(cell), inputs, is_first)
-        lengths = (length,) * 4
+        lengths = (length,) * 3
         truncated, ours = (
             by_unrolls(UnrolledCore(cell, rule), inputs, is_first, lengths) for rule in ("tbptt", "snap1")
         )
