@@ -1,4 +1,4 @@
-"""Parts of a user's own, as small as can be: a dense cell of two states, full RTRL for it, a plain RNN, a diagonal cell, an encoder, an algorithm."""
+"""Parts of a user's own, as small as can be: two dense cells, full RTRL for them, a diagonal cell, an encoder, an algorithm."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -4,16 +4,14 @@ import jaxtyping
 import pytest
 import torch
 from toy_parts import DenseCell, FullRTRL, LeakCell
-from unrolled import DIAGONAL_RULES, UNROLLED_RULES
+from unrolled import rules_for
 
 from rtrl_core import (
-    CELLS,
     ELSTM,
     RULES,
     Core,
     CoreState,
     DiagonalCore,
-    GatedCore,
     NetworkSpec,
     PolicyNetwork,
     StackedCore,
@@ -79,7 +77,7 @@ def test_a_dense_cell_of_several_states_has_the_gradient_of_the_whole_episode_un
     torch.testing.assert_close(outputs.sin().sum(), total.detach(), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("rule", UNROLLED_RULES)
+@pytest.mark.parametrize("rule", rules_for(DenseCell(INPUTS, UNITS)))
 def test_any_rule_for_any_cell_changes_only_credit_that_is_older_than_the_unroll(rule: str):
     inputs, is_first = problem()
     exact, other = make("dense"), UnrolledCore(DenseCell(INPUTS, UNITS), rule).double()
@@ -218,8 +216,10 @@ def test_cores_that_do_not_fit_say_so():
         UnrolledCore(DenseCell(INPUTS, UNITS), "segment")
     with pytest.raises(ValueError, match="rule full is not for diagonal cells such as ELSTMCell"):
         DiagonalCore(INPUTS, UNITS, rule=FullRTRL())
-    with pytest.raises(ValueError, match="unknown core 'lstm': expected one of elstm, indrnn, mingru, feedforward"):
-        build_core("lstm", INPUTS, UNITS, "segment")
+    with pytest.raises(
+        ValueError, match="unknown core 'rnn': expected one of elstm, indrnn, mingru, lstm, gru, feedforward"
+    ):
+        build_core("rnn", INPUTS, UNITS, "segment")
     saved = carried.save(make("elstm").initial_state(STREAMS))
     with pytest.raises(
         ValueError, match=r"expected torch.float64 \[3, 5\] in a saved state, got torch.float64 \[2, 5\]"
