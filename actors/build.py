@@ -24,6 +24,7 @@ def distribution(env: EnvSpec) -> ActionDistribution:
 def network_spec(network: NetworkConfig, rule: RuleConfig, env: EnvSpec) -> NetworkSpec:
     """Raises ``ConfigError`` for a part that does not exist, or an option that it does not have."""
     encoder, encoder_options = encoder_part(network)
+    core, core_options = core_part(network)
     return NetworkSpec(
         observation_shape=env.observation_shape,
         layout=env.layout,
@@ -32,7 +33,8 @@ def network_spec(network: NetworkConfig, rule: RuleConfig, env: EnvSpec) -> Netw
         encoder_options=encoder_options,
         encoder_init=network.encoder_init,
         features=network.features,
-        core=core_part(network),
+        core=core,
+        core_options=core_options,
         num_units=network.num_units,
         rule=rule_part(rule),
         layers=network.layers,

@@ -12,8 +12,9 @@ from conf.knobs import ConfigError
 from conf.one_line import one_line
 from conf.schema import NetworkConfig, RuleConfig
 from conf.spelling import unknown
-from rtrl_core import CELLS, ENCODERS, RULES, Core, DiagonalCell, Encoder, LearningRule, RecurrentCell
-from rtrl_core.cores import FEEDFORWARD, core_names
+from rtrl_core import CELLS, ENCODERS, RECURRENT_CELLS, RULES, Core, DiagonalCell, Encoder, LearningRule, RecurrentCell
+from rtrl_core.cores import CORES, FEEDFORWARD, core_names
+from rtrl_core.options import NoOptions
 
 PART_NAMES: dict[str, tuple[str, ...]] = {
     "network.core": core_names(),
@@ -23,23 +24,27 @@ PART_NAMES: dict[str, tuple[str, ...]] = {
 """Names of ours, by the option that takes one of them, or ``module:Class``."""
 
 
-def core_part(network: NetworkConfig) -> "str | DiagonalCell | type[RecurrentCell] | type[Core]":
-    """What ``build_core`` takes.
+def core_part(network: NetworkConfig) -> "tuple[str | DiagonalCell | type[RecurrentCell] | type[Core], Any]":
+    """What ``build_core`` takes, and the options of a ``RecurrentCell`` or a ``Core``, ``None`` where it has none.
 
     Raises:
         ConfigError: for an unknown name or option, or a class that is neither a cell nor a core.
     """
     if network.core == FEEDFORWARD:
         with_options(str, network.core_options, "network.core_options", network.core)
-        return FEEDFORWARD
-    part = find("network.core", network.core, CELLS, (DiagonalCell, RecurrentCell, Core))
+        return FEEDFORWARD, None
+    part = find(
+        "network.core", network.core, {**CELLS, **RECURRENT_CELLS, **CORES}, (DiagonalCell, RecurrentCell, Core)
+    )
     options = dict(network.core_options)
     if network.core == "elstm":
         options.setdefault("forget_bias", network.forget_bias)
     if issubclass(part, DiagonalCell):
-        return with_options(part, options, "network.core_options", network.core)
+        return with_options(part, options, "network.core_options", network.core), None
+    if part.Options is not NoOptions:
+        return part, with_options(part.Options, options, "network.core_options", network.core)
     with_options(str, options, "network.core_options", network.core)
-    return part
+    return part, None
 
 
 def encoder_part(network: NetworkConfig) -> tuple[type[Encoder], Any]:

@@ -1,6 +1,16 @@
 """Exact real-time recurrent learning for element-wise recurrences, and what an actor-critic agent needs around it. Torch only."""
 
-from rtrl_core.cells import CELLS, DiagonalCell, ELSTMCell, LocalDerivatives, RecurrentCell
+from rtrl_core.cells import (
+    CELLS,
+    RECURRENT_CELLS,
+    DiagonalCell,
+    ELSTMCell,
+    GRUCell,
+    LocalDerivatives,
+    LSTMCell,
+    RecurrentCell,
+    UnitwiseCell,
+)
 from rtrl_core.cores import (
     ELSTM,
     Core,
@@ -31,6 +41,7 @@ __all__ = [
     "CELLS",
     "ELSTM",
     "ENCODERS",
+    "RECURRENT_CELLS",
     "RTRL",
     "RULES",
     "ContributionHeader",
@@ -44,8 +55,10 @@ __all__ = [
     "Encoder",
     "Episode",
     "FlatParameters",
+    "GRUCell",
     "GatedCore",
     "GradientContribution",
+    "LSTMCell",
     "LearningRule",
     "LocalDerivatives",
     "Losses",
@@ -56,6 +69,7 @@ __all__ = [
     "RecurrentCell",
     "Sensitivity",
     "StackedCore",
+    "UnitwiseCell",
     "UnrollStatistics",
     "UnrolledCore",
     "UnrolledRule",

@@ -37,6 +37,8 @@ class NetworkSpec:
     features: int = 256
     core: str | DiagonalCell | type[RecurrentCell] | type[Core] = "elstm"
     """See ``build_core``."""
+    core_options: Any = None
+    """Of a ``RecurrentCell`` or a ``Core``: an instance of its ``Options``; ``None`` is their defaults."""
     num_units: int = 256
     rule: str | LearningRule = "segment"
     layers: int = 1
@@ -76,6 +78,7 @@ class PolicyNetwork(nn.Module):
             self.input_size,
             spec.num_units,
             spec.rule,
+            spec.core_options,
             layers=spec.layers,
             across_layers=spec.across_layers,
         )

@@ -2,10 +2,15 @@
 
 import torch
 
-from rtrl_core import RULES, DiagonalCell, DiagonalRule, UnrolledRule, carried
+from rtrl_core import RULES, DiagonalCell, DiagonalRule, RecurrentCell, UnrolledRule, carried
 
 DIAGONAL_RULES = [name for name, rule in RULES.items() if issubclass(rule, DiagonalRule)]
-UNROLLED_RULES = [name for name, rule in RULES.items() if issubclass(rule, UnrolledRule)]
+
+
+def rules_for(cell: RecurrentCell) -> list[str]:
+    """The names of those rules of ours that fit a cell."""
+    rules = [rule() for rule in RULES.values() if issubclass(rule, UnrolledRule)]
+    return [rule.name for rule in rules if rule.misfit(cell) is None]
 
 
 def full_gradient(

@@ -6,7 +6,7 @@ from typing import Any
 from actors.parts import PART_NAMES, require_parts
 from conf.schema import TrainConfig
 from learner.algorithms import ALGORITHMS, find_algorithm
-from rtrl_core import CELLS, ENCODERS, RULES
+from rtrl_core import CELLS, ENCODERS, RECURRENT_CELLS, RULES
 
 
 def require_all_parts(config: TrainConfig) -> TrainConfig:
@@ -30,6 +30,7 @@ def part_options() -> list[str]:
     lines = []
     for option, holder, parts in (
         ("network.core", "network.core_options", CELLS),
+        ("network.core", "network.core_options", {name: cell.Options for name, cell in RECURRENT_CELLS.items()}),
         ("network.encoder", "network.encoder_options", {name: encoder.Options for name, encoder in ENCODERS.items()}),
         ("rule", "rule.options", RULES),
         ("algorithm", "algorithm.options", ALGORITHMS),

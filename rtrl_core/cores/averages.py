@@ -40,7 +40,11 @@ class AverageCore(Core):
     Options: ClassVar[type] = AverageOptions
 
     def __init__(
-        self, input_size: int, num_units: int, rule: str | LearningRule = "segment", options: AverageOptions | None = None
+        self,
+        input_size: int,
+        num_units: int,
+        rule: str | LearningRule = "segment",
+        options: AverageOptions | None = None,
     ) -> None:
         super().__init__()
         options = AverageOptions() if options is None else options
@@ -64,7 +68,8 @@ class AverageCore(Core):
         self, inputs: Float[Tensor, "T B D"], state: CoreState, is_first: Bool[Tensor, "T B"]
     ) -> tuple[Float[Tensor, "T B H"], CoreState]:
         self._check("T B", inputs, is_first, state.cell)
-        now, outputs = state.cell.detach(), []
+        now: Tensor = state.cell.detach()
+        outputs: list[Tensor] = []
         for x, first in zip(inputs, is_first, strict=True):
             now = self._following(x, now, first)
             outputs.append(self._read(x, now))

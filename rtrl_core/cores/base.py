@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
 
 from rtrl_core import carried
 from rtrl_core.carried import Carried
+from rtrl_core.options import NoOptions
 from rtrl_core.shapes import Bool, Float, Int, Tensor
 
 
@@ -77,6 +78,8 @@ class Core(nn.Module, ABC):
     inputs ends at the start of the unroll. States are detached from it.
     """
 
+    Options: ClassVar[type] = NoOptions
+    """Its own dataclass, of a core that ``build_core`` is given the class of."""
     input_size: int
     """D."""
     output_size: int

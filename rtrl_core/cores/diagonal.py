@@ -11,7 +11,7 @@ from rtrl_core import carried
 from rtrl_core.arguments import FLOATING, expect
 from rtrl_core.cells import CELLS, DiagonalCell
 from rtrl_core.cores.base import Core, CoreState, check_precision
-from rtrl_core.names import look_up
+from rtrl_core.names import look_up, one_of
 from rtrl_core.rules import RULES, DiagonalRule, LearningRule
 from rtrl_core.rules.one_pass import OnePass
 from rtrl_core.shapes import Bool, Float, Tensor
@@ -43,7 +43,10 @@ class DiagonalCore(Core):
         self.cell = look_up(CELLS, cell, "cell")() if isinstance(cell, str) else cell
         found = look_up(RULES, rule, "rule")() if isinstance(rule, str) else rule
         if not isinstance(found, DiagonalRule):
-            raise ValueError(f"rule {found.name} is not for diagonal cells such as {type(self.cell).__name__}")
+            fitting = one_of([name for name, ours in RULES.items() if issubclass(ours, DiagonalRule)])
+            raise ValueError(
+                f"rule {found.name} is not for diagonal cells such as {type(self.cell).__name__}: use rule={fitting}"
+            )
         self.rule: DiagonalRule[Any] = found
         self.input_size = input_size
         self.num_units = num_units

@@ -21,6 +21,7 @@ from torch import nn
 from rtrl_core import carried
 from rtrl_core.arguments import FLOATING, expect
 from rtrl_core.cores.base import Core, CoreState, check_precision
+from rtrl_core.cores.gated import GatedCore
 from rtrl_core.names import look_up
 from rtrl_core.rules import RULES, LearningRule
 from rtrl_core.rules.starts import Starts
@@ -48,7 +49,9 @@ class RetentionOptions:
     def __post_init__(self) -> None:
         check_decays(self.decays)
         if self.heads < 1 or (self.decays and len(self.decays) != self.heads):
-            raise ValueError(f"heads must be at least 1, and one decay for each, got {self.heads} heads and {len(self.decays)} decays")
+            raise ValueError(
+                f"heads must be at least 1, and one decay for each, got {self.heads} heads and {len(self.decays)} decays"
+            )
 
 
 class RetentionCore(Core):
@@ -63,10 +66,12 @@ class RetentionCore(Core):
         ValueError: for a size or a rule that does not fit.
     """
 
-    Options: ClassVar[type] = RetentionOptions
-
     def __init__(
-        self, input_size: int, num_units: int, rule: str | LearningRule = "segment", options: RetentionOptions | None = None
+        self,
+        input_size: int,
+        num_units: int,
+        rule: str | LearningRule = "segment",
+        options: RetentionOptions | None = None,
     ) -> None:
         super().__init__()
         options = RetentionOptions() if options is None else options
@@ -76,12 +81,15 @@ class RetentionCore(Core):
             )
         found = look_up(RULES, rule, "rule")() if isinstance(rule, str) else rule
         if not found.exact and found.name != "tbptt":
-            raise ValueError(f"rule {found.name} is not for fixed decays, whose credit is exact as it is: use rule=segment or rule=tbptt")
+            raise ValueError(
+                f"rule {found.name} is not for fixed decays, whose credit is exact as it is: use rule=segment or rule=tbptt"
+            )
         self.input_size, self.output_size = input_size, num_units
         self._is_exact = found.exact
         size = num_units // options.heads
         self.queries, self.keys, self.values = (
-            nn.Parameter(torch.empty(options.heads, size, input_size).normal_(std=1 / math.sqrt(input_size))) for _ in range(3)
+            nn.Parameter(torch.empty(options.heads, size, input_size).normal_(std=1 / math.sqrt(input_size)))
+            for _ in range(3)
         )
         decays = options.decays or tuple(1 - 2.0 ** (-5 - head) for head in range(options.heads))
         self.register_buffer("decays", torch.tensor(decays, dtype=torch.float64), persistent=False)
@@ -182,7 +190,9 @@ class RetentionCore(Core):
 
     def _check_state(self, state: object, batch_size: int) -> None:
         if not isinstance(state, CoreState):
-            raise TypeError(f"state must be a CoreState, as initial_state(batch_size) gives it, got {type(state).__name__}")
+            raise TypeError(
+                f"state must be a CoreState, as initial_state(batch_size) gives it, got {type(state).__name__}"
+            )
         self._check_cell("state.cell", state.cell, batch_size)
         if self._is_exact:
             shape = (batch_size, len(self.keys), self.input_size, self.input_size)
@@ -191,3 +201,18 @@ class RetentionCore(Core):
     def _check_cell(self, name: str, cell: Any, batch_size: int) -> None:
         heads, size, _ = self.keys.shape
         expect(name, cell, "B heads n n", (batch_size, heads, size, size), self.keys.dtype, self.keys.device)
+
+
+class RetNet(GatedCore):
+    """Retention and the output gate of the eLSTM. Arguments and errors are those of ``RetentionCore``."""
+
+    Options: ClassVar[type] = RetentionOptions
+
+    def __init__(
+        self,
+        input_size: int,
+        num_units: int,
+        rule: str | LearningRule = "segment",
+        options: RetentionOptions | None = None,
+    ) -> None:
+        super().__init__(RetentionCore(input_size, num_units, rule, options))

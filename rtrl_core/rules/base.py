@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from rtrl_core import carried
 from rtrl_core.carried import Carried
 from rtrl_core.cells.base import DiagonalCell
+from rtrl_core.cells.recurrent import RecurrentCell
 from rtrl_core.rules.one_pass import OnePass
 from rtrl_core.shapes import Bool, Float, Tensor
 
@@ -79,6 +80,20 @@ class DiagonalRule(LearningRule, Generic[S]):
 
 class UnrolledRule(LearningRule, Generic[S]):
     """A rule for any differentiable cell (``cores/unrolled.py``), which keeps the unroll itself to autograd."""
+
+    cells: ClassVar[type] = RecurrentCell
+    """The class of cells that it is for."""
+
+    def misfit(self, cell: Any) -> str | None:
+        """What it misses in this cell, as the beginning of a sentence; ``None`` if it fits."""
+        if isinstance(cell, self.cells):
+            return self.further_misfit(cell)
+        return f"rule {self.name} is for cells of the kind {self.cells.__name__}, which {type(cell).__name__} is not"
+
+    def further_misfit(self, cell: Any) -> str | None:
+        """The same for a cell of that class."""
+        del cell
+        return None
 
     @abstractmethod
     def initial(self, cell: Any, batch_size: int) -> S:

@@ -94,7 +94,7 @@ def test_a_stored_part_is_imported_only_if_it_is_said_again(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["network.core=lstm"], "unknown network.core 'lstm': did you mean elstm?"),
+        (["network.core=elstmm"], "unknown network.core 'elstmm': did you mean elstm?"),
         (["network.core=toy_parts"], "unknown network.core 'toy_parts'"),
         (["network.core=no_such_module:Cell"], "there is no module no_such_module here"),
         (["network.core=toy_parts:Missing"], "module toy_parts has no 'Missing'"),

@@ -4,7 +4,7 @@ import jaxtyping
 import pytest
 import torch
 from toy_parts import DenseCell, FullRTRL, LeakCell
-from unrolled import UNROLLED_RULES
+from unrolled import rules_for
 
 from rtrl_core import (
     ELSTM,
@@ -32,10 +32,14 @@ def make(kind: str) -> Core:
         "elstm": lambda: ELSTM(INPUTS, UNITS),
         "stack": lambda: StackedCore([ELSTM(INPUTS, UNITS), UnrolledCore(DenseCell(UNITS, 3), FullRTRL())]),
         "feedforward": lambda: Feedforward(INPUTS),
+        "slstm": lambda: GatedCore(DiagonalCore(INPUTS, UNITS, "slstm")),
+        "retnet": lambda: build_core("retnet", INPUTS, 8, "segment"),
+        "ema": lambda: build_core("ema", INPUTS, UNITS, "segment"),
+        "across layers": lambda: build_core("elstm", INPUTS, UNITS, "segment", layers=2, across_layers="exact"),
     }[kind]().double()
 
 
-KINDS = ("dense", "dense tbptt", "diagonal", "elstm", "stack", "feedforward")
+KINDS = ("dense", "dense tbptt", "diagonal", "elstm", "stack", "feedforward", "slstm", "retnet", "ema", "across layers")
 
 
 def problem(steps: int = 12):
@@ -77,7 +81,7 @@ def test_a_dense_cell_of_several_states_has_the_gradient_of_the_whole_episode_un
     torch.testing.assert_close(outputs.sin().sum(), total.detach(), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("rule", UNROLLED_RULES)
+@pytest.mark.parametrize("rule", rules_for(DenseCell(INPUTS, UNITS)))
 def test_any_rule_for_any_cell_changes_only_credit_that_is_older_than_the_unroll(rule: str):
     inputs, is_first = problem()
     exact, other = make("dense"), UnrolledCore(DenseCell(INPUTS, UNITS), rule).double()
