@@ -12,6 +12,7 @@ from rtrl_core import (
     Core,
     CoreState,
     DiagonalCore,
+    GatedCore,
     NetworkSpec,
     PolicyNetwork,
     StackedCore,
