@@ -1,7 +1,16 @@
 """Exact real-time recurrent learning for element-wise recurrences, and what an actor-critic agent needs around it. Torch only."""
 
 from rtrl_core.cells import CELLS, DiagonalCell, ELSTMCell, LocalDerivatives, RecurrentCell
-from rtrl_core.cores import ELSTM, Core, CoreState, DiagonalCore, GatedCore, StackedCore, UnrolledCore
+from rtrl_core.cores import (
+    ELSTM,
+    Core,
+    CoreState,
+    DiagonalCore,
+    GatedCore,
+    RefreshedCore,
+    StackedCore,
+    UnrolledCore,
+)
 from rtrl_core.encoders import ENCODERS, Encoder
 from rtrl_core.layout import FlatParameters, ParameterLayout
 from rtrl_core.losses import Losses, actor_critic_losses, clip_rewards
@@ -42,6 +51,7 @@ __all__ = [
     "PolicyNetwork",
     "PolicyOutput",
     "RecurrentCell",
+    "RefreshedCore",
     "Sensitivity",
     "StackedCore",
     "UnrollStatistics",

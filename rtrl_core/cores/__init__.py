@@ -17,6 +17,7 @@ from rtrl_core.cores.build import FEEDFORWARD, build_core, core_names
 from rtrl_core.cores.diagonal import DiagonalCore
 from rtrl_core.cores.feedforward import Feedforward
 from rtrl_core.cores.gated import ELSTM, GatedCore
+from rtrl_core.cores.refreshed import RefreshedCore
 from rtrl_core.cores.stacked import StackedCore
 from rtrl_core.cores.unrolled import UnrolledCore
 
@@ -28,6 +29,7 @@ __all__ = [
     "DiagonalCore",
     "Feedforward",
     "GatedCore",
+    "RefreshedCore",
     "StackedCore",
     "UnrolledCore",
     "build_core",
