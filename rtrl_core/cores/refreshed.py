@@ -4,8 +4,10 @@ A sensitivity adds up over an episode in which the weights change: what is in it
 present ``(c, S)`` this core keeps those of at least ``window`` steps ago, the anchor, and its inputs since. When new weights have come
 and ``every`` unrolls are over, it runs again from the anchor under the present weights::
 
-    anchor (c, S)    x_1 ........ x_kT ............. x_kT+W
+    anchor (c, S)    x_1 ........ x_kT ............. x_W
                              new anchor           present (c, S)
+
+so that after ``k = every`` further unrolls of ``T`` steps the anchor is of ``W`` steps ago again.
 
 What is left of older weights is what the anchor held, decayed over at least W steps; an episode that began after the anchor has none.
 The anchor is the only other sensitivity, and it moves in the same pass.
@@ -23,6 +25,8 @@ from rtrl_core.shapes import Bool, Float, Int, Tensor
 
 BLOCK_BYTES = 16 << 20
 """Sensitivity of the streams that are run again together: more only take more memory."""
+CHUNK = 64
+"""Steps that are run again together, for the same reason."""
 
 
 class Anchored(NamedTuple):
@@ -34,10 +38,12 @@ class Anchored(NamedTuple):
     """Where the rows below begin; memory of its own."""
     inputs: Float[Tensor, "B L D"]
     is_first: Bool[Tensor, "B L"]
+    has_past: Bool[Tensor, " B"]
+    """Not at the start, and not in a stream that was reset and has made no step since."""
     steps: Int[Tensor, " B"]
-    """Rows that are filled: the same in all streams, but 0 in one that was reset and has made no step since."""
+    """Rows that are filled: the same in all streams that have a past."""
     unrolls: Int[Tensor, " B"]
-    """Unrolls since the present sensitivity was computed anew; the same in all streams, as above."""
+    """Unrolls since the present sensitivity was computed anew: the same in all streams that have a past."""
 
 
 class RefreshedCore(Core):
@@ -45,12 +51,12 @@ class RefreshedCore(Core):
 
     Args:
         core: whose memory is its own: ``reuse_states`` has not been called.
-        window: W, steps that a refresh goes back at least, once there are so many.
+        window: W, steps that a refresh goes back, once there are so many; ``every * unroll`` if that is more.
         every: unrolls between two refreshes.
-        unroll: T. A longer unroll is taken up to ``every * unroll`` steps.
+        unroll: T, steps of an unroll; none may have more.
 
-    Memory, beside the core's own: one sensitivity and ``W + every T`` inputs per stream. Time: every ``every`` unrolls a forward pass
-    of the core, without outputs' gradient, over at most that many steps.
+    Memory, beside the core's own: one sensitivity, and ``max(W, every T)`` inputs per stream. Time: ``every`` unrolls cost a forward pass
+    over that many steps more, without outputs.
 
     Raises:
         ValueError: for a core that carries nothing, a window shorter than an unroll, or a number below 1.
@@ -72,7 +78,9 @@ class RefreshedCore(Core):
         self.core: Core
         self._again: Core
         """Runs again from the anchor; it has not promised away any state."""
-        self.window, self.every, self.longest = window, every, every * unroll
+        self.every, self.longest = every, unroll
+        self._rows = max(window, every * unroll)
+        self._rows_after = self._rows - every * unroll
         self.input_size, self.output_size = core.input_size, core.output_size
         self._reuses_states = False
 
@@ -84,13 +92,14 @@ class RefreshedCore(Core):
         cell, sensitivity = self.core.initial_state(batch_size)
         anchor = self.core.initial_state(batch_size)
         example = next(leaf for leaf in carried.leaves(sensitivity) if leaf.is_floating_point())
-        rows = (batch_size, self.window + self.longest)
+        rows = (batch_size, self._rows)
         counts = torch.zeros(batch_size, dtype=torch.int64, device=example.device)
         kept = Anchored(
             sensitivity,
             CoreState(*anchor),
             example.new_zeros(*rows, self.input_size),
             example.new_zeros(rows, dtype=torch.bool),
+            counts.bool(),
             counts,
             counts.clone(),
         )
@@ -115,11 +124,11 @@ class RefreshedCore(Core):
     def forward(
         self, inputs: Float[Tensor, "T B D"], state: CoreState, is_first: Bool[Tensor, "T B"]
     ) -> tuple[Float[Tensor, "T B H"], CoreState]:
-        """Raises what the core inside raises, and ``ValueError`` for an unroll of more than ``longest`` steps."""
+        """Raises what the core inside raises, and ``ValueError`` for a longer unroll than was said."""
         if not isinstance(state, CoreState) or not isinstance(state.sensitivity, Anchored):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
             raise TypeError("state must be a CoreState of this core, as initial_state(batch_size) gives it")
         if len(inputs) > self.longest:
-            raise ValueError(f"an unroll may have at most {self.longest} steps (every * unroll), got {len(inputs)}")
+            raise ValueError(f"an unroll may have at most {self.longest} steps, got {len(inputs)}")
         outputs, after = self.core(inputs, self.inner(state), is_first)
         return outputs, CoreState(after.cell, self._remembered(state.sensitivity, after.sensitivity, inputs, is_first))
 
@@ -138,32 +147,37 @@ class RefreshedCore(Core):
             kept = carried.map_leaves(torch.clone, kept)
         cells = self._run_again(kept)
         kept.unrolls.zero_()
-        return CoreState(cells, kept).reset(kept.steps == 0)
+        return CoreState(cells, kept).reset(~kept.has_past)
 
     def _remembered(self, kept: Anchored, sensitivity: Any, inputs: Tensor, is_first: Tensor) -> Anchored:
         """With an unroll behind the others."""
         in_place = self._reuses_states and sensitivity is kept.sensitivity
         if not self._reuses_states:
             kept = carried.map_leaves(torch.clone, kept._replace(sensitivity=None))
-        if int(kept.steps.max()) + len(inputs) > kept.inputs.shape[1]:  # for long no new weights have come
-            self._move_anchor(kept)
+        if (excess := int(kept.steps.max()) + len(inputs) - self._rows) > 0:  # for long no new weights have come
+            self._move_anchor(kept, excess)
         filled, unrolls = int(kept.steps.max()), int(kept.unrolls.max()) + 1
         rows = slice(filled, filled + len(inputs))
         kept.inputs[:, rows] = inputs.detach().transpose(0, 1)
         kept.is_first[:, rows] = is_first.t()
-        kept.is_first[:, filled] |= kept.steps == 0
+        kept.is_first[:, filled] |= ~kept.has_past
         if in_place:  # whoever compares the states before and after the unroll is to see that they are one
+            kept.has_past.fill_(True)
             kept.steps.fill_(rows.stop)
             kept.unrolls.fill_(unrolls)
             return kept
-        counts = torch.full_like(kept.steps, rows.stop), torch.full_like(kept.unrolls, unrolls)
-        return kept._replace(sensitivity=sensitivity, steps=counts[0], unrolls=counts[1])
+        return kept._replace(
+            sensitivity=sensitivity,
+            has_past=torch.ones_like(kept.has_past),
+            steps=torch.full_like(kept.steps, rows.stop),
+            unrolls=torch.full_like(kept.unrolls, unrolls),
+        )
 
     @torch.no_grad()
     def _run_again(self, kept: Anchored) -> Any:
         """Overwrites sensitivity and anchor; returns the cells' states at the end of the rows."""
         filled = int(kept.steps.max())
-        folded = max(0, filled - self.window)
+        folded = max(0, filled - self._rows_after)
         parts: list[Any] = []
         for block in _blocks(kept):
             after = self._advance(kept, block, self._fold(kept, block, folded), slice(folded, filled))
@@ -174,23 +188,25 @@ class RefreshedCore(Core):
         return carried.rebuild(parts[0], [torch.cat(pieces) for pieces in leaves])
 
     @torch.no_grad()
-    def _move_anchor(self, kept: Anchored) -> None:
-        folded = int(kept.steps.max()) - self.window
+    def _move_anchor(self, kept: Anchored, steps: int) -> None:
         for block in _blocks(kept):
-            self._fold(kept, block, folded)
-        _forget_rows(kept, folded)
+            self._fold(kept, block, steps)
+        _forget_rows(kept, steps)
 
     def _fold(self, kept: Anchored, block: slice, steps: int) -> CoreState:
         """Moves the anchor of these streams on by that many steps."""
         anchor = self._again.refreshed(carried.map_leaves(lambda tensor: tensor[block], kept.anchor))
         if steps:
-            anchor = self._advance(kept, block, anchor, slice(steps))
+            anchor = self._advance(kept, block, anchor, slice(0, steps))
             _write(kept.anchor, block, anchor)
         return anchor
 
     def _advance(self, kept: Anchored, block: slice, state: CoreState, rows: slice) -> CoreState:
-        inputs, is_first = kept.inputs[block, rows].transpose(0, 1), kept.is_first[block, rows].t()
-        return self._again(inputs.contiguous(), state, is_first.contiguous())[1]
+        for start in range(rows.start, rows.stop, CHUNK):
+            chunk = slice(start, min(rows.stop, start + CHUNK))
+            inputs, is_first = kept.inputs[block, chunk].transpose(0, 1), kept.is_first[block, chunk].t()
+            state = self._again.advance(inputs.contiguous(), state, is_first.contiguous())
+        return state
 
 
 def _blocks(kept: Anchored) -> Iterator[slice]:
@@ -205,8 +221,8 @@ def _write(whole: Any, block: slice, part: Any) -> None:
 
 
 def _forget_rows(kept: Anchored, folded: int) -> None:
-    """The first ones, which the anchor has gone over. A stream without a past stays one."""
+    """The first ones, which the anchor has gone over."""
     filled = int(kept.steps.max())
     for rows in (kept.inputs, kept.is_first):
         rows[:, : filled - folded] = rows[:, folded:filled].clone()
-    kept.steps.sub_(folded).clamp_(min=0)
+    kept.steps.fill_(filled - folded)

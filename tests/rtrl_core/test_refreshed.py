@@ -152,11 +152,12 @@ def test_older_than_the_window_is_what_the_anchor_had_and_younger_is_fresh(windo
         state = wrapped.refreshed(state)
         if number % every == 0:
             with torch.no_grad():
-                if (moved := rows.stop - window) > anchored_at:
-                    between = slice(anchored_at, moved)
-                    anchor, anchored_at = plain(inputs[between], anchor, is_first[between])[1], moved
+                assert min(window, rows.stop) <= rows.stop - anchored_at <= max(window, every * UNROLL)
                 since = slice(anchored_at, rows.stop)
                 expected = plain(inputs[since], anchor, is_first[since])[1]
+                if (moved := rows.stop - max(0, window - every * UNROLL)) > anchored_at:
+                    between = slice(anchored_at, moved)
+                    anchor, anchored_at = plain(inputs[between], anchor, is_first[between])[1], moved
             assert_same(wrapped.inner(state), expected)
 
 
