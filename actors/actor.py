@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from actors.accounts import SensitivityAges
-from actors.build import build_seeded_network
+from actors.build import build_seeded_network, carry_refreshed
 from actors.gradients import UnrollGradient, unroll_gradient
 from actors.precision import carries_bfloat16_well, require_device
 from actors.rollout import Rollout
@@ -47,7 +47,7 @@ class Actor:
 
     Raises:
         ValueError: if the network does not fit the environment.
-        ConfigError: if the device is not there.
+        ConfigError: if the device is not there, or ``rule.refresh`` does not fit.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Actor:
         self._loss = loss
         self.device = require_device("actors.device", options.device)
         self.network = build_seeded_network(network, rule, env.spec, identity.seed).to(self.device)
+        carry_refreshed(self.network, network, rule, options.unroll)
         self.network.core.reuse_states()
         self.parameters = FlatParameters(self.network)
         self.policy_version = -1

@@ -43,6 +43,8 @@ ADDED: dict[str, Any] = {
     "network.core_options": {},
     "network.encoder_options": {},
     "rule.options": {},
+    "rule.refresh": 0,
+    "rule.refresh_every": 4,
     "algorithm": {"name": "r2ac", "options": {}},
 }
 """What version 0.1.0 did not have and meant by not having it."""

@@ -66,6 +66,13 @@ class RuleConfig:
 
     name: str = knob("segment", "learning rule; MODULE:CLASS is one of your own", place=imports_module)
     options: dict[str, Any] = knob({}, "the rule's own, as rule.options.NAME=VALUE", place=holds_text)
+    refresh: int = knob(
+        0,
+        "W: compute the sensitivity anew from where it was W steps ago, under the present weights (docs/tuning.md); 0 never does",
+        minimum=0,
+        maximum=1_000_000,
+    )
+    refresh_every: int = knob(4, "unrolls between two refreshes", minimum=1, maximum=1_000_000)
 
 
 @dataclass
