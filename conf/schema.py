@@ -125,6 +125,16 @@ class ActorsConfig:
         "type of a gradient on its way; bfloat16 keeps its rounding error on the actor",
         choices=("float32", "bfloat16"),
     )
+    fidelity_every: int = knob(
+        200,
+        "unrolls between two measurements, in one stream, of what older weights and the learning rule have spoilt of the sensitivity; "
+        "0 measures nothing (docs/tuning.md says what it costs)",
+        minimum=0,
+        maximum=MAX_STEPS,
+    )
+    fidelity_steps: int = knob(
+        500, "longest episode, in steps, that such a measurement follows", minimum=1, maximum=1_000_000
+    )
 
 
 @dataclass
