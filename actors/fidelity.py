@@ -22,8 +22,8 @@ from rtrl_core.fidelity import Fidelity, compare, exact_twin, older_credit
 from rtrl_core.shapes import Bool, Float, Tensor
 from rtrl_core.untyped import forked_generators
 
-EXACT_BYTES = 4 << 20
-"""What an exact rule may carry for one stream, in float64, to be compared with: every step of the episode goes over it."""
+EXACT_BYTES = 1 << 20
+"""What an exact rule for dense cells may carry for one stream, in float64, to be compared with: about 20 units of an LSTM."""
 
 
 class Figures(NamedTuple):

@@ -60,28 +60,30 @@ def _gradient(core: Core, inputs: Tensor, state: CoreState, is_first: Tensor, ad
 
 
 def exact_twin(core: Core, largest_bytes: int) -> Core | None:
-    """The same core under an exact rule, its weights to be loaded; ``None`` if its rule is exact, none is known that is, or a stream
-    of that would carry more than ``largest_bytes``."""
+    """The same core under an exact rule, its weights to be loaded; ``None`` if its rule is exact, or none is known that is.
+
+    Args:
+        largest_bytes: what an exact rule for a cell that is not element-wise may carry for a stream: each step goes over all of it.
+    """
     with forked_generators():  # to build one draws its first weights
-        twin = _under_exact_rule(core)
-    if twin is None:
-        return None
+        twin = _under_exact_rule(core, largest_bytes)
     example = next(core.parameters())
-    twin = twin.to(example.dtype)
-    size = carried.size_bytes(deepcopy(twin).to("meta").initial_state(1))
-    return twin.to(example.device) if size <= largest_bytes else None
+    return None if twin is None else twin.to(example.device, example.dtype)
 
 
-def _under_exact_rule(core: Core) -> Core | None:
+def _under_exact_rule(core: Core, largest_bytes: int) -> Core | None:
     if isinstance(core, GatedCore):
-        inside = _under_exact_rule(core.core)
+        inside = _under_exact_rule(core.core, largest_bytes)
         return None if inside is None else GatedCore(inside)
     if isinstance(core, DiagonalCore):
         rule = _exact_rule(core.rule, "segment")
         return None if rule is None else DiagonalCore(core.input_size, core.num_units, core.cell, rule)
     if isinstance(core, UnrolledCore):
         rule = _exact_rule(core.rule, "dense")
-        return None if rule is None else UnrolledCore(deepcopy(core.cell), rule)
+        twin = None if rule is None else UnrolledCore(deepcopy(core.cell), rule)
+        if twin is None or carried.size_bytes(deepcopy(twin).to("meta").initial_state(1)) > largest_bytes:
+            return None
+        return twin
     return None
 
 

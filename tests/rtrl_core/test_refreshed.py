@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import jaxtyping
 import pytest
 import torch
 from toy_parts import DenseCell, FullRTRL
@@ -54,6 +55,12 @@ KINDS: dict[str, Callable[[], Core]] = {
     "full": lambda: UnrolledCore(DenseCell(INPUTS, 2), FullRTRL()),
 }
 QUICK = [kind for kind in KINDS if kind != "full"]
+
+
+@pytest.fixture(autouse=True)
+def _shapes_are_checked_of_one_kind(request: pytest.FixtureRequest, _shapes_are_checked: None) -> None:
+    """Of all it is most of the time."""
+    jaxtyping.config.update("jaxtyping_disable", "elstm-reusing" not in request.node.name)
 
 
 def both(kind: str, *, window: int = 8, every: int = 1, reuse: bool = False) -> tuple[Core, RefreshedCore]:
