@@ -1,4 +1,6 @@
-"""``python -m benchmarks [core|train|refresh|env|memory|startup|all|docs] [seconds=S]``: measures, prints tables, writes ``results/latest.json``.
+"""``python -m benchmarks [GROUP ...] [all|docs] [seconds=S]``: measures, prints tables, writes ``results/latest.json``.
+
+Groups are core, train, refresh, env, memory, startup.
 
 ``docs`` measures nothing and writes the tables of docs/benchmarks.md and the README from the last results.
 """

@@ -1,5 +1,7 @@
 """``rule.refresh`` in a whole actor: acting and learning begin where the present weights would be; what does not fit is one line."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from toy_actor import make_actor, present_weights
@@ -8,6 +10,7 @@ from conf.knobs import ConfigError
 from conf.load import config_hash, load_train
 from conf.schema import RuleConfig
 from envs.tmaze import TMaze
+from r2ac.commands import train as training_program
 from r2ac.training.parts import require_all_parts
 from rtrl_core import RefreshedCore, WeightsSnapshot, carried
 
@@ -86,3 +89,15 @@ def test_runs_without_a_refresh_have_the_hash_that_they_had_before_there_was_one
     plain = config_hash(load_train(["experiment=tmaze"]))
     assert config_hash(load_train(["experiment=tmaze", "rule.refresh=0"])) == plain
     assert config_hash(load_train(["experiment=tmaze", "rule.refresh=50"])) != plain
+
+
+@pytest.mark.seconds
+def test_a_run_goes_on_in_its_games_and_begins_new_ones_where_what_is_kept_changes(tmp_path: Path, capsys):
+    words = [
+        *("experiment=tmaze", "env.corridor=6", "fleet=local", "fleet.num_actors=1", "actors.num_envs=4"),
+        *("logging=quiet", "network.num_units=6", "learner.mode=sync", f"run_dir={tmp_path}/run"),
+    ]
+    for total, refresh, unroll, anew in ((120, 6, 3, False), (240, 6, 3, False), (360, 6, 4, True), (480, 9, 4, True)):
+        sizes = [f"total_steps={total}", f"rule.refresh={refresh}", f"actors.unroll={unroll}", "rule.refresh_every=2"]
+        assert training_program.main([*words, *sizes]) == 0
+        assert ("actors begin new games" in capsys.readouterr().err) == anew, total
