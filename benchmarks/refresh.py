@@ -1,7 +1,7 @@
 """What an anchored refresh and the measurement of fidelity cost an actor on Breakout: collecting, differentiating and shipping together.
 
 Each unroll gets new weights, as in training: that is when a refresh happens. The learner, whose time would only make the shares smaller,
-has no part.
+has no part. All of it is one process with one thread, whose processor time is taken.
 """
 
 import statistics
@@ -35,7 +35,7 @@ def run(seconds: float) -> list[Result]:
     refresh = [f"rule.refresh={WINDOW * unroll}", f"rule.refresh_every={EVERY}"]
     plain, refreshed = (_Turn([*words, *more, "actors.fidelity_every=0"]) for more in ([], refresh))
     rounds = max(3, round(seconds / 2))
-    times = in_turns({"plain": plain, "refreshed": refreshed}, rounds, warmup=2)
+    times = in_turns({"plain": plain, "refreshed": refreshed}, rounds, warmup=2, clock=time.process_time)
     setting = f"Breakout, nature stem, N=256, T={unroll}, one actor of B=32, 1 thread"
     every = load_train(words).actors.fidelity_every
     one_unroll, measurement = _fidelity([*words, "actors.fidelity_every=1"], rounds)
@@ -86,16 +86,16 @@ def _fidelity(words: list[str], rounds: int) -> tuple[float, float]:
     see, unrolls, seen, measured = probe.see, list[float](), list[float](), list[float]()
 
     def timed(unroll):
-        started = time.perf_counter()
+        started = time.process_time()
         figures = see(unroll)
-        seen.append(time.perf_counter() - started)
+        seen.append(time.process_time() - started)
         return figures
 
     probe.see = timed
     for _ in range(EVERY * rounds):
-        started = time.perf_counter()
+        started = time.process_time()
         found = turn.one()
-        unrolls.append(time.perf_counter() - started)
+        unrolls.append(time.process_time() - started)
         if found:
             measured.append(seen[-1])
     return statistics.median(unrolls), statistics.median(measured or [0.0])

@@ -44,9 +44,10 @@ def test_an_actor_acts_and_learns_from_what_the_new_weights_would_have_left():
         is_first.append(actor.rollout.unroll.is_first.clone())
 
 
+@pytest.mark.seconds
 def test_with_weights_that_stand_still_the_gradients_are_those_without_a_refresh():
     refreshed, plain = actor_with(6, every=2, corridor=20), actor_with(0, corridor=20)
-    for version in range(8):  # each version is new, the weights are not
+    for version in range(5):  # each version is new, the weights are not
         ours, theirs = (actor.unroll(present_weights(actor, version)) for actor in (refreshed, plain))
         torch.testing.assert_close(ours.gradient, theirs.gradient, rtol=1e-4, atol=1e-6)
         assert ours.statistics.sensitivity_norm == pytest.approx(theirs.statistics.sensitivity_norm, rel=1e-4)
@@ -91,13 +92,13 @@ def test_runs_without_a_refresh_have_the_hash_that_they_had_before_there_was_one
     assert config_hash(load_train(["experiment=tmaze", "rule.refresh=50"])) != plain
 
 
-@pytest.mark.seconds
+@pytest.mark.slow
 def test_a_run_goes_on_in_its_games_and_begins_new_ones_where_what_is_kept_changes(tmp_path: Path, capsys):
     words = [
         *("experiment=tmaze", "env.corridor=6", "fleet=local", "fleet.num_actors=1", "actors.num_envs=4"),
         *("logging=quiet", "network.num_units=6", "learner.mode=sync", f"run_dir={tmp_path}/run"),
     ]
-    for total, refresh, unroll, anew in ((120, 6, 3, False), (240, 6, 3, False), (360, 6, 4, True), (480, 9, 4, True)):
+    for total, refresh, unroll, anew in ((120, 6, 3, False), (240, 6, 3, False), (360, 6, 4, True)):
         sizes = [f"total_steps={total}", f"rule.refresh={refresh}", f"actors.unroll={unroll}", "rule.refresh_every=2"]
         assert training_program.main([*words, *sizes]) == 0
         assert ("actors begin new games" in capsys.readouterr().err) == anew, total
