@@ -14,7 +14,7 @@ from actors.precision import prepare_process
 from actors.worker import ActorIdentity
 from benchmarks.measurement import Result, at_most, in_turns, informs
 from conf.load import load_train
-from rtrl_core import WeightsSnapshot
+from rtrl_core import CoreState, WeightsSnapshot
 
 EVERY = 4
 """Unrolls between two refreshes, and of one turn."""
@@ -37,6 +37,7 @@ def run(seconds: float) -> list[Result]:
     rounds = max(3, round(seconds / 2))
     times = in_turns({"plain": plain, "refreshed": refreshed}, rounds, warmup=2, clock=time.process_time)
     setting = f"Breakout, nature stem, N=256, T={unroll}, one actor of B=32, 1 thread"
+    own = refreshed.in_refresh_s / (refreshed.turns * times["refreshed"])
     every = load_train(words).actors.fidelity_every
     one_unroll, measurement = _fidelity([*words, "actors.fidelity_every=1"], rounds)
     return [
@@ -47,6 +48,7 @@ def run(seconds: float) -> list[Result]:
             f"share, W={WINDOW}T every {EVERY}th unroll",
             setting,
         ),
+        informs("refresh/own_share_of_time", own, "share, inside the refresh alone", setting),
         informs("refresh/fidelity_ms", 1000 * measurement, "ms, one measurement", setting),
         at_most(
             "refresh/fidelity_share_of_time",
@@ -65,8 +67,19 @@ class _Turn:
         torch.manual_seed(0)
         self.actor: Actor = build_actor(load_train(words), ActorIdentity(0, 0, 1))
         self._version = 0
+        self.turns, self.in_refresh_s = 0, 0.0
+        core = self.actor.network.core
+        self._refreshed = core.refreshed
+        object.__setattr__(core, "refreshed", self._timed)
+
+    def _timed(self, state: CoreState) -> CoreState:
+        started = time.process_time()
+        state = self._refreshed(state)
+        self.in_refresh_s += time.process_time() - started
+        return state
 
     def __call__(self) -> None:
+        self.turns += 1
         for _ in range(EVERY):
             self.one()
 
