@@ -2,11 +2,12 @@
 
 import torch
 
-from actors.parts import core_part, encoder_part, rule_part
+from actors.parts import core_part, encoder_part, require_refresh, rule_part
 from conf.knobs import ConfigError
 from conf.schema import NetworkConfig, RuleConfig
 from envs.actions import Discrete, MultiDiscrete
 from envs.base import EnvSpec
+from rtrl_core.cores import RefreshedCore
 from rtrl_core.network import NetworkSpec, PolicyNetwork
 from rtrl_core.policies import ActionDistribution, Categorical, DiagonalGaussian, FactoredCategorical
 
@@ -66,3 +67,18 @@ def build_seeded_network(network: NetworkConfig, rule: RuleConfig, env: EnvSpec,
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_network(network, rule, env)
+
+
+def carry_refreshed(network: PolicyNetwork, config: NetworkConfig, rule: RuleConfig, unroll: int) -> None:
+    """Lets the core of an actor be refreshed as ``rule`` says. What it acts and learns with keeps its names, and its weights.
+
+    Raises:
+        ConfigError: see ``require_refresh``.
+    """
+    require_refresh(config, rule, unroll)
+    if rule.refresh:
+        if not network.core.carries_sensitivity:  # a core of somebody's own that does not ask the rule
+            raise ConfigError(
+                f"rule.refresh={rule.refresh}: network.core={config.core} carries no sensitivity to refresh"
+            )
+        network.core = RefreshedCore(network.core, window=rule.refresh, every=rule.refresh_every, unroll=unroll)

@@ -10,7 +10,16 @@ import torch
 from actors.stem import Stem
 from actors.unroll import Unroll
 from conf.schema import LossConfig
-from rtrl_core import CoreState, FlatParameters, Losses, PolicyNetwork, actor_critic_losses, vtrace
+from rtrl_core import (
+    CoreState,
+    FlatParameters,
+    Losses,
+    PolicyNetwork,
+    PolicyOutput,
+    VTrace,
+    actor_critic_losses,
+    vtrace,
+)
 from rtrl_core.shapes import Bool, Float, Tensor
 
 
@@ -85,6 +94,18 @@ def _differentiate(
     parameters.gradient.zero_()
     inputs = unroll.inputs.detach().requires_grad_()
     output, after = network.unroll(inputs, unroll.before, unroll.is_first)
+    losses, returns = unroll_losses(network, output, unroll, loss)
+    losses.total.backward()
+    assert inputs.grad is not None
+    nobody = torch.zeros_like(unroll.is_first[0])
+    losses = Losses(*(part.detach() for part in losses))
+    return UnrollGradient(losses, returns.targets[unroll.valid], inputs.grad, after, nobody)
+
+
+def unroll_losses(
+    network: PolicyNetwork, output: PolicyOutput, unroll: Unroll, loss: LossConfig
+) -> tuple[Losses, VTrace]:
+    """What ``output``, of the unroll's steps, is worth."""
     # Acting and learning use the same weights, so the policy is its own behaviour: every importance weight is exactly one.
     returns = vtrace(
         log_ratios=torch.zeros_like(unroll.values),
@@ -107,11 +128,7 @@ def _differentiate(
         entropy_cost=loss.entropy_cost,
         baseline_cost=loss.baseline_cost,
     )
-    losses.total.backward()
-    assert inputs.grad is not None
-    nobody = torch.zeros_like(unroll.is_first[0])
-    losses = Losses(*(part.detach() for part in losses))
-    return UnrollGradient(losses, returns.targets[unroll.valid], inputs.grad, after, nobody)
+    return losses, returns
 
 
 def _is_sound(network: PolicyNetwork, parameters: FlatParameters, unroll: Unroll, loss: LossConfig) -> Tensor:

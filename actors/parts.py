@@ -69,6 +69,26 @@ def require_parts(network: NetworkConfig, rule: RuleConfig) -> None:
     rule_part(rule)
 
 
+def require_refresh(network: NetworkConfig, rule: RuleConfig, unroll: int) -> None:
+    """Raises ``ConfigError`` if ``rule.refresh`` does not fit unrolls of that many steps, or there is nothing to refresh."""
+    if not rule.refresh:
+        return
+    if unroll == 1:
+        raise ConfigError(
+            f"rule.refresh={rule.refresh} needs unrolls: with actors.unroll=1 the sensitivity is read at every step anyway; "
+            "raise actors.unroll to 2 or more, or leave rule.refresh=0"
+        )
+    if rule.refresh < unroll:
+        raise ConfigError(
+            f"rule.refresh={rule.refresh} is shorter than an unroll, actors.unroll={unroll}: give {unroll} or more, or 0 for none"
+        )
+    if network.core == FEEDFORWARD or not rule_part(rule).carries_sensitivity:
+        what = f"network.core={FEEDFORWARD}" if network.core == FEEDFORWARD else f"rule {rule.name}"
+        raise ConfigError(
+            f"rule.refresh={rule.refresh}: {what} carries no sensitivity to refresh; leave rule.refresh=0"
+        )
+
+
 def find(option: str, name: str, ours: Mapping[str, type], kinds: tuple[type, ...]) -> Any:
     """A class by one of our names, or as a user typed it.
 

@@ -73,6 +73,13 @@ class RuleConfig:
         "upper one's state by the lower one's parameters",
         choices=("local", "exact"),
     )
+    refresh: int = knob(
+        0,
+        "W: compute the sensitivity anew from where it was W steps ago, under the present weights (docs/tuning.md); 0 never does",
+        minimum=0,
+        maximum=1_000_000,
+    )
+    refresh_every: int = knob(4, "unrolls between two refreshes", minimum=1, maximum=1_000_000)
 
 
 @dataclass
@@ -124,6 +131,16 @@ class ActorsConfig:
         "float32",
         "type of a gradient on its way; bfloat16 keeps its rounding error on the actor",
         choices=("float32", "bfloat16"),
+    )
+    fidelity_every: int = knob(
+        200,
+        "unrolls between two measurements, in one stream, of what older weights and the learning rule have spoilt of the sensitivity; "
+        "0 measures nothing (docs/tuning.md says what it costs)",
+        minimum=0,
+        maximum=MAX_STEPS,
+    )
+    fidelity_steps: int = knob(
+        500, "longest episode, in steps, that such a measurement follows", minimum=1, maximum=1_000_000
     )
 
 

@@ -18,6 +18,7 @@ from rtrl_core.cores import (
     CrossLayerStack,
     DiagonalCore,
     GatedCore,
+    RefreshedCore,
     StackedCore,
     UnrolledCore,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "PolicyNetwork",
     "PolicyOutput",
     "RecurrentCell",
+    "RefreshedCore",
     "Sensitivity",
     "StackedCore",
     "UnitwiseCell",

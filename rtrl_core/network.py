@@ -130,14 +130,15 @@ class PolicyNetwork(nn.Module):
     ) -> tuple[PolicyOutput, Any]:
         """One step without a graph: policy and value, and the next ``CoreState.cell``. Raises as ``Core.forward``."""
         hidden, cell_state = self.core.step(inputs, cell_state, is_first)
-        return self._heads(hidden), cell_state
+        return self.heads(hidden), cell_state
 
     def unroll(
         self, inputs: Float[Tensor, "T B D"], state: CoreState, is_first: Bool[Tensor, "T B"]
     ) -> tuple[PolicyOutput, CoreState]:
         """An unroll under autograd, and the state to carry on with. Raises as ``Core.forward``."""
         hidden, state = self.core(inputs, state, is_first)
-        return self._heads(hidden), state
+        return self.heads(hidden), state
 
-    def _heads(self, hidden: Tensor) -> PolicyOutput:
+    def heads(self, hidden: Float[Tensor, "*batch H"]) -> PolicyOutput:
+        """Policy and value from what the core puts out."""
         return PolicyOutput(self.policy_head(hidden), self.value_head(hidden).squeeze(-1))

@@ -1,6 +1,7 @@
 """Calls of torch whose types torch does not say, said here, so that the rest of the package can be checked strictly."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _linalg: Any = torch.linalg
 _compiler: Any = torch.compiler
+_random: Any = torch.random
 _serialization: Any = torch.serialization
 
 
@@ -48,6 +50,11 @@ def pieces(tensor: Tensor, sizes: Sequence[int], dim: int = 0) -> tuple[Tensor, 
     """``split``."""
     any_tensor: Any = tensor
     return any_tensor.split(list(sizes), dim)
+
+
+def forked_generators(devices: Iterable[torch.device] = ()) -> AbstractContextManager[None]:
+    """Whatever is drawn inside, torch's generators of the CPU and of these devices go on as if it had not been."""
+    return _random.fork_rng([device for device in devices if device.type != "cpu"])
 
 
 def vector_norm(tensor: Tensor, dim: int) -> Tensor:

@@ -3,7 +3,7 @@
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from actors.parts import PART_NAMES, require_parts
+from actors.parts import PART_NAMES, require_parts, require_refresh
 from conf.schema import TrainConfig
 from learner.algorithms import ALGORITHMS, find_algorithm
 from rtrl_core import CELLS, ENCODERS, RECURRENT_CELLS, RULES
@@ -13,9 +13,10 @@ def require_all_parts(config: TrainConfig) -> TrainConfig:
     """The same configuration.
 
     Raises:
-        ConfigError: for a part that is not there or not of its kind, or an option that it does not have.
+        ConfigError: for a part that is not there or not of its kind, or an option that it does not have, or that does not fit it.
     """
     require_parts(config.network, config.rule)
+    require_refresh(config.network, config.rule, config.actors.unroll)
     find_algorithm(config.algorithm)
     return config
 

@@ -19,6 +19,7 @@ from rtrl_core.cores.cross_layer import CrossLayerStack
 from rtrl_core.cores.diagonal import DiagonalCore
 from rtrl_core.cores.feedforward import Feedforward
 from rtrl_core.cores.gated import ELSTM, GatedCore
+from rtrl_core.cores.refreshed import RefreshedCore
 from rtrl_core.cores.retention import RetentionCore, RetNet
 from rtrl_core.cores.stacked import StackedCore
 from rtrl_core.cores.unrolled import UnrolledCore
@@ -35,6 +36,7 @@ __all__ = [
     "DiagonalCore",
     "Feedforward",
     "GatedCore",
+    "RefreshedCore",
     "RetNet",
     "RetentionCore",
     "StackedCore",

@@ -106,6 +106,11 @@ class Core(nn.Module, ABC):
     ) -> tuple[Float[Tensor, "B H"], Any]:
         """One step for acting, without a graph and without a sensitivity: outputs, and the next ``CoreState.cell``."""
 
+    @torch.no_grad()
+    def advance(self, inputs: Float[Tensor, "T B D"], state: CoreState, is_first: Bool[Tensor, "T B"]) -> CoreState:
+        """The state at the end of an unroll that nobody differentiates or reads the outputs of. Raises as ``forward``."""
+        return self(inputs, state, is_first)[1]
+
     def stream_norms(self, sensitivity: Carried) -> Float[Tensor, " B"] | None:
         """Size of what the rule carries for each stream, in float64, not finite where a number of it is not; ``None`` for nothing."""
         return carried.stream_norms(sensitivity)

@@ -50,6 +50,9 @@ class GatedCore(Core):
         cells, state = self.core(inputs, state, is_first)
         return self._output(inputs, cells), state
 
+    def advance(self, inputs: Float[Tensor, "T B D"], state: CoreState, is_first: Bool[Tensor, "T B"]) -> CoreState:
+        return self.core.advance(inputs, state, is_first)
+
     @torch.no_grad()
     def step(
         self, inputs: Float[Tensor, "B D"], cell_state: Any, is_first: Bool[Tensor, " B"]

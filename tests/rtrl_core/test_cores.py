@@ -1,4 +1,4 @@
-"""A core is a cell, a rule and parameters; what it carries is opaque: dense cells of several states, stacks, memory that is used anew."""
+"""A core is a cell, a rule and parameters; what it carries is opaque: dense cells of several states, stacks."""
 
 import jaxtyping
 import pytest
