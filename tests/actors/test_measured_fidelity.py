@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from toy_actor import core_of, make_actor, present_weights
-from toy_parts import DenseCell, FullRTRL
+from toy_parts import DenseCell
 
 import actors.actor
 from actors.actor import Actor
@@ -17,7 +17,7 @@ from conf.load import load_train
 from conf.schema import NetworkConfig, RuleConfig
 from envs.tmaze import TMaze
 from r2ac.commands import train as training_program
-from rtrl_core import RULES, WeightsSnapshot, actor_critic_losses, carried, vtrace
+from rtrl_core import WeightsSnapshot, actor_critic_losses, carried, vtrace
 
 STREAMS, UNROLL = 3, 3
 
@@ -132,8 +132,7 @@ def oracle(actor: Actor, stream: int, inputs, first, before) -> tuple[float, flo
 
 @pytest.mark.seconds
 @pytest.mark.usefixtures("_in_float64")
-def test_a_rule_that_is_not_exact_is_compared_with_one_that_is(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(RULES, "dense", FullRTRL)
+def test_a_rule_that_is_not_exact_is_compared_with_one_that_is():
     network = NetworkConfig(encoder="mlp", mlp_sizes=[4], features=2, core="toy_parts:DenseCell", num_units=2)
     rule = RuleConfig("toy_parts:FullRTRL", {"scale": 0.5})
     actor = make_actor(env(), unroll=UNROLL, network=network, rule_config=rule, fidelity_every=2)

@@ -52,8 +52,7 @@ def test_fidelity_is_the_cosine_and_the_relative_error():
     assert compare(wanted * torch.nan, wanted) is None
 
 
-def test_an_exact_rule_is_known_by_the_kind_of_core(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(RULES, "dense", FullRTRL)
+def test_an_exact_rule_is_known_by_the_kind_of_core():
     drawn = torch.get_rng_state()
     for core in (
         ELSTM(D, N, Unsure()),
