@@ -34,7 +34,7 @@ def core_part(network: NetworkConfig) -> "tuple[str | DiagonalCell | type[Recurr
         return FEEDFORWARD, None
     part = find("network.core", network.core, {**CELLS, **RECURRENT_CELLS}, (DiagonalCell, RecurrentCell, Core))
     options = dict(network.core_options)
-    if network.core == "elstm":
+    if network.core in ("elstm", "lstm"):
         options.setdefault("forget_bias", network.forget_bias)
     if issubclass(part, DiagonalCell):
         return with_options(part, options, "network.core_options", network.core), None

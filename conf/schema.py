@@ -48,7 +48,7 @@ class NetworkConfig:
     num_units: int = knob(256, "N, units of the core", minimum=1, maximum=65_536)
     forget_bias: float = knob(
         0.0,
-        "elstm: core_options.forget_bias, added to the forget gate's bias at the start; above 0 it begins by remembering",
+        "elstm, lstm: core_options.forget_bias, added to the forget gate's bias at the start; above 0 it begins by remembering",
         minimum=-100,
         maximum=100,
     )

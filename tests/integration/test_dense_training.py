@@ -9,6 +9,7 @@ import pytest
 import torch
 from toy_actor import make_actor, present_weights
 
+from actors.parts import core_part
 from conf.load import load_train
 from envs.tmaze import TMaze
 from r2ac.commands import evaluate, train
@@ -89,6 +90,14 @@ def test_a_dense_agent_trains_and_is_evaluated(words: list[str], tmp_path: Path)
     assert json.loads((tmp_path / "score.json").read_text())["results"]
 
 
+def test_the_forget_bias_of_the_network_is_that_of_an_lstm():
+    biases = [
+        core_part(load_train([*TOY, "network.core=lstm", "rule=tbptt", *words]).network)[1].forget_bias
+        for words in (["network.forget_bias=2"], ["network.forget_bias=2", "network.core_options.forget_bias=3"])
+    ]
+    assert biases == [2.0, 3.0]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -116,6 +125,14 @@ def test_a_dense_agent_trains_and_is_evaluated(words: list[str], tmp_path: Path)
         (
             ["network.core=gru", "rule=tbptt", "network.core_options.forget_bias=3"],
             "network.core_options of gru: unknown option 'forget_bias': it has none",
+        ),
+        (
+            ["network.core=lstm", "rule=tbptt", "network.core_options.forget_bias=nan"],
+            "network.core_options of lstm: forget_bias must be from -100 to 100, got nan",
+        ),
+        (
+            ["network.core=lstm", "rule=uoro", "rule.options.seed=-1"],
+            "rule.options of uoro: seed must be from 0 to 2^63",
         ),
         (["network.core=lstm", "rule=uoro", "rule.options.sede=3"], "rule.options of uoro: unknown option 'sede'"),
     ],

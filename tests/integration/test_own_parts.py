@@ -19,6 +19,9 @@ OWN = {
         *("experiment=tmaze", "env.corridor=4", "network.core=toy_parts:DenseCell"),
         *("rule=toy_parts:FullRTRL", "rule.options.scale=1.0"),
     ],
+    "cell whose parameters feed one unit each": [
+        *("experiment=tmaze", "env.corridor=4", "network.core=toy_parts:PlainRNN", "rule=snap1"),
+    ],
     "encoder": [
         *("experiment=tmaze", "env.corridor=4", "network.encoder=toy_parts:ScaledEncoder"),
         "network.encoder_options.scale=2",
