@@ -26,9 +26,16 @@ TOY = [
 ]
 
 
-@pytest.mark.parametrize("unroll", [1, 3])
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("core", ["lstm", "gru"])
+def every_one(*quick: tuple[str, str, int]):
+    """Cell x rule x length of an unroll; those that are not named are for the long tests."""
+    combinations = product(("lstm", "gru"), RULES, (1, 3))
+    return [pytest.param(*each, marks=[] if each in quick else pytest.mark.soak) for each in combinations]
+
+
+@pytest.mark.parametrize(
+    ("core", "rule", "unroll"),
+    every_one(("lstm", "snap1", 1), ("lstm", "uoro", 3), ("lstm", "dense", 3), ("gru", "uoro", 1), ("gru", "leak", 3)),
+)
 def test_an_actor_goes_on_bit_for_bit_from_its_saved_state(core: str, rule: str, unroll: int):
     straight = make_actor(TMaze(3, 1, corridor=4), unroll=unroll, core=core, rule=rule)
     weights = present_weights(straight)
@@ -45,13 +52,7 @@ def test_an_actor_goes_on_bit_for_bit_from_its_saved_state(core: str, rule: str,
 
 
 @pytest.mark.seconds
-@pytest.mark.parametrize(
-    ("core", "rule", "unroll"),
-    [
-        pytest.param(*each, marks=[] if each in (("lstm", "uoro", 3), ("gru", "snap1", 1)) else pytest.mark.soak)
-        for each in product(("lstm", "gru"), RULES, (1, 3))
-    ],
-)
+@pytest.mark.parametrize(("core", "rule", "unroll"), every_one(("lstm", "uoro", 3)))
 def test_a_run_that_goes_on_ends_where_it_would_have_ended(core: str, rule: str, unroll: int, tmp_path: Path):
     words = [*TOY, f"network.core={core}", f"rule={rule}", f"actors.unroll={unroll}"]
     for run_dir, steps in (("straight", (96,)), ("resumed", (48, 96))):
