@@ -37,6 +37,8 @@ def network_spec(network: NetworkConfig, rule: RuleConfig, env: EnvSpec) -> Netw
         core_options=core_options,
         num_units=network.num_units,
         rule=rule_part(rule),
+        layers=network.layers,
+        across_layers=rule.across_layers,
         last_reward=network.last_reward,
         last_action=network.last_action,
         instruction=env.instruction_length > 0,

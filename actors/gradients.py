@@ -38,10 +38,11 @@ def unroll_gradient(
         stem: the one that the unroll's inputs came through.
 
     If the sum is not finite, each stream is looked at by itself (one more pass of the core for each) and the sum taken over those
-    whose own gradient is. Where that finds none, or a single step has already advanced its sensitivity in place, the sum stays what
-    it is: the learner refuses it and names the parameter.
+    whose own gradient is. Where that finds none, or the sensitivity has already been advanced in place, the sum stays what it is: the
+    learner refuses it and names the parameter.
     """
     gradient = _of_sound_streams(network, parameters, unroll, loss)
+    network.core.settle(gradient.after)
     stem.backward(gradient.inputs)
     return gradient
 
@@ -49,12 +50,10 @@ def unroll_gradient(
 def _of_sound_streams(
     network: PolicyNetwork, parameters: FlatParameters, unroll: Unroll, loss: LossConfig
 ) -> UnrollGradient:
-    before = unroll.before
     whole = _differentiate(network, parameters, unroll, loss)
     if is_representable(parameters.gradient) and is_representable(whole.inputs):
         return whole
-    advanced_in_place = before.sensitivity is not None and whole.after.sensitivity is before.sensitivity
-    if advanced_in_place or unroll.num_envs == 1:
+    if unroll.num_envs == 1 or not network.core.can_repeat(unroll.before, whole.after):
         return whole
     broken = parameters.gradient.clone()
     streams = torch.eye(unroll.num_envs, dtype=torch.bool, device=unroll.is_first.device)

@@ -13,7 +13,8 @@ from conf.one_line import one_line
 from conf.schema import NetworkConfig, RuleConfig
 from conf.spelling import unknown
 from rtrl_core import CELLS, ENCODERS, RECURRENT_CELLS, RULES, Core, DiagonalCell, Encoder, LearningRule, RecurrentCell
-from rtrl_core.cores import FEEDFORWARD, core_names
+from rtrl_core.cores import CORES, FEEDFORWARD, core_names
+from rtrl_core.options import NoOptions
 
 PART_NAMES: dict[str, tuple[str, ...]] = {
     "network.core": core_names(),
@@ -24,7 +25,7 @@ PART_NAMES: dict[str, tuple[str, ...]] = {
 
 
 def core_part(network: NetworkConfig) -> "tuple[str | DiagonalCell | type[RecurrentCell] | type[Core], Any]":
-    """What ``build_core`` takes, and the options of a ``RecurrentCell``, ``None`` where it has none.
+    """What ``build_core`` takes, and the options of a ``RecurrentCell`` or a ``Core``, ``None`` where it has none.
 
     Raises:
         ConfigError: for an unknown name or option, or a class that is neither a cell nor a core.
@@ -32,13 +33,15 @@ def core_part(network: NetworkConfig) -> "tuple[str | DiagonalCell | type[Recurr
     if network.core == FEEDFORWARD:
         with_options(str, network.core_options, "network.core_options", network.core)
         return FEEDFORWARD, None
-    part = find("network.core", network.core, {**CELLS, **RECURRENT_CELLS}, (DiagonalCell, RecurrentCell, Core))
+    part = find(
+        "network.core", network.core, {**CELLS, **RECURRENT_CELLS, **CORES}, (DiagonalCell, RecurrentCell, Core)
+    )
     options = dict(network.core_options)
     if network.core in ("elstm", "lstm"):
         options.setdefault("forget_bias", network.forget_bias)
     if issubclass(part, DiagonalCell):
         return with_options(part, options, "network.core_options", network.core), None
-    if issubclass(part, RecurrentCell) and part.Options is not RecurrentCell.Options:
+    if part.Options is not NoOptions:
         return part, with_options(part.Options, options, "network.core_options", network.core)
     with_options(str, options, "network.core_options", network.core)
     return part, None

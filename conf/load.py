@@ -42,7 +42,9 @@ NOT_LEARNING = ("name", "run_dir", "resume", "logging", "seed", "fleet")
 ADDED: dict[str, Any] = {
     "network.core_options": {},
     "network.encoder_options": {},
+    "network.layers": 1,
     "rule.options": {},
+    "rule.across_layers": "local",
     "algorithm": {"name": "r2ac", "options": {}},
 }
 """What version 0.1.0 did not have and meant by not having it."""

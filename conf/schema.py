@@ -45,7 +45,8 @@ class NetworkConfig:
         place=imports_module,
     )
     core_options: dict[str, Any] = knob({}, "the cell's own, as network.core_options.keep_bias=2", place=holds_text)
-    num_units: int = knob(256, "N, units of the core", minimum=1, maximum=65_536)
+    num_units: int = knob(256, "N, units of the core, or of each of its layers", minimum=1, maximum=65_536)
+    layers: int = knob(1, "recurrent layers on top of each other; the heads read all of them", minimum=1, maximum=64)
     forget_bias: float = knob(
         0.0,
         "elstm, lstm: core_options.forget_bias, added to the forget gate's bias at the start; above 0 it begins by remembering",
@@ -66,6 +67,12 @@ class RuleConfig:
 
     name: str = knob("segment", "learning rule; MODULE:CLASS is one of your own", place=imports_module)
     options: dict[str, Any] = knob({}, "the rule's own, as rule.options.NAME=VALUE", place=holds_text)
+    across_layers: str = knob(
+        "local",
+        "local: each layer carries the sensitivity of its own parameters; exact: of two layers with up to 128 units also that of the "
+        "upper one's state by the lower one's parameters",
+        choices=("local", "exact"),
+    )
 
 
 @dataclass

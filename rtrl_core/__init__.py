@@ -11,8 +11,18 @@ from rtrl_core.cells import (
     RecurrentCell,
     UnitwiseCell,
 )
-from rtrl_core.cores import ELSTM, Core, CoreState, DiagonalCore, GatedCore, StackedCore, UnrolledCore
+from rtrl_core.cores import (
+    ELSTM,
+    Core,
+    CoreState,
+    CrossLayerStack,
+    DiagonalCore,
+    GatedCore,
+    StackedCore,
+    UnrolledCore,
+)
 from rtrl_core.encoders import ENCODERS, Encoder
+from rtrl_core.layer import RTRL
 from rtrl_core.layout import FlatParameters, ParameterLayout
 from rtrl_core.losses import Losses, actor_critic_losses, clip_rewards
 from rtrl_core.messages import (
@@ -32,10 +42,12 @@ __all__ = [
     "ELSTM",
     "ENCODERS",
     "RECURRENT_CELLS",
+    "RTRL",
     "RULES",
     "ContributionHeader",
     "Core",
     "CoreState",
+    "CrossLayerStack",
     "DiagonalCell",
     "DiagonalCore",
     "DiagonalRule",

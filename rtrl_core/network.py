@@ -38,9 +38,12 @@ class NetworkSpec:
     core: str | DiagonalCell | type[RecurrentCell] | type[Core] = "elstm"
     """See ``build_core``."""
     core_options: Any = None
-    """Of a ``RecurrentCell``: an instance of its ``Options``; ``None`` is their defaults."""
+    """Of a ``RecurrentCell`` or a ``Core``: an instance of its ``Options``; ``None`` is their defaults."""
     num_units: int = 256
     rule: str | LearningRule = "segment"
+    layers: int = 1
+    across_layers: str = "local"
+    """``local`` or ``exact``: see ``build_core``."""
     last_reward: bool = True
     last_action: bool = False
     instruction: bool = False
@@ -70,7 +73,15 @@ class PolicyNetwork(nn.Module):
             + spec.last_action * self.distribution.encoding_size
             + (self.instruction_encoder.output_size if self.instruction_encoder is not None else 0)
         )
-        self.core = build_core(spec.core, self.input_size, spec.num_units, spec.rule, spec.core_options)
+        self.core = build_core(
+            spec.core,
+            self.input_size,
+            spec.num_units,
+            spec.rule,
+            spec.core_options,
+            layers=spec.layers,
+            across_layers=spec.across_layers,
+        )
         self.policy_head = nn.Linear(self.core.output_size, self.distribution.num_parameters)
         self.value_head = nn.Linear(self.core.output_size, 1)
 

@@ -8,6 +8,7 @@ from rtrl_core import carried
 from rtrl_core.shapes import Bool, Float, Tensor
 
 
+@carried.readable
 class Sensitivity(NamedTuple):
     """``S = dc_t / d theta`` of a diagonal cell, one number per core parameter, number of a unit's state, and stream.
 

@@ -4,12 +4,27 @@ from rtrl_core.cells.base import DiagonalCell, LocalDerivatives
 from rtrl_core.cells.elstm import ELSTMCell
 from rtrl_core.cells.gru import GRUCell
 from rtrl_core.cells.indrnn import IndRNNCell
+from rtrl_core.cells.lru import LRUCell
 from rtrl_core.cells.lstm import LSTMCell, LSTMState
 from rtrl_core.cells.mingru import MinGRUCell
+from rtrl_core.cells.minlstm import MinLSTMCell
 from rtrl_core.cells.recurrent import RecurrentCell
+from rtrl_core.cells.rglru import RGLRUCell
+from rtrl_core.cells.rtu import LinearRTUCell, RTUCell
+from rtrl_core.cells.slstm import SLSTMCell
 from rtrl_core.cells.unitwise import GateGroup, UnitwiseCell
 
-CELLS: dict[str, type[DiagonalCell]] = {"elstm": ELSTMCell, "indrnn": IndRNNCell, "mingru": MinGRUCell}
+CELLS: dict[str, type[DiagonalCell]] = {
+    "elstm": ELSTMCell,
+    "indrnn": IndRNNCell,
+    "mingru": MinGRUCell,
+    "minlstm": MinLSTMCell,
+    "slstm": SLSTMCell,
+    "rglru": RGLRUCell,
+    "lru": LRUCell,
+    "rtu": RTUCell,
+    "linear_rtu": LinearRTUCell,
+}
 
 RECURRENT_CELLS: dict[str, type[RecurrentCell]] = {"lstm": LSTMCell, "gru": GRUCell}
 
@@ -21,10 +36,16 @@ __all__ = [
     "GRUCell",
     "GateGroup",
     "IndRNNCell",
+    "LRUCell",
     "LSTMCell",
     "LSTMState",
+    "LinearRTUCell",
     "LocalDerivatives",
     "MinGRUCell",
+    "MinLSTMCell",
+    "RGLRUCell",
+    "RTUCell",
     "RecurrentCell",
+    "SLSTMCell",
     "UnitwiseCell",
 ]

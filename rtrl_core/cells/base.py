@@ -15,6 +15,7 @@ import torch
 from torch.func import jvp, vmap
 
 from rtrl_core.shapes import Float, Tensor
+from rtrl_core.untyped import pieces
 
 
 class LocalDerivatives(NamedTuple):
@@ -108,12 +109,13 @@ class DiagonalCell(ABC):
             return self.differentiated(after)
 
         def tangent(direction: Tensor) -> Tensor:
-            parts = direction.split([num_states, num_gates, num_vectors])
-            scales = direction.new_zeros(self.num_scales)
-            along = (torch.cat([parts[0], scales]), *parts[1:])
-            ones = (torch.ones_like(argument) for argument in arguments)
-            return jvp(following, arguments, tuple(a[:, None] * one for a, one in zip(along, ones, strict=True)))[1]
+            by_state, by_gate, by_vector = pieces(direction, (num_states, num_gates, num_vectors))
+            by_state = torch.cat([by_state, direction.new_zeros(self.num_scales)])
+            directions = zip((by_state, by_gate, by_vector), arguments, strict=True)
+            return jvp(following, arguments, tuple(along[:, None] * torch.ones_like(of) for along, of in directions))[1]
 
         columns = vmap(tangent)(one_hot).unbind(0)
         by_state = columns[0] if one_each else torch.stack(columns[:num_states], dim=-2)
-        return LocalDerivatives(by_state, columns[num_states : num_states + num_gates], columns[num_states + num_gates :])
+        return LocalDerivatives(
+            by_state, columns[num_states : num_states + num_gates], columns[num_states + num_gates :]
+        )

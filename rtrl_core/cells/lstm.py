@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import nn
 
+from rtrl_core import carried
 from rtrl_core.cells import torch_weights
 from rtrl_core.cells.base import LocalDerivatives
 from rtrl_core.cells.unitwise import GateGroup, Rows, UnitwiseCell
@@ -14,6 +15,7 @@ from rtrl_core.shapes import Float, Tensor
 _OF_TORCH = ((0, 1, 2, 3),)
 
 
+@carried.readable
 class LSTMState(NamedTuple):
     cell: Float[Tensor, "B N"]
     hidden: Float[Tensor, "B N"]

@@ -1,17 +1,12 @@
 """What any other recurrent cell has to state: its state, its parameters and one differentiable step."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import nn
 
+from rtrl_core.options import NoOptions
 from rtrl_core.shapes import Float, Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class NoOptions:
-    """Of a cell that has none."""
 
 
 class RecurrentCell(nn.Module, ABC):

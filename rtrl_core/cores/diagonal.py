@@ -1,5 +1,6 @@
 """A diagonal cell with its parameters and a learning rule, fused: the fast path of every cell that is element-wise."""
 
+from collections.abc import MutableMapping
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from rtrl_core.cells import CELLS, DiagonalCell
 from rtrl_core.cores.base import Core, CoreState, check_precision
 from rtrl_core.names import look_up, one_of
 from rtrl_core.rules import RULES, DiagonalRule, LearningRule
+from rtrl_core.rules.one_pass import OnePass
 from rtrl_core.shapes import Bool, Float, Tensor
 
 
@@ -53,7 +55,7 @@ class DiagonalCore(Core):
         self.vectors = nn.Parameter(torch.empty(len(self.cell.vector_names), num_units))
         self.cell.initialise(self.matrices, self.vectors)
         self._in_one_pass = False
-        self._unfinished = WeakIdKeyDictionary()
+        self._unfinished: MutableMapping[Tensor, OnePass] = WeakIdKeyDictionary()
         """Unrolls that are to advance a sensitivity in place and have not yet, by a tensor of it."""
         self._parts: list[tuple[str, str, tuple[int, ...]]] | None = None
 
@@ -79,6 +81,10 @@ class DiagonalCore(Core):
             if tensor in self._unfinished:
                 self._unfinished.pop(tensor).finish(state.sensitivity)
 
+    def can_repeat(self, before: CoreState, after: CoreState) -> bool:
+        waiting = [tensor for tensor in carried.leaves(after.sensitivity) if tensor in self._unfinished]
+        return any(not self._unfinished[tensor].is_over for tensor in waiting) or super().can_repeat(before, after)
+
     def forward(
         self, inputs: Float[Tensor, "T B D"], state: CoreState, is_first: Bool[Tensor, "T B"]
     ) -> tuple[Float[Tensor, "T B H"], CoreState]:
@@ -89,6 +95,16 @@ class DiagonalCore(Core):
                 half precision.
         """
         self._check_unroll(inputs, state, is_first)
+        if state.cell.requires_grad:
+            raise ValueError(
+                "state.cell must not require a gradient: that of an initial state would end at the first unroll; detach it"
+            )
+        return self.from_state(inputs, state, is_first)
+
+    def from_state(
+        self, inputs: Float[Tensor, "T B D"], state: CoreState, is_first: Bool[Tensor, "T B"]
+    ) -> tuple[Float[Tensor, "T B H"], CoreState]:
+        """``forward`` without its checks, for whoever has a use for the gradient of ``state.cell``: it is ``lam_0``."""
         self.settle(state)
         if self._in_one_pass and torch.is_grad_enabled():
             with torch.autocast(inputs.device.type, enabled=False):
@@ -119,10 +135,12 @@ class DiagonalCore(Core):
         self, inputs: Float[Tensor, "T B D"], state: CoreState, is_first: Bool[Tensor, "T B"], out: Any
     ) -> tuple[Float[Tensor, "T B H"], CoreState]:
         with torch.autocast(inputs.device.type, enabled=False):
-            states, sensitivity = self.rule.scan(*self._arguments(inputs, state, is_first), out)
+            states, sensitivity = self.rule.scan(*self._arguments(inputs, state, is_first), out=out)
         return self._results(states, sensitivity)
 
-    def _arguments(self, inputs: Tensor, state: CoreState, is_first: Tensor) -> tuple[Any, ...]:
+    def _arguments(
+        self, inputs: Tensor, state: CoreState, is_first: Tensor
+    ) -> tuple[Any, Any, Any, Any, Any, Any, Any]:
         inputs = inputs.to(self.matrices.dtype)
         return self.cell, inputs, self.matrices, self.vectors, state.cell, is_first, state.sensitivity
 
@@ -151,7 +169,7 @@ class DiagonalCore(Core):
         return {**self.__dict__, "_unfinished": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # pyright: ignore[reportUnknownMemberType]
         self._unfinished = WeakIdKeyDictionary()
 
     def _check_unroll(self, inputs: Tensor, state: CoreState, is_first: Tensor) -> None:
@@ -165,10 +183,6 @@ class DiagonalCore(Core):
                 f"state must be a CoreState, as initial_state(batch_size) gives it, got {type(state).__name__}"
             )
         self._check_cell("state.cell", state.cell, batch_size)
-        if state.cell.requires_grad:
-            raise ValueError(
-                "state.cell must not require a gradient: that of an initial state would end at the first unroll; detach it"
-            )
         if (state.sensitivity is None) == self.carries_sensitivity:
             carries = "needs a" if self.carries_sensitivity else "carries no"
             raise ValueError(

@@ -40,6 +40,9 @@ class GatedCore(Core):
     def settle(self, state: CoreState) -> None:
         self.core.settle(state)
 
+    def can_repeat(self, before: CoreState, after: CoreState) -> bool:
+        return self.core.can_repeat(before, after)
+
     def forward(
         self, inputs: Float[Tensor, "T B D"], state: CoreState, is_first: Bool[Tensor, "T B"]
     ) -> tuple[Float[Tensor, "T B N"], CoreState]:

@@ -8,7 +8,6 @@ The node hands on the carried state ``s_0`` as it is; in backward it receives ``
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from rtrl_core import carried
 from rtrl_core.arguments import FLOATING, expect
@@ -17,7 +16,7 @@ from rtrl_core.cores.base import Core, CoreState, check_precision
 from rtrl_core.names import look_up, one_of
 from rtrl_core.rules import RULES, LearningRule, UnrolledRule
 from rtrl_core.shapes import Bool, Float, Tensor
-from rtrl_core.untyped import apply
+from rtrl_core.untyped import apply, in_own_precision
 
 
 class UnrolledCore(Core):
@@ -136,7 +135,7 @@ class _CarriedState(torch.autograd.Function):
         return tuple(tensor.clone() for tensor in tensors)
 
     @staticmethod
-    @once_differentiable
+    @in_own_precision
     def backward(ctx: Any, *adjoint: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         sensitivity = carried.rebuild(ctx.structure, ctx.saved_tensors)
         gradients = ctx.rule.credit(ctx.cell, carried.rebuild(ctx.state, adjoint), sensitivity)

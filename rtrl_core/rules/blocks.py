@@ -72,7 +72,8 @@ def advance_outer_products(
 ) -> None:
     """``out = P_1 before + sum_t w_t x_t^T``, ``out`` may be ``before``; what lies before the last start of a stream has no part."""
     if len(starts.older):
-        inputs, weights = inputs.clone(), weights.clone()
+        inputs = inputs.clone(memory_format=torch.contiguous_format)
+        weights = weights.clone(memory_format=torch.contiguous_format)
         starts.forget_older_(weights)
         starts.forget_older_(inputs)
     by_stream, inputs_by_stream = weights.flatten(2).permute(1, 2, 0), inputs.transpose(0, 1)
@@ -139,7 +140,7 @@ def contract(
 ) -> ParameterGradients:
     matrices = contract_outer_products(adjoint, sensitivity.matrices, starts)
     if cell.is_complex_linear:
-        matrices = torch.cat([matrices, contract_outer_products(_turned(adjoint), sensitivity.matrices, starts)])
+        matrices = torch.cat([matrices, contract_outer_products(turned_back(adjoint), sensitivity.matrices, starts)])
     vectors = sensitivity.vectors
     if starts is not None and starts.first:
         vectors = vectors.index_fill(0, starts.at[0], 0)
@@ -177,6 +178,6 @@ def _apply(matrix: Float[Tensor, "B M M N"], carried: Float[Tensor, "B K M N D"]
     return result
 
 
-def _turned(adjoint: Float[Tensor, "B M N"]) -> Float[Tensor, "B M N"]:
-    """What ``i S`` is contracted with is the adjoint, turned back: ``(lam_2, -lam_1)``."""
-    return torch.stack([adjoint[:, 1], -adjoint[:, 0]], dim=1)
+def turned_back(adjoint: Float[Tensor, "*batch M N"]) -> Float[Tensor, "*batch M N"]:
+    """``(lam_2, -lam_1)``: its product with ``S`` is that of ``lam`` with ``i S``."""
+    return torch.stack([adjoint[..., 1, :], -adjoint[..., 0, :]], dim=-2)

@@ -24,7 +24,9 @@ def parameters_of(cell: nn.Module) -> Parameters:
 
 def flat(state: Any) -> Float[Tensor, "B S"]:
     """The floating-point numbers of a state, or of an adjoint of one."""
-    return torch.cat([tensor.reshape(len(tensor), -1) for tensor in carried.leaves(state) if tensor.is_floating_point()], dim=-1)
+    return torch.cat(
+        [tensor.reshape(len(tensor), -1) for tensor in carried.leaves(state) if tensor.is_floating_point()], dim=-1
+    )
 
 
 def with_flat(state: Any, numbers: Float[Tensor, "B S"]) -> Any:

@@ -7,20 +7,28 @@ read and one write, and no memory beside the sensitivity itself. What it costs i
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from rtrl_core.cells.base import DiagonalCell, LocalDerivatives
 from rtrl_core.rules.algebra import algebra_of
-from rtrl_core.rules.scan import ParameterGradients, forward_scan, input_gradients, local_derivatives, matrix_gradients
+from rtrl_core.rules.scan import (
+    ParameterGradients,
+    forward_scan,
+    input_gradients,
+    local_derivatives,
+    matrix_gradients,
+    state_gradient,
+)
 from rtrl_core.rules.starts import Starts
 from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Tensor
+from rtrl_core.untyped import in_own_precision
 
 LARGEST = 1e15
 """Number of a gradient or of ``lam_0`` beyond which their sum with a sensitivity that is itself large (1e18) may not be finite."""
 SECOND_BACKWARD = (
-    "the sensitivity that this unroll started from has been advanced in place, by a backward pass or because nobody asked for one: "
-    "a core that was told advance_in_backward() has one backward pass per unroll; for more, do not call it, and forward keeps what they need"
+    "the sensitivity that this unroll started from has been advanced in place, by a backward pass or because the next unroll came "
+    "first: a core that was told advance_in_backward() has one backward pass per unroll, before the next; for more, do not call it, "
+    "and forward keeps what they need"
 )
 
 
@@ -31,6 +39,11 @@ class OnePass:
         self._cell = cell
         self._work: tuple[LocalDerivatives, Tensor, Starts] | None = (local, inputs, starts)
         self._version = inputs._version
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the sensitivity is that of the end of the unroll."""
+        return self._work is None
 
     @property
     def work(self) -> tuple[LocalDerivatives, Tensor, Starts]:
@@ -68,7 +81,7 @@ class OnePass:
 
 
 class OnePassScan(torch.autograd.Function):
-    """The scan as one autograd node over ``(inputs, matrices, vectors)``; see ``SegmentRule.scan_in_one_pass``."""
+    """The scan as one autograd node over ``(inputs, matrices, vectors, state)``; see ``SegmentRule.scan_in_one_pass``."""
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -91,7 +104,7 @@ class OnePassScan(torch.autograd.Function):
         return trajectory.states
 
     @staticmethod
-    @once_differentiable
+    @in_own_precision
     def backward(ctx: Any, immediate: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         inputs, matrices = ctx.saved_tensors
         left: OnePass = ctx.left
@@ -107,7 +120,8 @@ class OnePassScan(torch.autograd.Function):
         for inside, before in zip(gradients, past, strict=True):
             inside.add_(before)
         to_inputs = input_gradients(adjoint_gates, matrices) if ctx.needs_input_grad[1] else None
-        return None, to_inputs, *gradients, None, None, None, None
+        to_state = state_gradient(ctx.cell, adjoint_before) if ctx.needs_input_grad[4] else None
+        return None, to_inputs, *gradients, to_state, None, None, None
 
 
 def _is_sound(gradients: ParameterGradients, adjoint: Tensor) -> bool:

@@ -8,15 +8,22 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from rtrl_core.cells.base import DiagonalCell, LocalDerivatives
 from rtrl_core.rules.algebra import algebra_of
 from rtrl_core.rules.exact import ExactRule
-from rtrl_core.rules.scan import ParameterGradients, Trajectory, forward_scan, input_gradients, local_derivatives
+from rtrl_core.rules.scan import (
+    ParameterGradients,
+    Trajectory,
+    forward_scan,
+    input_gradients,
+    local_derivatives,
+    state_gradient,
+)
 from rtrl_core.rules.starts import Starts
 from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Bool, Float, Tensor
+from rtrl_core.untyped import in_own_precision
 
 
 def gradients(
@@ -69,18 +76,19 @@ class _ReferenceScan(torch.autograd.Function):
         return trajectory.states
 
     @staticmethod
-    @once_differentiable
+    @in_own_precision
     def backward(ctx: Any, immediate: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         old_matrices, old_vectors, inputs, matrices, vectors, is_first, *trajectory = ctx.saved_tensors
         local = local_derivatives(ctx.cell, Trajectory(*trajectory), vectors, ctx.starts)
         immediate = ctx.cell.differentiated(immediate)
         total, _ = gradients(ctx.cell, Sensitivity(old_matrices, old_vectors), local, inputs, is_first, immediate)
-        to_inputs = None
-        if ctx.needs_input_grad[1]:
-            algebra = algebra_of(ctx.cell)
-            adjoint, _ = algebra.adjoints(immediate, local.state, ctx.starts)
-            to_inputs = input_gradients(algebra.gate_adjoints(adjoint, local), matrices)
-        return None, to_inputs, *total, None, None, None, None
+        algebra = algebra_of(ctx.cell)
+        adjoint, adjoint_before = algebra.adjoints(immediate, local.state, ctx.starts)
+        to_inputs = (
+            input_gradients(algebra.gate_adjoints(adjoint, local), matrices) if ctx.needs_input_grad[1] else None
+        )
+        to_state = state_gradient(ctx.cell, adjoint_before) if ctx.needs_input_grad[4] else None
+        return None, to_inputs, *total, to_state, None, None, None
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,9 +114,7 @@ def sum_of_products(
     return total
 
 
-def matrix_gradients(
-    adjoint_gates: Float[Tensor, "T B K N"], inputs: Float[Tensor, "T B D"]
-) -> Float[Tensor, "K N D"]:
+def matrix_gradients(adjoint_gates: Float[Tensor, "T B K N"], inputs: Float[Tensor, "T B D"]) -> Float[Tensor, "K N D"]:
     """``sum_{t,b} (lam_t g_{k,t}) x_t^T``, the gradient that backpropagation inside the unroll gives: one GEMM."""
     flat = adjoint_gates.flatten(0, 1).flatten(1).t() @ inputs.flatten(0, 1)
     return flat.view(*adjoint_gates.shape[2:], inputs.shape[-1])
@@ -128,6 +126,13 @@ def input_gradients(
     """``dL/dx_t = sum_k W_k^T (lam_t g_{k,t})``: what the encoder below the core receives."""
     flat = adjoint_gates.flatten(2).flatten(0, 1) @ matrices.flatten(0, 1)
     return flat.view(*adjoint_gates.shape[:2], matrices.shape[-1])
+
+
+def state_gradient(cell: DiagonalCell, adjoint: Float[Tensor, "B ... N"]) -> Float[Tensor, "B ... N"]:
+    """``lam_0`` in the shape of the state: of scales it is zero."""
+    if not cell.num_scales:
+        return adjoint
+    return torch.cat([adjoint, adjoint.new_zeros(len(adjoint), cell.num_scales, adjoint.shape[-1])], dim=1)
 
 
 def cache_blocks(batch_size: int, stream_bytes: int) -> list[slice]:

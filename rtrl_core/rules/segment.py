@@ -13,21 +13,27 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from rtrl_core.cells.base import DiagonalCell, LocalDerivatives
 from rtrl_core.rules.algebra import algebra_of
 from rtrl_core.rules.exact import ExactRule
 from rtrl_core.rules.one_pass import OnePass, OnePassScan
-from rtrl_core.rules.scan import ParameterGradients, forward_scan, input_gradients, local_derivatives, matrix_gradients
+from rtrl_core.rules.scan import (
+    ParameterGradients,
+    forward_scan,
+    input_gradients,
+    local_derivatives,
+    matrix_gradients,
+    state_gradient,
+)
 from rtrl_core.rules.starts import Starts
 from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Bool, Float, Tensor
-from rtrl_core.untyped import apply
+from rtrl_core.untyped import apply, in_own_precision
 
 
 class _SegmentScan(torch.autograd.Function):
-    """The scan as one autograd node over ``(inputs, matrices, vectors)``.
+    """The scan as one autograd node over ``(inputs, matrices, vectors, state)``.
 
     The sensitivities are not autograd inputs: ``out`` is written in forward and ``lam_0 S_0`` added in backward.
     """
@@ -55,7 +61,7 @@ class _SegmentScan(torch.autograd.Function):
         return trajectory.states
 
     @staticmethod
-    @once_differentiable
+    @in_own_precision
     def backward(ctx: Any, immediate: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         carried_matrices, carried_vectors, inputs, matrices, recurrence, *rest = ctx.saved_tensors
         carried = Sensitivity(carried_matrices, carried_vectors)
@@ -74,7 +80,8 @@ class _SegmentScan(torch.autograd.Function):
             for inside, before in zip(gradients, past, strict=True):
                 inside.add_(before)
         to_inputs = input_gradients(adjoint_gates, matrices) if ctx.needs_input_grad[1] else None
-        return None, to_inputs, *gradients, None, None, None, None
+        to_state = state_gradient(cell, adjoint_before) if ctx.needs_input_grad[4] else None
+        return None, to_inputs, *gradients, to_state, None, None, None
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ class _Segment:
             return
         weights = weights.flatten(2)
         if len(starts.older):
-            inputs = inputs.clone()
+            inputs = inputs.clone(memory_format=torch.contiguous_format)
             starts.forget_older_(weights)
             starts.forget_older_(inputs)
         self._weights, self._inputs = weights.permute(1, 2, 0), inputs.transpose(0, 1)

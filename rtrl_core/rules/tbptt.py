@@ -4,15 +4,21 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from rtrl_core.cells.base import DiagonalCell
-from rtrl_core.rules.base import DiagonalRule, UnrolledRule
 from rtrl_core.rules.algebra import algebra_of
-from rtrl_core.rules.scan import Trajectory, forward_scan, input_gradients, local_derivatives, matrix_gradients
+from rtrl_core.rules.base import DiagonalRule, UnrolledRule
+from rtrl_core.rules.scan import (
+    Trajectory,
+    forward_scan,
+    input_gradients,
+    local_derivatives,
+    matrix_gradients,
+    state_gradient,
+)
 from rtrl_core.rules.starts import Starts
 from rtrl_core.shapes import Bool, Float, Tensor
-from rtrl_core.untyped import apply
+from rtrl_core.untyped import apply, in_own_precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +72,14 @@ class _TruncatedScan(torch.autograd.Function):
         return trajectory.states
 
     @staticmethod
-    @once_differentiable
+    @in_own_precision
     def backward(ctx: Any, immediate: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         inputs, matrices, vectors, *trajectory = ctx.saved_tensors
         local = local_derivatives(ctx.cell, Trajectory(*trajectory), vectors, ctx.starts)
         algebra = algebra_of(ctx.cell)
-        adjoint, _ = algebra.adjoints(ctx.cell.differentiated(immediate), local.state, ctx.starts)
+        adjoint, adjoint_before = algebra.adjoints(ctx.cell.differentiated(immediate), local.state, ctx.starts)
         adjoint_gates = algebra.gate_adjoints(adjoint, local)
         by_vectors = algebra.vector_gradients(adjoint, local)
         to_inputs = input_gradients(adjoint_gates, matrices) if ctx.needs_input_grad[1] else None
-        return None, to_inputs, matrix_gradients(adjoint_gates, inputs), by_vectors, None, None
+        to_state = state_gradient(ctx.cell, adjoint_before) if ctx.needs_input_grad[4] else None
+        return None, to_inputs, matrix_gradients(adjoint_gates, inputs), by_vectors, to_state, None

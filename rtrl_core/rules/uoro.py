@@ -31,6 +31,7 @@ from rtrl_core.shapes import Bool, Float, Int, Tensor
 from rtrl_core.untyped import pieces, vector_norm
 
 
+@carried.readable
 class OuterProduct(NamedTuple):
     """``ds/dtheta`` in the mean over the signs that were drawn."""
 

@@ -12,6 +12,7 @@ from rtrl_core import (
     Core,
     CoreState,
     DiagonalCore,
+    GatedCore,
     NetworkSpec,
     PolicyNetwork,
     StackedCore,
@@ -32,10 +33,14 @@ def make(kind: str) -> Core:
         "elstm": lambda: ELSTM(INPUTS, UNITS),
         "stack": lambda: StackedCore([ELSTM(INPUTS, UNITS), UnrolledCore(DenseCell(UNITS, 3), FullRTRL())]),
         "feedforward": lambda: Feedforward(INPUTS),
+        "slstm": lambda: GatedCore(DiagonalCore(INPUTS, UNITS, "slstm")),
+        "retnet": lambda: build_core("retnet", INPUTS, 8, "segment"),
+        "ema": lambda: build_core("ema", INPUTS, UNITS, "segment"),
+        "across layers": lambda: build_core("elstm", INPUTS, UNITS, "segment", layers=2, across_layers="exact"),
     }[kind]().double()
 
 
-KINDS = ("dense", "dense tbptt", "diagonal", "elstm", "stack", "feedforward")
+KINDS = ("dense", "dense tbptt", "diagonal", "elstm", "stack", "feedforward", "slstm", "retnet", "ema", "across layers")
 
 
 def problem(steps: int = 12):
@@ -216,9 +221,7 @@ def test_cores_that_do_not_fit_say_so():
         UnrolledCore(DenseCell(INPUTS, UNITS), "segment")
     with pytest.raises(ValueError, match="rule full is not for diagonal cells such as ELSTMCell"):
         DiagonalCore(INPUTS, UNITS, rule=FullRTRL())
-    with pytest.raises(
-        ValueError, match="unknown core 'rnn': expected one of elstm, indrnn, mingru, lstm, gru, feedforward"
-    ):
+    with pytest.raises(ValueError, match="unknown core 'rnn': expected one of elstm, indrnn, mingru"):
         build_core("rnn", INPUTS, UNITS, "segment")
     saved = carried.save(make("elstm").initial_state(STREAMS))
     with pytest.raises(

@@ -76,7 +76,9 @@ def test_a_state_that_is_thrown_away_is_not_kept_for_what_was_left_to_do():
     core = DiagonalCore(INPUTS, UNITS)
     core.advance_in_backward()
     for backward in (True, False):
-        outputs, state = core(torch.randn(2, STREAMS, INPUTS), core.initial_state(STREAMS), torch.zeros(2, STREAMS).bool())
+        outputs, state = core(
+            torch.randn(2, STREAMS, INPUTS), core.initial_state(STREAMS), torch.zeros(2, STREAMS).bool()
+        )
         if backward:
             outputs.sum().backward()
         memory = weakref.ref(state.sensitivity.matrices)
@@ -108,7 +110,9 @@ def test_a_second_backward_pass_is_refused_in_a_sentence_that_names_the_other_fo
     core.advance_in_backward()
     outputs, _ = core(torch.randn(3, STREAMS, INPUTS), core.initial_state(STREAMS), torch.zeros(3, STREAMS).bool())
     outputs.sum().backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match=r"one backward pass per unroll; for more, do not call it, and forward keeps"):
+    with pytest.raises(
+        RuntimeError, match="one backward pass per unroll, before the next; for more, do not call it, and forward keeps"
+    ):
         outputs.sum().backward()
 
 
