@@ -108,14 +108,14 @@ class CrossLayerStack(StackedCore):
             _, last = above.trace(fixed, hidden, starts[1], is_first)
             of_last = above.core.cell.differentiated(last).flatten(1)
             *direct, by_below, by_above = derivatives_by_rows(of_last, [*leaves, *starts])
-        past = below.contract_each(by_below, state.sensitivity.layers[0])
+        # Where an episode began, nothing older counts, whatever it holds: zero times that would not be zero.
+        begun = is_first.any(0)
+        past = below.contract_each(by_below, carried.cleared(state.sensitivity.layers[0], begun))
         for part, old in zip(direct, past, strict=False):
             part.add_(old)
         now = torch.cat([part.flatten(2) for part in direct], dim=-1)
         by_above = above.core.cell.differentiated(by_above).flatten(2)
-        old = state.sensitivity.across
-        begun = is_first.any(0)
-        return now.baddbmm_(by_above, old.masked_fill(begun[:, None, None], 0)) if len(old) else now
+        return now.baddbmm_(by_above, state.sensitivity.across.masked_fill(begun[:, None, None], 0))
 
 
 class _Layer(NamedTuple):
