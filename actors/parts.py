@@ -37,14 +37,13 @@ def core_part(network: NetworkConfig) -> "tuple[str | DiagonalCell | type[Recurr
         "network.core", network.core, {**CELLS, **RECURRENT_CELLS, **CORES}, (DiagonalCell, RecurrentCell, Core)
     )
     options = dict(network.core_options)
-    if network.core == "elstm":
+    takes_options = part if issubclass(part, DiagonalCell) else part.Options
+    if not is_dotted(network.core) and "forget_bias" in _option_names(takes_options):
         options.setdefault("forget_bias", network.forget_bias)
+    made = with_options(takes_options, options, "network.core_options", network.core)
     if issubclass(part, DiagonalCell):
-        return with_options(part, options, "network.core_options", network.core), None
-    if part.Options is not NoOptions:
-        return part, with_options(part.Options, options, "network.core_options", network.core)
-    with_options(str, options, "network.core_options", network.core)
-    return part, None
+        return made, None
+    return part, None if takes_options is NoOptions else made
 
 
 def encoder_part(network: NetworkConfig) -> tuple[type[Encoder], Any]:
@@ -115,7 +114,7 @@ def with_options(part: type[Any], options: Mapping[str, Any], option: str, name:
     Raises:
         ConfigError: for an option that it does not have, or a value of another type.
     """
-    known = [spec.name for spec in fields(part) if spec.init] if is_dataclass(part) else []
+    known = _option_names(part)
     make: Callable[..., Any] = part
     for key in options:
         if key not in known:
@@ -131,6 +130,10 @@ def with_options(part: type[Any], options: Mapping[str, Any], option: str, name:
         return make(**{key: value for key, value in values.items() if key in options})
     except (OmegaConfBaseException, ValueError, TypeError, NameError) as error:
         raise ConfigError(f"{option} of {name}: {one_line(str(error).strip().splitlines()[0], 300)}") from None
+
+
+def _option_names(part: type[Any]) -> list[str]:
+    return [spec.name for spec in fields(part) if spec.init] if is_dataclass(part) else []
 
 
 def _plain(part: type[Any]) -> type[Any]:

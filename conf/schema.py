@@ -49,7 +49,8 @@ class NetworkConfig:
     layers: int = knob(1, "recurrent layers on top of each other; the heads read all of them", minimum=1, maximum=64)
     forget_bias: float = knob(
         0.0,
-        "elstm: core_options.forget_bias, added to the forget gate's bias at the start; above 0 it begins by remembering",
+        "elstm, lstm, minlstm, slstm: core_options.forget_bias, added to the forget gate's bias at the start; above 0 they begin by "
+        "remembering",
         minimum=-100,
         maximum=100,
     )

@@ -26,6 +26,10 @@ class LSTMOptions:
     forget_bias: float = 0.0
     """Added to the forget gate's bias at the start; above 0 the cell begins by remembering."""
 
+    def __post_init__(self) -> None:
+        if not -100 <= self.forget_bias <= 100:
+            raise ValueError(f"forget_bias must be from -100 to 100, got {self.forget_bias}")
+
 
 class LSTMCell(UnitwiseCell):
     """Every gate of every unit reads ``[x_t, h_{t-1}, 1]``.

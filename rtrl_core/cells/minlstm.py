@@ -18,7 +18,7 @@ class MinLSTMCell(DiagonalCell):
     vector_names: ClassVar[tuple[str, ...]] = ("forget_bias", "input_bias", "candidate_bias")
 
     init_std: float = 0.1
-    forget_bias: float = 1.0
+    forget_bias: float = 0.0
 
     def forward(
         self,

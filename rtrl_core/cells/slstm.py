@@ -25,7 +25,7 @@ class SLSTMCell(DiagonalCell):
     num_scales: ClassVar[int] = 1
 
     init_std: float = 0.1
-    forget_bias: float = 1.0
+    forget_bias: float = 0.0
 
     @property
     def outputs_per_unit(self) -> int:

@@ -116,11 +116,10 @@ class UnitwiseCell(RecurrentCell):
     def diagonal_blocks(self, local: LocalDerivatives) -> Float[Tensor, "*batch M M N"]:
         """``A[m,j] = dc_{t,m}[n] / dc_{t-1,j}[n]`` of each unit, its gates' view of its own ``h`` included: the diagonal blocks of the
         Jacobian of a step."""
-        through_gates = [
-            gate * own for gate, own in zip(local.gates, self.own_weights(), strict=True) if own is not None
-        ]
         blocks = local.state.clone()
-        blocks[..., -1, :] += torch.stack(through_gates).sum(0)
+        for gate, own in zip(local.gates, self.own_weights(), strict=True):
+            if own is not None:
+                blocks[..., -1, :] += gate * own
         return blocks
 
     def _source_size(self, group: GateGroup) -> int:

@@ -56,6 +56,10 @@ class UORORule(UnrolledRule[OuterProduct]):
     seed: int = 0
     """Of the noise."""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be from 0 to 2^63 - 1, got {self.seed}")
+
     def initial(self, cell: Any, batch_size: int) -> OuterProduct:
         alpha = torch.zeros_like(flat(cell.zeros(batch_size)).detach())
         beta = alpha.new_zeros(batch_size, sum(parameter.numel() for parameter in cell.parameters()))

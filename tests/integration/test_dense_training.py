@@ -9,6 +9,7 @@ import pytest
 import torch
 from toy_actor import make_actor, present_weights
 
+from actors.parts import core_part
 from conf.load import load_train
 from envs.tmaze import TMaze
 from r2ac.commands import evaluate, train
@@ -25,9 +26,16 @@ TOY = [
 ]
 
 
-@pytest.mark.parametrize("unroll", [1, 3])
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("core", ["lstm", "gru"])
+def every_one(*quick: tuple[str, str, int]):
+    """Cell x rule x length of an unroll; those that are not named are for the long tests."""
+    combinations = product(("lstm", "gru"), RULES, (1, 3))
+    return [pytest.param(*each, marks=[] if each in quick else pytest.mark.soak) for each in combinations]
+
+
+@pytest.mark.parametrize(
+    ("core", "rule", "unroll"),
+    every_one(("lstm", "snap1", 1), ("lstm", "uoro", 3), ("lstm", "dense", 3), ("gru", "uoro", 1), ("gru", "leak", 3)),
+)
 def test_an_actor_goes_on_bit_for_bit_from_its_saved_state(core: str, rule: str, unroll: int):
     straight = make_actor(TMaze(3, 1, corridor=4), unroll=unroll, core=core, rule=rule)
     weights = present_weights(straight)
@@ -44,13 +52,7 @@ def test_an_actor_goes_on_bit_for_bit_from_its_saved_state(core: str, rule: str,
 
 
 @pytest.mark.seconds
-@pytest.mark.parametrize(
-    ("core", "rule", "unroll"),
-    [
-        pytest.param(*each, marks=[] if each in (("lstm", "uoro", 3), ("gru", "snap1", 1)) else pytest.mark.soak)
-        for each in product(("lstm", "gru"), RULES, (1, 3))
-    ],
-)
+@pytest.mark.parametrize(("core", "rule", "unroll"), every_one(("lstm", "uoro", 3)))
 def test_a_run_that_goes_on_ends_where_it_would_have_ended(core: str, rule: str, unroll: int, tmp_path: Path):
     words = [*TOY, f"network.core={core}", f"rule={rule}", f"actors.unroll={unroll}"]
     for run_dir, steps in (("straight", (96,)), ("resumed", (48, 96))):
@@ -89,6 +91,14 @@ def test_a_dense_agent_trains_and_is_evaluated(words: list[str], tmp_path: Path)
     assert json.loads((tmp_path / "score.json").read_text())["results"]
 
 
+def test_the_forget_bias_of_the_network_is_that_of_an_lstm():
+    biases = [
+        core_part(load_train([*TOY, "network.core=lstm", "rule=tbptt", *words]).network)[1].forget_bias
+        for words in (["network.forget_bias=2"], ["network.forget_bias=2", "network.core_options.forget_bias=3"])
+    ]
+    assert biases == [2.0, 3.0]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -116,6 +126,14 @@ def test_a_dense_agent_trains_and_is_evaluated(words: list[str], tmp_path: Path)
         (
             ["network.core=gru", "rule=tbptt", "network.core_options.forget_bias=3"],
             "network.core_options of gru: unknown option 'forget_bias': it has none",
+        ),
+        (
+            ["network.core=lstm", "rule=tbptt", "network.core_options.forget_bias=nan"],
+            "network.core_options of lstm: forget_bias must be from -100 to 100, got nan",
+        ),
+        (
+            ["network.core=lstm", "rule=uoro", "rule.options.seed=-1"],
+            "rule.options of uoro: seed must be from 0 to 2^63",
         ),
         (["network.core=lstm", "rule=uoro", "rule.options.sede=3"], "rule.options of uoro: unknown option 'sede'"),
     ],

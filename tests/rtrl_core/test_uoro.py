@@ -43,7 +43,7 @@ def gradient_of_each_seed(cell, inputs, is_first, length: int) -> torch.Tensor:
 
 
 @pytest.mark.seconds
-@pytest.mark.parametrize("kind", [LSTMCell, DenseCell])
+@pytest.mark.parametrize("kind", [LSTMCell, pytest.param(DenseCell, marks=pytest.mark.soak)])
 def test_its_mean_over_20_000_seeds_is_the_gradient_of_the_whole_episode(kind):
     cell, (inputs, is_first) = kind(INPUTS, UNITS).double(), problem(14, 1)
     core = UnrolledCore(cell, "tbptt")
