@@ -62,6 +62,19 @@ class Algebra(Protocol):
         """``contract``, and ``advance`` in place, with one read and one write of the sensitivity."""
         ...
 
+    def advance_and_contract(
+        self,
+        cell: DiagonalCell,
+        immediate: Tensor,
+        sensitivity: Sensitivity,
+        local: LocalDerivatives,
+        inputs: Tensor,
+        starts: Starts,
+        /,
+    ) -> ParameterGradients:
+        """``advance`` in place, and ``contract`` of what it leaves with ``immediate`` ``[B M N]``, likewise."""
+        ...
+
 
 def algebra_of(cell: DiagonalCell) -> Algebra:
     return single if cell.num_states == 1 else blocks

@@ -59,6 +59,8 @@ def decays(recurrence: Float[Tensor, "T B M M N"]) -> tuple[Tensor, Tensor]:
 
 def weigh(after: Float[Tensor, "T B M M N"], gates: Sequence[Tensor]) -> Float[Tensor, "T B K M N"]:
     """``sum_j P_{t+1}[m,j] g_{k,j,t}``: what a step adds to the sensitivity at the end, per number of its input."""
+    if not gates:
+        return after.new_zeros(*after.shape[:2], 0, *after.shape[3:])
     return torch.stack([(after * gate.unsqueeze(-3)).sum(-2) for gate in gates], dim=-3)
 
 
@@ -104,7 +106,8 @@ def gate_adjoints(adjoint: Float[Tensor, "T B M N"], local: LocalDerivatives) ->
 
 
 def vector_gradients(adjoint: Float[Tensor, "T B M N"], local: LocalDerivatives) -> Float[Tensor, "P N"]:
-    return torch.stack([sum_of_products(adjoint, vector).sum((0, 1)) for vector in local.vectors])
+    sums = [sum_of_products(adjoint, vector).sum((0, 1)) for vector in local.vectors]
+    return torch.stack(sums) if sums else adjoint.new_zeros(0, adjoint.shape[-1])
 
 
 def step(
@@ -114,7 +117,9 @@ def step(
     vectors = torch.where(is_first[:, None, None, None], 0, sensitivity.vectors)
     gates = torch.stack(local.gates[: matrices.shape[1]], dim=1)
     matrices = torch.einsum("bmjn,bkjnd->bkmnd", local.state, matrices) + gates[..., None] * inputs[:, None, None, None]
-    vectors = torch.einsum("bmjn,bpjn->bpmn", local.state, vectors) + torch.stack(local.vectors, dim=1)
+    vectors = torch.einsum("bmjn,bpjn->bpmn", local.state, vectors)
+    for p, vector in enumerate(local.vectors):
+        vectors[:, p] += vector
     return Sensitivity(matrices, vectors)
 
 
@@ -159,6 +164,18 @@ def contract_and_advance(
     gradients = contract(cell, adjoint, sensitivity, starts)
     advance(sensitivity, local, inputs, starts, sensitivity)
     return gradients
+
+
+def advance_and_contract(
+    cell: DiagonalCell,
+    immediate: Float[Tensor, "B M N"],
+    sensitivity: Sensitivity,
+    local: LocalDerivatives,
+    inputs: Float[Tensor, "T B D"],
+    starts: Starts,
+) -> ParameterGradients:
+    advance(sensitivity, local, inputs, starts, sensitivity)
+    return contract(cell, immediate, sensitivity)
 
 
 def _through(recurrence: Float[Tensor, "B M M N"], adjoint: Float[Tensor, "B M N"]) -> Float[Tensor, "B M N"]:

@@ -62,6 +62,12 @@ class OnePass:
         self._work = None
         return algebra.contract_and_advance(self._cell, adjoint, sensitivity, local, inputs, starts)
 
+    def credit_of_step(self, sensitivity: Sensitivity, immediate: Tensor) -> ParameterGradients:
+        """``e_1 S_1``, the whole gradient of an unroll of one step; the sensitivity is advanced."""
+        local, inputs, starts = self.work
+        self._work = None
+        return algebra_of(self._cell).advance_and_contract(self._cell, immediate, sensitivity, local, inputs, starts)
+
     def finish(self, sensitivity: Sensitivity) -> None:
         """Advances the sensitivity if no backward pass has.
 
@@ -113,18 +119,21 @@ class OnePassScan(torch.autograd.Function):
         immediate = ctx.cell.differentiated(immediate)
         adjoint, adjoint_before = algebra.adjoints(immediate, local.state, starts)
         adjoint_gates = algebra.gate_adjoints(adjoint, local)
-        gradients = ParameterGradients(
-            matrix_gradients(adjoint_gates, inputs), algebra.vector_gradients(adjoint, local)
-        )
-        past = left.credit(ctx.sensitivity, adjoint_before, _is_sound(gradients, adjoint_before))
-        for inside, before in zip(gradients, past, strict=True):
-            inside.add_(before)
+        if len(inputs) == 1 and _is_sound(immediate, adjoint_gates):
+            gradients = left.credit_of_step(ctx.sensitivity, immediate[0])
+        else:
+            gradients = ParameterGradients(
+                matrix_gradients(adjoint_gates, inputs), algebra.vector_gradients(adjoint, local)
+            )
+            past = left.credit(ctx.sensitivity, adjoint_before, _is_sound(*gradients, adjoint_before))
+            for inside, before in zip(gradients, past, strict=True):
+                inside.add_(before)
         to_inputs = input_gradients(adjoint_gates, matrices) if ctx.needs_input_grad[1] else None
         to_state = state_gradient(ctx.cell, adjoint_before) if ctx.needs_input_grad[4] else None
         return None, to_inputs, *gradients, to_state, None, None, None
 
 
-def _is_sound(gradients: ParameterGradients, adjoint: Tensor) -> bool:
-    """Looks at numbers that are few beside those of the sensitivity."""
-    largest = torch.stack([*(part.abs().amax() for part in gradients), adjoint.abs().amax()])
+def _is_sound(*tensors: Tensor) -> bool:
+    """Looks at numbers that are few beside those of the sensitivity; none at all are sound."""
+    largest = torch.stack([tensor.abs().amax() for tensor in tensors if tensor.numel()])
     return bool((largest <= LARGEST).all())

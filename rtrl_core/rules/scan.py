@@ -135,9 +135,10 @@ def state_gradient(cell: DiagonalCell, adjoint: Float[Tensor, "B ... N"]) -> Flo
     return torch.cat([adjoint, adjoint.new_zeros(len(adjoint), cell.num_scales, adjoint.shape[-1])], dim=1)
 
 
-def cache_blocks(batch_size: int, stream_bytes: int) -> list[slice]:
+def cache_blocks(batch_size: int, stream_bytes: int, block_bytes: int | None = None) -> list[slice]:
     """Blocks of streams that stay in the last-level cache between two passes over them, and are large enough to hide a call."""
-    streams_per_block = max(1, BLOCK_BYTES // stream_bytes)
+    block_bytes = BLOCK_BYTES if block_bytes is None else block_bytes
+    streams_per_block = min(batch_size, max(1, block_bytes // max(1, stream_bytes)))
     return [
         slice(start, min(batch_size, start + streams_per_block)) for start in range(0, batch_size, streams_per_block)
     ]

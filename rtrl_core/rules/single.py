@@ -22,8 +22,8 @@ from rtrl_core.rules.starts import Starts, runs
 from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Bool, Float, Tensor
 
-STREAMS_PER_SUM = 4
-"""Streams that one call adds up: sums of a single one are so short that starting them costs as much."""
+SUM_BYTES = 5 << 19
+"""Streams that one call adds up: no more than stay in the cache with their sums, no fewer than hide the call."""
 
 
 def adjoints(
@@ -61,7 +61,8 @@ def gate_adjoints(adjoint: Float[Tensor, "T B N"], local: LocalDerivatives) -> F
 
 
 def vector_gradients(adjoint: Float[Tensor, "T B N"], local: LocalDerivatives) -> Float[Tensor, "P N"]:
-    return torch.stack([sum_of_products(adjoint, vector) for vector in local.vectors]).sum(1)
+    sums = [sum_of_products(adjoint, vector).sum(0) for vector in local.vectors]
+    return torch.stack(sums) if sums else adjoint.new_zeros(0, adjoint.shape[-1])
 
 
 def step(
@@ -85,7 +86,7 @@ def advance(
 ) -> None:
     """One read and one write of the sensitivity. In a stream in which an episode begins ``S_0`` is not read."""
     segment = _Segment(local, inputs, starts)
-    for block in _cache_blocks(sensitivity):
+    for block in cache_blocks(len(inputs[0]), sensitivity.matrices[0].nbytes):
         segment.advance(block, sensitivity.matrices, out.matrices)
     segment.advance_vectors(sensitivity.vectors, out.vectors)
 
@@ -98,8 +99,8 @@ def contract(
     del cell
     without: frozenset[int] = frozenset() if starts is None else starts.first
     total = _Sum(sensitivity, adjoint)
-    for stop in range(adjoint.shape[0], 0, -STREAMS_PER_SUM):
-        total.add(slice(max(0, stop - STREAMS_PER_SUM), stop), without)
+    for block in reversed(total.blocks):
+        total.add(block, without)
     return total.gradients(starts)
 
 
@@ -113,13 +114,29 @@ def contract_and_advance(
 ) -> ParameterGradients:
     del cell
     segment, total = _Segment(local, inputs, starts), _Sum(sensitivity, adjoint)
-    for start in range(0, adjoint.shape[0], STREAMS_PER_SUM):
-        block = slice(start, min(start + STREAMS_PER_SUM, adjoint.shape[0]))
+    for block in total.blocks:
         total.add(block, starts.first)
         segment.advance(block, sensitivity.matrices, sensitivity.matrices)
     gradients = total.gradients(starts)
     segment.advance_vectors(sensitivity.vectors, sensitivity.vectors)
     return gradients
+
+
+def advance_and_contract(
+    cell: DiagonalCell,
+    immediate: Float[Tensor, "B N"],
+    sensitivity: Sensitivity,
+    local: LocalDerivatives,
+    inputs: Float[Tensor, "T B D"],
+    starts: Starts,
+) -> ParameterGradients:
+    del cell
+    segment, total = _Segment(local, inputs, starts), _Sum(sensitivity, immediate)
+    segment.advance_vectors(sensitivity.vectors, sensitivity.vectors)
+    for block in total.blocks:
+        segment.advance(block, sensitivity.matrices, sensitivity.matrices)
+        total.add(block, frozenset())
+    return total.gradients(None)
 
 
 class _Segment:
@@ -143,8 +160,15 @@ class _Segment:
 
     def advance(self, block: slice, before: Float[Tensor, "B K N D"], out: Float[Tensor, "B K N D"]) -> None:
         """``S_T = (prod a) S_0 + sum_t w_t x_t^T`` in these streams; a stream in which an episode begins has no first term."""
-        in_place = before is out
-        if not in_place and not self._single:
+        if self._single:
+            for run, begins in runs(block, self._starts.last):
+                if begins:
+                    torch.mul(self._weights[run], self._inputs[run], out=out[run])
+                else:
+                    torch.mul(before[run], self._decay[run], out=out[run])
+                    out[run].addcmul_(self._weights[run], self._inputs[run])
+            return
+        if before is not out:
             torch.bmm(self._weights[block], self._inputs[block], out=out[block].flatten(1, 2))
             for run, begins in runs(block, self._starts.last):
                 if not begins:
@@ -154,11 +178,8 @@ class _Segment:
             if begins:
                 out[run] = 0
             else:
-                torch.mul(before[run], self._decay[run], out=out[run])
-        if self._single:
-            out[block].addcmul_(self._weights[block], self._inputs[block])
-        else:
-            out[block].flatten(1, 2).baddbmm_(self._weights[block], self._inputs[block])
+                out[run].mul_(self._decay[run])
+        out[block].flatten(1, 2).baddbmm_(self._weights[block], self._inputs[block])
 
     def advance_vectors(self, before: Float[Tensor, "B P N"], out: Float[Tensor, "B P N"]) -> None:
         torch.mul(before, self._total[:, None], out=out)
@@ -174,6 +195,7 @@ class _Sum:
         self._sensitivity, self._adjoint = sensitivity, adjoint
         self._weights = adjoint[:, None, :, None]
         self._sums: Tensor | None = None
+        self.blocks = cache_blocks(len(adjoint), sensitivity.matrices[0].nbytes, SUM_BYTES)
 
     def add(self, block: slice, without: frozenset[int]) -> None:
         for run, left_out in runs(block, without):
@@ -181,7 +203,7 @@ class _Sum:
                 continue
             rows = self._sensitivity.matrices[run]
             if self._sums is None:
-                self._sums = rows.new_empty(STREAMS_PER_SUM, *rows.shape[1:])
+                self._sums = rows.new_empty(self.blocks[0].stop, *rows.shape[1:])
                 torch.mul(rows, self._weights[run], out=self._sums[: len(rows)])
                 self._sums[len(rows) :] = 0
             else:
@@ -193,7 +215,8 @@ class _Sum:
         vectors = self._sensitivity.vectors
         if starts is not None and starts.first:
             vectors = vectors.index_fill(0, starts.at[0], 0)
-        return ParameterGradients(self._sums.sum(0), torch.einsum("bn,bpn->pn", self._adjoint, vectors))
+        matrices = self._sums[0] if len(self._sums) == 1 else self._sums.sum(0)
+        return ParameterGradients(matrices, (self._adjoint[:, None] * vectors).sum(0))
 
 
 def _weigh(weights: Float[Tensor, "*batch N"], gates: Sequence[Tensor]) -> Float[Tensor, "*batch K N"]:
@@ -202,8 +225,3 @@ def _weigh(weights: Float[Tensor, "*batch N"], gates: Sequence[Tensor]) -> Float
     for k, gate in enumerate(gates):
         torch.mul(weights, gate, out=weighed[..., k, :])
     return weighed
-
-
-def _cache_blocks(sensitivity: Sensitivity) -> list[slice]:
-    batch_size = sensitivity.matrices.shape[0]
-    return cache_blocks(batch_size, sensitivity.matrices.nbytes // batch_size)
