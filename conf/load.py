@@ -42,6 +42,9 @@ NOT_LEARNING = ("name", "run_dir", "resume", "logging", "seed", "fleet")
 ADDED: dict[str, Any] = {
     "network.core_options": {},
     "network.encoder_options": {},
+    "network.critic": "shared",
+    "network.normalise_observations": False,
+    "network.scale_rewards": False,
     "rule.options": {},
     "algorithm": {"name": "r2ac", "options": {}},
 }

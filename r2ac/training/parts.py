@@ -13,10 +13,11 @@ def require_all_parts(config: TrainConfig) -> TrainConfig:
     """The same configuration.
 
     Raises:
-        ConfigError: for a part that is not there or not of its kind, or an option that it does not have.
+        ConfigError: for a part that is not there or not of its kind, an option that it does not have, or options that the algorithm
+            cannot do anything with.
     """
     require_parts(config.network, config.rule)
-    find_algorithm(config.algorithm)
+    find_algorithm(config.algorithm).require(config)
     return config
 
 
