@@ -100,8 +100,16 @@ class StreamAgent:
         values = []
         for stream in range(len(self.cores)) if streams is None else streams:
             row = _row(step, stream)
-            output, _ = self.network.act(self._forward(row), self.cores[stream].cell, row.is_first)
-            values.append(output.values)
+            values.append(
+                self.network.value(
+                    row.observation,
+                    row.last_reward,
+                    row.last_action,
+                    row.is_first,
+                    row.instruction,
+                    self.cores[stream].cell,
+                )
+            )
         return torch.cat(values)
 
     def learn(self, outcome: Outcome) -> StepReport:

@@ -22,10 +22,9 @@ class RunningMoments(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.count = _pair(1)
-        self.mean = _pair(size)
-        self.squares = _pair(size)
-        """Sum of squared deviations from the mean."""
+        self.pairs = nn.Parameter(torch.zeros(2, 1 + 2 * size), requires_grad=False)
+        """Count, means, and sums of squared deviations from them."""
+        self._sizes = (1, size, size)
 
     @torch.no_grad()
     def update(self, samples: Float[Tensor, "n size"]) -> None:
@@ -33,41 +32,30 @@ class RunningMoments(nn.Module):
         if not len(samples):
             return
         new = samples.double()
-        count, mean, squares = _sum(self.count), _sum(self.mean), _sum(self.squares)
+        count, mean, squares = self._sums()
         total, here = count + len(new), new.mean(0)
         distance = here - mean
-        _split(total, self.count)
-        _split(mean + distance * (len(new) / total), self.mean)
-        _split(
-            squares + (new - here).square().sum(0) + distance.square() * (count * len(new) / total),
-            self.squares,
-        )
+        mean = mean + distance * (len(new) / total)
+        squares = squares + (new - here).square().sum(0) + distance.square() * (count * len(new) / total)
+        exact = torch.cat([total, mean, squares])
+        self.pairs[0] = exact
+        self.pairs[1] = exact - self.pairs[0]
 
     @torch.no_grad()
     def moments(self) -> tuple[Float[Tensor, " size"], Float[Tensor, " size"]]:
         """Mean, and root of the sample variance, in float64; 0 and 1 of nothing, and a variance of 1 for a single sample."""
-        count = _sum(self.count)
-        variance = torch.where(count < 2, 1.0, _sum(self.squares) / (count - 1).clamp(min=1))
-        return _sum(self.mean), (variance + EPSILON).sqrt()
+        count, mean, squares = self._sums()
+        variance = squares / (count - 1) if count >= 2 else torch.ones_like(squares)
+        return mean, variance.add(EPSILON).sqrt_()
 
     def normalised(self, samples: Float[Tensor, "n size"]) -> Float[Tensor, "n size"]:
         """Less the mean, in standard deviations, in the type of what is given."""
         mean, deviation = self.moments()
-        return ((samples.double() - mean) / deviation).to(samples.dtype)
+        return ((samples - mean) / deviation).to(samples.dtype)
 
     def scaled(self, samples: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """In standard deviations, around zero; of moments of a single number."""
-        return (samples.double() / self.moments()[1]).to(samples.dtype)
+        return (samples / self.moments()[1]).to(samples.dtype)
 
-
-def _pair(size: int) -> nn.Parameter:
-    return nn.Parameter(torch.zeros(2, size), requires_grad=False)
-
-
-def _sum(pair: Tensor) -> Tensor:
-    return pair[0].double() + pair[1].double()
-
-
-def _split(value: Tensor, pair: Tensor) -> None:
-    pair[0] = value
-    pair[1] = value - pair[0].double()
+    def _sums(self) -> tuple[Tensor, ...]:
+        return torch.split(self.pairs.detach().double().sum(0), self._sizes)

@@ -5,6 +5,7 @@ takes the same core inputs as a whole unroll: ``unroll``, under autograd. Both g
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -70,16 +71,16 @@ class PolicyNetwork(nn.Module):
         self.encoder = self._build_encoder()
         self.instruction_encoder = InstructionEncoder() if spec.instruction else None
         networks = 2 if spec.critic == "separate" else 1
-        self._extras = (
+        extras = (
             spec.last_reward
             + spec.last_action * self.distribution.encoding_size
             + (self.instruction_encoder.output_size if self.instruction_encoder is not None else 0)
         )
-        self.input_size = self.encoder.features + networks * self._extras
+        self.input_size = self.encoder.features + networks * extras
         cores = [
             build_core(spec.core, self.input_size // networks, spec.num_units, spec.rule) for _ in range(networks)
         ]
-        self.core = cores[0] if len(cores) == 1 else SideBySideCore(cores)
+        self.core = cores[0] if len(cores) == 1 else SideBySideCore(*cores)
         self.policy_head = nn.Linear(cores[0].output_size, self.distribution.num_parameters)
         self.value_head = nn.Linear(cores[-1].output_size, 1)
         if spec.encoder_init == "sparse":
@@ -122,11 +123,11 @@ class PolicyNetwork(nn.Module):
 
     def trained_by(self, head: str) -> list[nn.Parameter]:
         """The parameters that the output of ``policy_head`` or ``value_head`` depends on, less those that are frozen."""
-        separate = isinstance(self.encoder, TwinEncoder) and isinstance(self.core, SideBySideCore)
-        mine: list[nn.Module | None] = [self.encoder, self.core, self.instruction_encoder, getattr(self, head)]
-        if separate:
-            side = 0 if head == "policy_head" else 1
-            mine[:2] = (self.encoder.actor, self.encoder.critic)[side], self.core.layers[side]
+        encoder, core = self.encoder, self.core
+        if isinstance(encoder, TwinEncoder) and isinstance(core, SideBySideCore):
+            is_actor = head == "policy_head"
+            encoder, core = (encoder.actor, core.actor) if is_actor else (encoder.critic, core.critic)
+        mine: list[nn.Module | None] = [encoder, core, self.instruction_encoder, getattr(self, head)]
         found = [parameter for module in mine if module is not None for parameter in module.parameters()]
         return [parameter for parameter in found if parameter.requires_grad]
 
@@ -135,9 +136,12 @@ class PolicyNetwork(nn.Module):
 
     def encode(self, observation: Shaped[Tensor, "B ..."]) -> Float[Tensor, "B F"]:
         """Features of a batch of observations; autocast applies here and nowhere else. Always float32 or wider."""
+        return self._encoded(self.encoder, observation)
+
+    def _encoded(self, encoder: Encoder, observation: Tensor) -> Tensor:
         if (moments := self.observation_moments) is not None:
             observation = moments.normalised(observation.flatten(1)).view(observation.shape)
-        return self.encoder(observation).to(self.value_head.weight.dtype)
+        return encoder(observation).to(self.value_head.weight.dtype)
 
     def core_inputs(
         self,
@@ -149,6 +153,8 @@ class PolicyNetwork(nn.Module):
     ) -> Float[Tensor, "B D"]:
         """Features beside what happened last. At the first step of an episode nothing has: reward and action are zero there.
 
+        Of two networks side by side, each has its own features and the same of the rest.
+
         Raises:
             TypeError, ValueError: for an argument of another dtype, shape or device.
         """
@@ -158,19 +164,30 @@ class PolicyNetwork(nn.Module):
         expect("last_reward", last_reward, "B", streams, FLOATING, device)
         expect("last_action", last_action, "B ...", streams, None, device)
         expect("is_first", is_first, "B", streams, torch.bool, device)
-        begins = is_first.unsqueeze(-1)
+        if instruction is not None and self.instruction_encoder is not None:
+            expect("instruction", instruction, "B L", (*streams, None), torch.int64, device)
+        networks = features.chunk(2, dim=-1) if self.spec.critic == "separate" else (features,)
+        return self._joined(networks, last_reward, last_action, is_first, instruction)
+
+    def _joined(
+        self,
+        networks: Sequence[Tensor],
+        last_reward: Tensor,
+        last_action: Tensor,
+        is_first: Tensor,
+        instruction: Tensor | None,
+    ) -> Tensor:
+        begins, dtype = is_first.unsqueeze(-1), networks[0].dtype
         parts: list[Tensor] = []
         if self.spec.last_reward:
-            parts.append(last_reward.to(features.dtype).unsqueeze(-1).masked_fill(begins, 0))
+            parts.append(last_reward.to(dtype).unsqueeze(-1).masked_fill(begins, 0))
         if self.spec.last_action:
-            parts.append(self.distribution.encode(last_action).to(features.dtype).masked_fill(begins, 0))
+            parts.append(self.distribution.encode(last_action).to(dtype).masked_fill(begins, 0))
         if self.instruction_encoder is not None:
             if instruction is None:
                 raise ValueError("this network reads an instruction, but the environment gave none")
-            expect("instruction", instruction, "B L", (*streams, None), torch.int64, device)
             parts.append(self.instruction_encoder(instruction))
-        networks = features.chunk(2, dim=-1) if self.spec.critic == "separate" else (features,)
-        return torch.cat([part for of_network in networks for part in (of_network, *parts)], dim=-1)
+        return torch.cat([part for features in networks for part in (features, *parts)], dim=-1)
 
     @torch.no_grad()
     def act(
@@ -186,6 +203,25 @@ class PolicyNetwork(nn.Module):
         """An unroll under autograd, and the state to carry on with. Raises as ``Core.forward``."""
         hidden, state = self.core(inputs, state, is_first)
         return self._heads(hidden), state
+
+    @torch.no_grad()
+    def value(
+        self,
+        observation: Shaped[Tensor, "B ..."],
+        last_reward: Float[Tensor, " B"],
+        last_action: Shaped[Tensor, "B ..."],
+        is_first: Bool[Tensor, " B"],
+        instruction: Int[Tensor, "B L"] | None,
+        cell_state: Any,
+    ) -> Float[Tensor, " B"]:
+        """The value alone of the step after ``cell_state``: of a separate critic, half of the work of ``act``."""
+        if not (isinstance(self.encoder, TwinEncoder) and isinstance(self.core, SideBySideCore)):
+            inputs = self.core_inputs(self.encode(observation), last_reward, last_action, is_first, instruction)
+            return self.act(inputs, cell_state, is_first)[0].values
+        features = self._encoded(self.encoder.critic, observation)
+        inputs = self._joined([features], last_reward, last_action, is_first, instruction)
+        hidden, _ = self.core.critic.step(inputs, cell_state[-1], is_first)
+        return self.value_head(hidden).squeeze(-1)
 
     def _heads(self, hidden: Tensor) -> PolicyOutput:
         actor, critic = hidden.chunk(2, dim=-1) if self.spec.critic == "separate" else (hidden, hidden)

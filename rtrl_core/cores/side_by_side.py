@@ -1,6 +1,5 @@
-"""Cores beside each other: each reads its own part of the inputs, and none sees another's outputs."""
+"""Two cores beside each other: each reads its own part of the inputs, and none sees the other's outputs."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,21 +11,25 @@ from rtrl_core.shapes import Bool, Float, Tensor
 
 
 class SideBySideCore(StackedCore):
-    """Carries its cores' states and sensitivities as a stack does; the gradient of each is what it is alone.
+    """An actor's core and a critic's. They carry states and sensitivities as the layers of a stack do; the gradient of each is what it
+    is alone.
 
-    Inputs and outputs are those of the cores, one after the other.
-
-    Raises:
-        ValueError: if there is no core.
+    Inputs and outputs are those of the two, one after the other.
     """
 
-    def __init__(self, cores: Sequence[Core]) -> None:
+    def __init__(self, actor: Core, critic: Core) -> None:
         Core.__init__(self)
-        if not cores:
-            raise ValueError("expected at least one core")
-        self.layers = nn.ModuleList(cores)
-        self.input_size = sum(core.input_size for core in cores)
-        self.output_size = sum(core.output_size for core in cores)
+        self.layers = nn.ModuleList([actor, critic])
+        self.input_size = actor.input_size + critic.input_size
+        self.output_size = actor.output_size + critic.output_size
+
+    @property
+    def actor(self) -> Core:
+        return self._cores[0]
+
+    @property
+    def critic(self) -> Core:
+        return self._cores[1]
 
     def forward(
         self, inputs: Float[Tensor, "T B D"], state: CoreState, is_first: Bool[Tensor, "T B"]
