@@ -100,8 +100,7 @@ class Rollout:
         if found is None:
             return
         rows, step = found
-        goes_on = StepInput(*(None if part is None else part[rows] for part in step))  # pyright: ignore[reportArgumentType]
-        self.unroll.next_values[t, rows] = self._value(stem, goes_on, carried.select(cell, rows))
+        self.unroll.next_values[t, rows] = self._value(stem, step.of(rows), carried.select(cell, rows))
 
     @torch.no_grad()
     def _bootstrap_inside(self, stem: Stem, cell: Any) -> None:

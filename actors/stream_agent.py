@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from actors.stem import StemPass, StepInput
 from rtrl_core import CoreState, PolicyNetwork, PolicyOutput, carried
@@ -87,7 +86,7 @@ class StreamAgent:
         """Policies and values of the step's observation, for ``learn``. States and sensitivities advance."""
         self._outputs = []
         for stream, core in enumerate(self.cores):
-            row = _row(step, stream)
+            row = step.of(slice(stream, stream + 1))
             inputs = self._forward(row).unsqueeze(0)
             output, self.cores[stream] = self.network.unroll(inputs, core, row.is_first.unsqueeze(0))
             self._outputs.append(PolicyOutput(output.parameters[0], output.values[0]))
@@ -99,7 +98,7 @@ class StreamAgent:
         """Values of what comes next in these streams, by the present weights; nothing advances. ``step`` has a row for every stream."""
         values = []
         for stream in range(len(self.cores)) if streams is None else streams:
-            row = _row(step, stream)
+            row = step.of(slice(stream, stream + 1))
             values.append(
                 self.network.value(
                     row.observation,
@@ -149,9 +148,7 @@ class StreamAgent:
         of_actor = torch.autograd.grad(objective, actor, allow_unused=True, retain_graph=True)
         return of_actor, torch.autograd.grad(value, critic, allow_unused=True)
 
-    def _update(
-        self, traces: EligibilityTraces, deltas: Float[Tensor, " B"], kappa: float
-    ) -> Float[Tensor, " B"]:
+    def _update(self, traces: EligibilityTraces, deltas: Float[Tensor, " B"], kappa: float) -> Float[Tensor, " B"]:
         step_sizes = bounded_step_sizes(deltas, traces.norms(), self.options.learning_rate, kappa)
         traces.move(step_sizes * deltas / len(deltas))
         return step_sizes
@@ -194,9 +191,3 @@ class StreamAgent:
                 raise ValueError(f"expected traces {list(traces.vector.shape)}, got {list(saved.shape)}")
             traces.vector.copy_(saved)
         self.cores = [carried.load(core, saved) for core, saved in zip(self.cores, state["cores"], strict=True)]
-
-
-def _row(step: StepInput, stream: int) -> StepInput:
-    rows = slice(stream, stream + 1)
-    instruction = None if step.instruction is None else step.instruction[rows]
-    return StepInput(*(part[rows] for part in step[:4]), instruction)

@@ -53,9 +53,7 @@ class StreamWorker:
         self.network = network
         self.parameters = FlatParameters(network)
         self.agent = StreamAgent(network, options, env.num_envs)
-        self.games = Games(
-            env, reward_clip=config.env.reward_clip, action_seed=identity.action_seed, device=device
-        )
+        self.games = Games(env, reward_clip=config.env.reward_clip, action_seed=identity.action_seed, device=device)
         self._unroll_length = config.actors.unroll
         self.discounted = torch.zeros(env.num_envs, dtype=torch.float64, device=device)
         """Running discounted return of each stream, which rewards are scaled by the spread of."""
@@ -205,6 +203,7 @@ class StreamWorker:
             episodes=tuple(episodes.episodes),
             level_steps=tuple(episodes.level_steps.tolist()),
             env_counters=dict(self.games.env.statistics()),
+            bfloat16=False,
             **times,
         )
 

@@ -43,6 +43,7 @@ ADDED: dict[str, Any] = {
     "network.core_options": {},
     "network.encoder_options": {},
     "network.critic": "shared",
+    "network.normalise_outputs": False,
     "network.normalise_observations": False,
     "network.scale_rewards": False,
     "rule.options": {},

@@ -59,6 +59,7 @@ class NetworkConfig:
         "policy and value read one core, or each has an encoder and a core of its own",
         choices=("shared", "separate"),
     )
+    normalise_outputs: bool = knob(False, "layer norm of the core's outputs before the heads, without parameters")
     normalise_observations: bool = knob(
         False, "vectors by their running mean and deviation, kept beside the weights (algorithm=stream_ac)"
     )

@@ -31,7 +31,7 @@ class Algorithm(ABC, Generic[C]):
 
     name: ClassVar[str]
 
-    def require(self, config: TrainConfig) -> None:  # noqa: B027 - most run with anything
+    def require(self, config: TrainConfig) -> None:
         """Asked before anything is built or written.
 
         Raises:
@@ -97,7 +97,9 @@ class StreamAC(Algorithm[WeightsContribution]):
             raise ValueError(f"trace_decay must be from 0 to 1, got {self.trace_decay}")
         for option in ("learning_rate", "kappa_actor", "kappa_critic"):
             if not 0 < getattr(self, option) <= LARGEST_OPTION:
-                raise ValueError(f"{option} must be above 0 and at most {LARGEST_OPTION:g}, got {getattr(self, option)}")
+                raise ValueError(
+                    f"{option} must be above 0 and at most {LARGEST_OPTION:g}, got {getattr(self, option)}"
+                )
 
     def require(self, config: TrainConfig) -> None:
         fleet, learner, actors = config.fleet, config.learner, config.actors

@@ -64,12 +64,13 @@ class StreamLearner:
             return Verdict.DROPPED, f"{name} came twice"
         self._seen[header.actor_id] = mark
         if not is_representable(contribution.weights):
-            broken = [
-                slot.name for slot in self._layout.slots if not is_representable(slot.view(contribution.weights))
-            ]
+            broken = [slot.name for slot in self._layout.slots if not is_representable(slot.view(contribution.weights))]
             return Verdict.REFUSED, f"{name} is not finite, or too large, in {', '.join(broken)}"
         if lag or self._next is not None:
-            return Verdict.DROPPED, f"{name} does not lead on from the present weights: stream_ac has one actor and no lag"
+            return (
+                Verdict.DROPPED,
+                f"{name} does not lead on from the present weights: stream_ac has one actor and no lag",
+            )
         return Verdict.ACCEPTED, ""
 
     def finish_round(self) -> RoundEnd:

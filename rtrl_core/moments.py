@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from rtrl_core.shapes import Float, Tensor
+from rtrl_core.untyped import pieces
 
 EPSILON = 1e-8
 """Added to a variance under its root."""
@@ -58,4 +59,4 @@ class RunningMoments(nn.Module):
         return (samples / self.moments()[1]).to(samples.dtype)
 
     def _sums(self) -> tuple[Tensor, ...]:
-        return torch.split(self.pairs.detach().double().sum(0), self._sizes)
+        return pieces(self.pairs.detach().double().sum(0), self._sizes)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from rtrl_core.arguments import FLOATING, expect
 from rtrl_core.cells import DiagonalCell, RecurrentCell
@@ -49,6 +50,8 @@ class NetworkSpec:
     instruction: bool = False
     critic: str = "shared"
     """``shared``: policy and value are read off one core; ``separate``: each has an encoder and a core of its own."""
+    normalise_outputs: bool = False
+    """Layer norm, without parameters, of what each head reads: the outputs of some cells are a hundredth of a feature's size."""
     normalise_observations: bool = False
     """By running moments, which somebody has to keep up (``RunningMoments``); of vectors only."""
     scale_rewards: bool = False
@@ -77,9 +80,7 @@ class PolicyNetwork(nn.Module):
             + (self.instruction_encoder.output_size if self.instruction_encoder is not None else 0)
         )
         self.input_size = self.encoder.features + networks * extras
-        cores = [
-            build_core(spec.core, self.input_size // networks, spec.num_units, spec.rule) for _ in range(networks)
-        ]
+        cores = [build_core(spec.core, self.input_size // networks, spec.num_units, spec.rule) for _ in range(networks)]
         self.core = cores[0] if len(cores) == 1 else SideBySideCore(*cores)
         self.policy_head = nn.Linear(cores[0].output_size, self.distribution.num_parameters)
         self.value_head = nn.Linear(cores[-1].output_size, 1)
@@ -221,8 +222,14 @@ class PolicyNetwork(nn.Module):
         features = self._encoded(self.encoder.critic, observation)
         inputs = self._joined([features], last_reward, last_action, is_first, instruction)
         hidden, _ = self.core.critic.step(inputs, cell_state[-1], is_first)
-        return self.value_head(hidden).squeeze(-1)
+        return self._value_of(hidden)
 
     def _heads(self, hidden: Tensor) -> PolicyOutput:
         actor, critic = hidden.chunk(2, dim=-1) if self.spec.critic == "separate" else (hidden, hidden)
-        return PolicyOutput(self.policy_head(actor), self.value_head(critic).squeeze(-1))
+        return PolicyOutput(self.policy_head(self._normed(actor)), self._value_of(critic))
+
+    def _value_of(self, hidden: Tensor) -> Tensor:
+        return self.value_head(self._normed(hidden)).squeeze(-1)
+
+    def _normed(self, hidden: Tensor) -> Tensor:
+        return functional.layer_norm(hidden, hidden.shape[-1:]) if self.spec.normalise_outputs else hidden

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from rtrl_core.shapes import Bool, Float, Tensor
+from rtrl_core.untyped import numbers, pieces, vector_norm
 
 
 def bounded_step_sizes(
@@ -37,10 +38,7 @@ class EligibilityTraces:
         self.vector = torch.zeros(num_streams, sum(sizes), dtype=example.dtype, device=example.device)
         # Views of each parameter's part: adding to them needs no flat copy of a gradient.
         self._views = [
-            [
-                part.view_as(parameter)
-                for part, parameter in zip(torch.split(row, sizes), self._parameters, strict=True)
-            ]
+            [part.view_as(parameter) for part, parameter in zip(pieces(row, sizes), self._parameters, strict=True)]
             for row in self.vector
         ]
 
@@ -54,12 +52,12 @@ class EligibilityTraces:
 
     def norms(self) -> Float[Tensor, " B"]:
         """``|e|_1``."""
-        return torch.linalg.vector_norm(self.vector, 1, dim=1)
+        return vector_norm(self.vector, 1, order=1)
 
     @torch.no_grad()
     def move(self, weights: Float[Tensor, " B"]) -> None:
         """Adds ``sum_b weights_b e_b`` to the parameters, in place. A stream of weight 0 has no part in it, whatever it holds."""
-        for views, weight in zip(self._views, weights.tolist(), strict=True):
+        for views, weight in zip(self._views, numbers(weights), strict=True):
             if weight:
                 for parameter, view in zip(self._parameters, views, strict=True):
                     parameter.add_(view, alpha=weight)

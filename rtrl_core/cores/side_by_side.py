@@ -8,6 +8,7 @@ from torch import nn
 from rtrl_core.cores.base import Core, CoreState
 from rtrl_core.cores.stacked import StackedCore
 from rtrl_core.shapes import Bool, Float, Tensor
+from rtrl_core.untyped import pieces
 
 
 class SideBySideCore(StackedCore):
@@ -54,4 +55,4 @@ class SideBySideCore(StackedCore):
         return torch.cat([outputs for outputs, _ in each], dim=-1), tuple(cell for _, cell in each)
 
     def _parts(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        return torch.split(inputs, [core.input_size for core in self._cores], dim=-1)
+        return pieces(inputs, [core.input_size for core in self._cores], -1)

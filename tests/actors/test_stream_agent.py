@@ -127,7 +127,7 @@ class Oracle:
         states: list[Any] = [None] * len(halves)
         hidden = torch.zeros(0)
         for number, step in enumerate(steps):
-            row = StepInput(*(part[stream : stream + 1] for part in step[:4]), None)
+            row = step.of(slice(stream, stream + 1))
             first = torch.tensor([number == 0])
             features = self.network.encode(row.observation)
             inputs = self.network.core_inputs(features, row.last_reward, row.last_action, first)
@@ -220,7 +220,7 @@ def test_truncated_backpropagation_credits_the_step_alone():
         before = [copied(core) for core in agent.cores]
         learn_step(agent, history, t)
         for b in range(3):
-            row = StepInput(*(part[b : b + 1] for part in history.step(t)[:4]), None)
+            row = history.step(t).of(slice(b, b + 1))
             inputs = network.core_inputs(network.encode(row.observation), *row[1:4])
             output, _ = network.unroll(inputs.unsqueeze(0), before[b], row.is_first.unsqueeze(0))
             parameters = network.trained_by("value_head")
@@ -273,8 +273,9 @@ def test_a_step_that_is_no_transition_changes_nothing_and_cuts_the_trace():
     history.valid[2, 1] = False
     history.rewards[2, 1] = torch.nan
     agent = StreamAgent(network, StreamOptions(), 3)
-    for t in range(3):
-        report = learn_step(agent, history, t)
+    for t in range(2):
+        learn_step(agent, history, t)
+    report = learn_step(agent, history, 2)
     assert float(report.deltas[1]) == float(report.log_policy[1]) == float(report.step_sizes[1]) == 0.0
     assert all(bool(parameter.isfinite().all()) for parameter in network.parameters())
     assert not agent.actor_traces.vector[1].any()
@@ -311,7 +312,7 @@ def test_the_updates_of_an_unroll_are_the_returns_of_its_steps_and_what_the_trac
     for b in range(num_streams):
         inputs, firsts = [], history.is_first[before : before + unroll, b : b + 1]
         for t in rows:
-            row = StepInput(*(part[b : b + 1] for part in history.step(t)[:4]), None)
+            row = history.step(t).of(slice(b, b + 1))
             inputs.append(network.core_inputs(network.encode(row.observation), *row[1:4]))
         output, _ = network.unroll(torch.stack(inputs), states[b], firsts)
         inside = (slice(before, before + unroll), slice(b, b + 1))

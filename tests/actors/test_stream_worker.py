@@ -13,7 +13,6 @@ from actors.stream_agent import Outcome, StreamOptions
 from actors.stream_worker import StreamWorker, build_stream_worker
 from actors.worker import ActorIdentity
 from conf.load import load_train
-from conf.schema import TrainConfig
 from envs.base import VectorEnv
 from rtrl_core import WeightsSnapshot
 
@@ -149,7 +148,9 @@ def test_it_goes_on_bit_for_bit(rule: str):
                 state = worker.get_state()
                 assert state is not None
                 worker.close()
-                worker = build_stream_worker(load_train([*TOY, f"rule={rule}"]), StreamOptions(), ActorIdentity(0, 0, 1), state)
+                worker = build_stream_worker(
+                    load_train([*TOY, f"rule={rule}"]), StreamOptions(), ActorIdentity(0, 0, 1), state
+                )
             contribution = worker.unroll(WeightsSnapshot(version, worker.layout, vector))
             assert contribution.header.sequence == version
             vector = contribution.weights
@@ -182,8 +183,8 @@ def test_after_numbers_that_ran_away_it_begins_anew_from_the_weights_of_the_lear
 
 def test_an_actor_of_another_network_does_not_go_on():
     state = make_worker().get_state()
+    config = load_train([*TOY, "network.num_units=4"])
     with pytest.raises(ValueError, match="does not fit this network"):
-        config: TrainConfig = load_train([*TOY, "network.num_units=4"])
         build_stream_worker(config, StreamOptions(), ActorIdentity(0, 0, 1), state)
 
 

@@ -55,7 +55,12 @@ def test_a_run_goes_on_bit_for_bit_and_its_policy_sees_what_it_saw_in_training(t
     [
         ["network.critic=shared", "actors.num_envs=3", "network.core=mingru"],
         ["network=mlp", "network.core=feedforward", "rule=tbptt", "network.last_action=true"],
-        ["network.encoder=stream_mlp", "network.features=6", "network.core=toy_parts:DenseCell", "rule=toy_parts:FullRTRL"],
+        [
+            "network.encoder=stream_mlp",
+            "network.features=6",
+            "network.core=toy_parts:DenseCell",
+            "rule=toy_parts:FullRTRL",
+        ],
     ],
     ids=["shared", "feedforward", "own parts"],
 )
@@ -90,7 +95,10 @@ def test_it_trains_on_pictures_and_begins_new_games_where_they_cannot_be_saved(t
         (["algorithm.options.kappa_actor=0"], "kappa_actor must be above 0"),
         (["algorithm.options.learning_rate=nan"], "learning_rate must be above 0"),
         (["algorithm=r2ac"], "network.normalise_observations=true needs algorithm=stream_ac"),
-        (["algorithm=r2ac", "network.normalise_observations=false"], "network.scale_rewards=true needs algorithm=stream_ac"),
+        (
+            ["algorithm=r2ac", "network.normalise_observations=false"],
+            "network.scale_rewards=true needs algorithm=stream_ac",
+        ),
     ],
 )
 def test_what_it_cannot_do_is_refused_in_one_line_that_says_what_fits(

@@ -13,7 +13,9 @@ from rtrl_core import ContributionHeader, NetworkSpec, ParameterLayout, PolicyNe
 from rtrl_core.policies import Categorical
 
 LAYOUT = ParameterLayout.of(
-    PolicyNetwork(NetworkSpec((3,), "vector", Categorical(2), encoder="mlp", features=4, num_units=2, scale_rewards=True))
+    PolicyNetwork(
+        NetworkSpec((3,), "vector", Categorical(2), encoder="mlp", features=4, num_units=2, scale_rewards=True)
+    )
 )
 
 
@@ -23,7 +25,7 @@ def make_learner() -> StreamLearner:
 
 def arrived(weights: float | torch.Tensor, version: int = 0, sequence: int = 0, **changes: Any) -> WeightsContribution:
     header = ContributionHeader(0, 0, sequence, version, num_steps=20, num_frames=80, num_segments=1)
-    vector = torch.full((LAYOUT.size,), weights) if isinstance(weights, float) else weights
+    vector = weights if isinstance(weights, torch.Tensor) else torch.full((LAYOUT.size,), weights)
     contribution = WeightsContribution(header, LAYOUT.fingerprint, vector, 0.25, no_statistics())
     return replace(contribution, **changes)
 

@@ -20,6 +20,7 @@ def test_moments_are_those_of_the_whole_history(sizes: list[int]):
         spread = history.var(0, ddof=1) if len(history) > 1 else np.ones(3)
         np.testing.assert_allclose(mean.numpy(), history.mean(0), rtol=1e-10, atol=1e-10)
         np.testing.assert_allclose(deviation.numpy(), np.sqrt(spread + 1e-8), rtol=1e-7)
+    mean, deviation = moments.moments()
     seen = torch.randn(4, 3)
     torch.testing.assert_close(moments.normalised(seen), (seen - mean.float()) / deviation.float())
 

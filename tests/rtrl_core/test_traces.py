@@ -33,9 +33,7 @@ def test_each_stream_has_its_own_trace_and_a_share_in_the_update():
     torch.testing.assert_close(traces.norms(), sums)
     traces.move(torch.tensor([0.5, 1.0, -2.0]))
     for number, parameter in enumerate(parameters):
-        torch.testing.assert_close(
-            parameter.detach(), before[number] + 0.5 * oracle[0][number] - 2 * oracle[2][number]
-        )
+        torch.testing.assert_close(parameter.detach(), before[number] + 0.5 * oracle[0][number] - 2 * oracle[2][number])
     traces.reset(torch.tensor([False, False, True]))
     assert traces.norms().tolist() == [pytest.approx(float(sums[0])), 0.0, 0.0]
 
