@@ -52,7 +52,7 @@ class EligibilityTraces:
 
     def norms(self) -> Float[Tensor, " B"]:
         """``|e|_1``."""
-        return vector_norm(self.vector, 1, order=1)
+        return vector_norm(self.vector, 1, order=1.0)
 
     @torch.no_grad()
     def move(self, weights: Float[Tensor, " B"]) -> None:

@@ -28,5 +28,5 @@ def pieces(tensor: Tensor, sizes: Sequence[int], dim: int = 0) -> tuple[Tensor, 
     return any_tensor.split(list(sizes), dim)
 
 
-def vector_norm(tensor: Tensor, dim: int, order: float = 2) -> Tensor:
+def vector_norm(tensor: Tensor, dim: int, order: float = 2.0) -> Tensor:
     return _linalg.vector_norm(tensor, order, dim=dim)

@@ -51,7 +51,8 @@ def watch(worker: StreamWorker) -> list[Outcome]:
 def test_every_transition_is_learnt_from_once_with_the_value_of_what_followed(habit: Any):
     env = CountingEnv(num_envs=3, seed=3, habit=habit)
     words = ("network.core=feedforward", "network.last_reward=false", "env.reward_clip=none")
-    off = ("network.normalise_observations=false", "network.scale_rewards=false")
+    scales = ("observations=false", "outputs=false")
+    off = (*(f"network.normalise_{scale}" for scale in scales), "network.scale_rewards=false")
     worker = make_worker(env, *words, *off, "actors.num_envs=3", "actors.unroll=30", learning_rate=1e-30)
     with torch.no_grad():  # the value says which observation it is of
         worker.network.value_head.weight.copy_(torch.tensor([[0.0, EPISODE, 1.0]]))
