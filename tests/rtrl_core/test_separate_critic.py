@@ -58,7 +58,9 @@ def test_policy_and_value_depend_on_the_parameters_that_are_said_to_train_them_a
             pairs = zip(found, network.parameters(), strict=True)
             reached = {names[id(p)] for gradient, p in pairs if gradient is not None and gradient.any()}
             trained[head] = {names[id(parameter)] for parameter in network.trained_by(head)}
-            vectors = {name for name in trained[head] if name.endswith("vectors")}  # of a first step, whose past is zero
+            vectors = {
+                name for name in trained[head] if name.endswith("vectors")
+            }  # of a first step, whose past is zero
             assert trained[head] - vectors <= reached <= trained[head], critic
         assert trained["policy_head"] | trained["value_head"] == set(names.values())
         both = trained["policy_head"] & trained["value_head"]
