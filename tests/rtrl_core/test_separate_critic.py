@@ -35,7 +35,7 @@ def test_acting_the_unroll_and_the_value_alone_give_the_same_numbers(critic: str
         observation, *rest = seen(5)
         inputs = network.core_inputs(network.encode(observation), *rest)
         assert inputs.shape == (5, network.input_size)
-        alone = network.value(observation, *rest, cell)
+        alone = network.value(observation, rest[0], rest[1], rest[2], rest[3], cell)
         output, cell = network.act(inputs, cell, rest[2])
         torch.testing.assert_close(alone, output.values)
         rows.append((inputs.detach(), rest[2]))
