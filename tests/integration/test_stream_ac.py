@@ -120,7 +120,7 @@ def test_its_experiments_are_ones_that_it_can_do():
 
 @pytest.mark.soak
 def test_it_learns_what_only_memory_can_tell(tmp_path: Path):
-    words = [*TOY, "network.num_units=16", "actors.unroll=200", "logging.interval_steps=1000", "total_steps=20_000"]
+    words = ["experiment=stream_tmaze", "env.corridor=5", "logging=quiet", "total_steps=12_000"]
     assert train.main([*words, f"run_dir={tmp_path}"]) == 0
     row = json.loads((tmp_path / "summary.json").read_text())
     assert row["mean_return_100"] > 0.9
