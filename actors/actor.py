@@ -14,7 +14,8 @@ import psutil
 import torch
 
 from actors.accounts import SensitivityAges
-from actors.build import build_seeded_network
+from actors.build import build_seeded_network, carry_refreshed
+from actors.fidelity import FidelityProbe, Figures
 from actors.gradients import UnrollGradient, unroll_gradient
 from actors.precision import carries_bfloat16_well, require_device
 from actors.rollout import Rollout
@@ -31,6 +32,7 @@ from rtrl_core import (
     UnrollStatistics,
     WeightsSnapshot,
 )
+from rtrl_core.fidelity import Fidelity
 from rtrl_core.shapes import Bool, Float, Int, Tensor
 
 LARGEST_SENSITIVITY = 1e18
@@ -47,7 +49,7 @@ class Actor:
 
     Raises:
         ValueError: if the network does not fit the environment.
-        ConfigError: if the device is not there.
+        ConfigError: if the device is not there, or ``rule.refresh`` does not fit.
     """
 
     def __init__(
@@ -64,7 +66,17 @@ class Actor:
         self._loss = loss
         self.device = require_device("actors.device", options.device)
         self.network = build_seeded_network(network, rule, env.spec, identity.seed).to(self.device)
-        self.network.core.reuse_states()
+        carry_refreshed(self.network, network, rule, options.unroll)
+        self._probe: FidelityProbe | None = None
+        if options.fidelity_every and self.network.core.carries_sensitivity:
+            self._probe = FidelityProbe(
+                self.network,
+                loss,
+                every=options.fidelity_every,
+                longest=options.fidelity_steps,
+                seed=identity.fidelity_seed,
+            )
+        self.network.core.advance_in_backward()
         self.parameters = FlatParameters(self.network)
         self.policy_version = -1
         """Of the weights that act; none has been loaded yet, whatever the version of the first ones may be."""
@@ -113,6 +125,7 @@ class Actor:
         self._load(weights)
         unroll = self.rollout.collect(self.stem)
         acted = time.perf_counter()
+        figures = Figures() if self._probe is None else self._probe.see(unroll)
         learnt = unroll_gradient(self.network, self.parameters, unroll, self._loss, self.stem)
         self.rollout.core = learnt.after
         gradient = self._wire.encode(self.parameters.gradient)
@@ -126,7 +139,7 @@ class Actor:
             "learn_time_s": self._idle_since - acted,
             "wait_time_s": wait_time,
         }
-        statistics = self._statistics(learnt, unsound, norms, ages, times)
+        statistics = self._statistics(learnt, unsound, norms, ages, figures, times)
         return GradientContribution(header, self.layout, gradient, statistics)
 
     def _load(self, weights: WeightsSnapshot) -> None:
@@ -150,6 +163,8 @@ class Actor:
         if unsound.any():
             self.rollout.begin_anew(unsound)
             self._ages.begin(unsound.cpu(), self.policy_version)
+            if self._probe is not None:
+                self._probe.forget(unsound)
         return unsound, norms
 
     def _next_header(self) -> ContributionHeader:
@@ -171,6 +186,7 @@ class Actor:
         unsound: Bool[Tensor, " B"],
         norms: Float[Tensor, " B"],
         ages: Int[Tensor, " B"],
+        figures: Figures,
         times: dict[str, float],
     ) -> UnrollStatistics:
         losses, episodes = learnt.losses, self.rollout.episodes
@@ -193,6 +209,8 @@ class Actor:
             level_steps=tuple(episodes.level_steps.tolist()),
             env_counters=dict(self.rollout.env.statistics()),
             bfloat16=self._bfloat16,
+            **_named("sensitivity_fidelity", figures.sensitivity),
+            **_named("rule_fidelity", figures.rule),
             **times,
         )
 
@@ -212,6 +230,8 @@ class Actor:
     def set_state(self, state: dict[str, Any]) -> None:
         """Continues where ``get_state`` was called, in an actor built with the same arguments."""
         self.rollout.set_state(state)
+        if self._probe is not None:
+            self._probe.forget()
         self._ages.born = state["born"]
         self._wire.set_state(state["wire"])
         self._sequence = state["sequence"]
@@ -219,6 +239,11 @@ class Actor:
 
     def close(self) -> None:
         self.rollout.close()
+
+
+def _named(metric: str, fidelity: Fidelity | None) -> dict[str, float]:
+    """The fields of ``UnrollStatistics``; none where nothing was measured."""
+    return {} if fidelity is None else {f"{metric}_{name}": value for name, value in fidelity._asdict().items()}
 
 
 def build_actor(

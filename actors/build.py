@@ -2,11 +2,12 @@
 
 import torch
 
-from actors.parts import core_part, encoder_part, rule_part
+from actors.parts import core_part, encoder_part, require_refresh, rule_part
 from conf.knobs import ConfigError
 from conf.schema import NetworkConfig, RuleConfig
 from envs.actions import Discrete, MultiDiscrete
 from envs.base import EnvSpec
+from rtrl_core.cores import RefreshedCore
 from rtrl_core.network import NetworkSpec, PolicyNetwork
 from rtrl_core.policies import ActionDistribution, Categorical, DiagonalGaussian, FactoredCategorical
 
@@ -24,6 +25,7 @@ def distribution(env: EnvSpec) -> ActionDistribution:
 def network_spec(network: NetworkConfig, rule: RuleConfig, env: EnvSpec) -> NetworkSpec:
     """Raises ``ConfigError`` for a part that does not exist, or an option that it does not have."""
     encoder, encoder_options = encoder_part(network)
+    core, core_options = core_part(network)
     return NetworkSpec(
         observation_shape=env.observation_shape,
         layout=env.layout,
@@ -32,9 +34,12 @@ def network_spec(network: NetworkConfig, rule: RuleConfig, env: EnvSpec) -> Netw
         encoder_options=encoder_options,
         encoder_init=network.encoder_init,
         features=network.features,
-        core=core_part(network),
+        core=core,
+        core_options=core_options,
         num_units=network.num_units,
         rule=rule_part(rule),
+        layers=network.layers,
+        across_layers=rule.across_layers,
         last_reward=network.last_reward,
         last_action=network.last_action,
         instruction=env.instruction_length > 0,
@@ -66,3 +71,18 @@ def build_seeded_network(network: NetworkConfig, rule: RuleConfig, env: EnvSpec,
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_network(network, rule, env)
+
+
+def carry_refreshed(network: PolicyNetwork, config: NetworkConfig, rule: RuleConfig, unroll: int) -> None:
+    """Lets the core of an actor be refreshed as ``rule`` says. What it acts and learns with keeps its names, and its weights.
+
+    Raises:
+        ConfigError: see ``require_refresh``.
+    """
+    require_refresh(config, rule, unroll)
+    if rule.refresh:
+        if not network.core.carries_sensitivity:  # a core of somebody's own that does not ask the rule
+            raise ConfigError(
+                f"rule.refresh={rule.refresh}: network.core={config.core} carries no sensitivity to refresh"
+            )
+        network.core = RefreshedCore(network.core, window=rule.refresh, every=rule.refresh_every, unroll=unroll)

@@ -10,7 +10,16 @@ import torch
 from actors.stem import Stem
 from actors.unroll import Unroll
 from conf.schema import LossConfig
-from rtrl_core import CoreState, FlatParameters, Losses, PolicyNetwork, actor_critic_losses, vtrace
+from rtrl_core import (
+    CoreState,
+    FlatParameters,
+    Losses,
+    PolicyNetwork,
+    PolicyOutput,
+    VTrace,
+    actor_critic_losses,
+    vtrace,
+)
 from rtrl_core.shapes import Bool, Float, Tensor
 
 
@@ -38,10 +47,11 @@ def unroll_gradient(
         stem: the one that the unroll's inputs came through.
 
     If the sum is not finite, each stream is looked at by itself (one more pass of the core for each) and the sum taken over those
-    whose own gradient is. Where that finds none, or a single step has already advanced its sensitivity in place, the sum stays what
-    it is: the learner refuses it and names the parameter.
+    whose own gradient is. Where that finds none, or the sensitivity has already been advanced in place, the sum stays what it is: the
+    learner refuses it and names the parameter.
     """
     gradient = _of_sound_streams(network, parameters, unroll, loss)
+    network.core.settle(gradient.after)
     stem.backward(gradient.inputs)
     return gradient
 
@@ -49,12 +59,10 @@ def unroll_gradient(
 def _of_sound_streams(
     network: PolicyNetwork, parameters: FlatParameters, unroll: Unroll, loss: LossConfig
 ) -> UnrollGradient:
-    before = unroll.before
     whole = _differentiate(network, parameters, unroll, loss)
     if is_representable(parameters.gradient) and is_representable(whole.inputs):
         return whole
-    advanced_in_place = before.sensitivity is not None and whole.after.sensitivity is before.sensitivity
-    if advanced_in_place or unroll.num_envs == 1:
+    if unroll.num_envs == 1 or not network.core.can_repeat(unroll.before, whole.after):
         return whole
     broken = parameters.gradient.clone()
     streams = torch.eye(unroll.num_envs, dtype=torch.bool, device=unroll.is_first.device)
@@ -86,6 +94,18 @@ def _differentiate(
     parameters.gradient.zero_()
     inputs = unroll.inputs.detach().requires_grad_()
     output, after = network.unroll(inputs, unroll.before, unroll.is_first)
+    losses, returns = unroll_losses(network, output, unroll, loss)
+    losses.total.backward()
+    assert inputs.grad is not None
+    nobody = torch.zeros_like(unroll.is_first[0])
+    losses = Losses(*(part.detach() for part in losses))
+    return UnrollGradient(losses, returns.targets[unroll.valid], inputs.grad, after, nobody)
+
+
+def unroll_losses(
+    network: PolicyNetwork, output: PolicyOutput, unroll: Unroll, loss: LossConfig
+) -> tuple[Losses, VTrace]:
+    """What ``output``, of the unroll's steps, is worth."""
     # Acting and learning use the same weights, so the policy is its own behaviour: every importance weight is exactly one.
     returns = vtrace(
         log_ratios=torch.zeros_like(unroll.values),
@@ -108,11 +128,7 @@ def _differentiate(
         entropy_cost=loss.entropy_cost,
         baseline_cost=loss.baseline_cost,
     )
-    losses.total.backward()
-    assert inputs.grad is not None
-    nobody = torch.zeros_like(unroll.is_first[0])
-    losses = Losses(*(part.detach() for part in losses))
-    return UnrollGradient(losses, returns.targets[unroll.valid], inputs.grad, after, nobody)
+    return losses, returns
 
 
 def _is_sound(network: PolicyNetwork, parameters: FlatParameters, unroll: Unroll, loss: LossConfig) -> Tensor:

@@ -12,8 +12,9 @@ from conf.knobs import ConfigError
 from conf.one_line import one_line
 from conf.schema import NetworkConfig, RuleConfig
 from conf.spelling import unknown
-from rtrl_core import CELLS, ENCODERS, RULES, Core, DiagonalCell, Encoder, LearningRule, RecurrentCell
-from rtrl_core.cores import FEEDFORWARD, core_names
+from rtrl_core import CELLS, ENCODERS, RECURRENT_CELLS, RULES, Core, DiagonalCell, Encoder, LearningRule, RecurrentCell
+from rtrl_core.cores import CORES, FEEDFORWARD, core_names
+from rtrl_core.options import NoOptions
 
 PART_NAMES: dict[str, tuple[str, ...]] = {
     "network.core": core_names(),
@@ -23,23 +24,26 @@ PART_NAMES: dict[str, tuple[str, ...]] = {
 """Names of ours, by the option that takes one of them, or ``module:Class``."""
 
 
-def core_part(network: NetworkConfig) -> "str | DiagonalCell | type[RecurrentCell] | type[Core]":
-    """What ``build_core`` takes.
+def core_part(network: NetworkConfig) -> "tuple[str | DiagonalCell | type[RecurrentCell] | type[Core], Any]":
+    """What ``build_core`` takes, and the options of a ``RecurrentCell`` or a ``Core``, ``None`` where it has none.
 
     Raises:
         ConfigError: for an unknown name or option, or a class that is neither a cell nor a core.
     """
     if network.core == FEEDFORWARD:
         with_options(str, network.core_options, "network.core_options", network.core)
-        return FEEDFORWARD
-    part = find("network.core", network.core, CELLS, (DiagonalCell, RecurrentCell, Core))
+        return FEEDFORWARD, None
+    part = find(
+        "network.core", network.core, {**CELLS, **RECURRENT_CELLS, **CORES}, (DiagonalCell, RecurrentCell, Core)
+    )
     options = dict(network.core_options)
-    if network.core == "elstm":
+    takes_options = part if issubclass(part, DiagonalCell) else part.Options
+    if not is_dotted(network.core) and "forget_bias" in _option_names(takes_options):
         options.setdefault("forget_bias", network.forget_bias)
+    made = with_options(takes_options, options, "network.core_options", network.core)
     if issubclass(part, DiagonalCell):
-        return with_options(part, options, "network.core_options", network.core)
-    with_options(str, options, "network.core_options", network.core)
-    return part
+        return made, None
+    return part, None if takes_options is NoOptions else made
 
 
 def encoder_part(network: NetworkConfig) -> tuple[type[Encoder], Any]:
@@ -62,6 +66,26 @@ def require_parts(network: NetworkConfig, rule: RuleConfig) -> None:
     core_part(network)
     encoder_part(network)
     rule_part(rule)
+
+
+def require_refresh(network: NetworkConfig, rule: RuleConfig, unroll: int) -> None:
+    """Raises ``ConfigError`` if ``rule.refresh`` does not fit unrolls of that many steps, or there is nothing to refresh."""
+    if not rule.refresh:
+        return
+    if unroll == 1:
+        raise ConfigError(
+            f"rule.refresh={rule.refresh} needs unrolls: with actors.unroll=1 the sensitivity is read at every step anyway; "
+            "raise actors.unroll to 2 or more, or leave rule.refresh=0"
+        )
+    if rule.refresh < unroll:
+        raise ConfigError(
+            f"rule.refresh={rule.refresh} is shorter than an unroll, actors.unroll={unroll}: give {unroll} or more, or 0 for none"
+        )
+    if network.core == FEEDFORWARD or not rule_part(rule).carries_sensitivity:
+        what = f"network.core={FEEDFORWARD}" if network.core == FEEDFORWARD else f"rule {rule.name}"
+        raise ConfigError(
+            f"rule.refresh={rule.refresh}: {what} carries no sensitivity to refresh; leave rule.refresh=0"
+        )
 
 
 def find(option: str, name: str, ours: Mapping[str, type], kinds: tuple[type, ...]) -> Any:
@@ -90,7 +114,7 @@ def with_options(part: type[Any], options: Mapping[str, Any], option: str, name:
     Raises:
         ConfigError: for an option that it does not have, or a value of another type.
     """
-    known = [spec.name for spec in fields(part) if spec.init] if is_dataclass(part) else []
+    known = _option_names(part)
     make: Callable[..., Any] = part
     for key in options:
         if key not in known:
@@ -106,6 +130,10 @@ def with_options(part: type[Any], options: Mapping[str, Any], option: str, name:
         return make(**{key: value for key, value in values.items() if key in options})
     except (OmegaConfBaseException, ValueError, TypeError, NameError) as error:
         raise ConfigError(f"{option} of {name}: {one_line(str(error).strip().splitlines()[0], 300)}") from None
+
+
+def _option_names(part: type[Any]) -> list[str]:
+    return [spec.name for spec in fields(part) if spec.init] if is_dataclass(part) else []
 
 
 def _plain(part: type[Any]) -> type[Any]:

@@ -72,10 +72,11 @@ class StreamAgent:
 
     def __init__(self, network: PolicyNetwork, options: StreamOptions, num_streams: int) -> None:
         self.network, self.options = network, options
-        network.core.reuse_states()
         actor, critic = network.trained_by("policy_head"), network.trained_by("value_head")
         self._parameters = (actor, critic)
         self._are_apart = not {id(parameter) for parameter in actor} & {id(parameter) for parameter in critic}
+        if self._are_apart:  # one backward pass of each core per step
+            network.core.advance_in_backward()
         self.actor_traces = EligibilityTraces(actor, num_streams)
         self.critic_traces = EligibilityTraces(critic, num_streams)
         self.cores: list[CoreState] = [network.initial_state(1) for _ in range(num_streams)]
@@ -123,6 +124,8 @@ class StreamAgent:
             if is_valid:
                 log_policy[stream], entropies[stream] = self._trace(stream, outcome.actions, deltas[stream])
         self._outputs = []
+        for core in self.cores:  # of streams without a gradient
+            self.network.core.settle(core)
         step_sizes = self._update(self.actor_traces, deltas, self.options.kappa_actor)
         self._update(self.critic_traces, deltas, self.options.kappa_critic)
         self.forget_traces(outcome.terminated | outcome.truncated | ~outcome.valid)

@@ -32,6 +32,10 @@ class ActorIdentity(NamedTuple):
     def action_seed(self) -> int:
         return self.spawn_seed(1)
 
+    @property
+    def fidelity_seed(self) -> int:
+        return self.spawn_seed(5)
+
 
 @runtime_checkable
 class Worker(Protocol[C_co]):

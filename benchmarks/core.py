@@ -57,7 +57,7 @@ class Problem:
     ) -> None:
         torch.manual_seed(0)
         self.core = DiagonalCore(inputs, units, "elstm", rule).to(dtype)
-        self.core.reuse_states()
+        self.core.advance_in_backward()
         self.inputs = (0.1 * torch.randn(steps, streams, inputs, dtype=dtype)).requires_grad_()
         self.weights = torch.randn(steps, streams, units, dtype=dtype)
         self.is_first = torch.zeros(steps, streams, dtype=torch.bool)

@@ -46,7 +46,13 @@ ADDED: dict[str, Any] = {
     "network.normalise_outputs": False,
     "network.normalise_observations": False,
     "network.scale_rewards": False,
+    "network.layers": 1,
     "rule.options": {},
+    "rule.across_layers": "local",
+    "rule.refresh": 0,
+    "rule.refresh_every": 4,
+    "actors.fidelity_every": 200,
+    "actors.fidelity_steps": 500,
     "algorithm": {"name": "r2ac", "options": {}},
 }
 """What version 0.1.0 did not have and meant by not having it."""

@@ -45,10 +45,12 @@ class NetworkConfig:
         place=imports_module,
     )
     core_options: dict[str, Any] = knob({}, "the cell's own, as network.core_options.keep_bias=2", place=holds_text)
-    num_units: int = knob(256, "N, units of the core", minimum=1, maximum=65_536)
+    num_units: int = knob(256, "N, units of the core, or of each of its layers", minimum=1, maximum=65_536)
+    layers: int = knob(1, "recurrent layers on top of each other; the heads read all of them", minimum=1, maximum=64)
     forget_bias: float = knob(
         0.0,
-        "elstm: core_options.forget_bias, added to the forget gate's bias at the start; above 0 it begins by remembering",
+        "elstm, lstm, minlstm, slstm: core_options.forget_bias, added to the forget gate's bias at the start; above 0 they begin by "
+        "remembering",
         minimum=-100,
         maximum=100,
     )
@@ -78,6 +80,19 @@ class RuleConfig:
 
     name: str = knob("segment", "learning rule; MODULE:CLASS is one of your own", place=imports_module)
     options: dict[str, Any] = knob({}, "the rule's own, as rule.options.NAME=VALUE", place=holds_text)
+    across_layers: str = knob(
+        "local",
+        "local: each layer carries the sensitivity of its own parameters; exact: of two layers with up to 128 units also that of the "
+        "upper one's state by the lower one's parameters",
+        choices=("local", "exact"),
+    )
+    refresh: int = knob(
+        0,
+        "W: compute the sensitivity anew from where it was W steps ago, under the present weights (docs/tuning.md); 0 never does",
+        minimum=0,
+        maximum=1_000_000,
+    )
+    refresh_every: int = knob(4, "unrolls between two refreshes", minimum=1, maximum=1_000_000)
 
 
 @dataclass
@@ -131,6 +146,16 @@ class ActorsConfig:
         "float32",
         "type of a gradient on its way; bfloat16 keeps its rounding error on the actor",
         choices=("float32", "bfloat16"),
+    )
+    fidelity_every: int = knob(
+        200,
+        "unrolls between two measurements, in one stream, of what older weights and the learning rule have spoilt of the sensitivity; "
+        "0 measures nothing (docs/tuning.md says what it costs)",
+        minimum=0,
+        maximum=MAX_STEPS,
+    )
+    fidelity_steps: int = knob(
+        500, "longest episode, in steps, that such a measurement follows", minimum=1, maximum=1_000_000
     )
 
 

@@ -114,6 +114,12 @@ class StreamAC(Algorithm[WeightsContribution]):
                 "algorithm=stream_ac computes and ships in float32: use actors.wire=float32 actors.autocast=float32"
             )
 
+        if config.rule.refresh:
+            raise ConfigError(
+                f"rule.refresh={config.rule.refresh} needs weights that stand still for an unroll, which those of "
+                "algorithm=stream_ac do not: leave rule.refresh=0"
+            )
+
     def worker(self, config: TrainConfig, identity: ActorIdentity, state: dict[str, Any] | None) -> StreamWorker:
         options = StreamOptions(
             discount=config.loss.discount,

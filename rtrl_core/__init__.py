@@ -1,8 +1,29 @@
 """Exact real-time recurrent learning for element-wise recurrences, and what an actor-critic agent needs around it. Torch only."""
 
-from rtrl_core.cells import CELLS, DiagonalCell, ELSTMCell, LocalDerivatives, RecurrentCell
-from rtrl_core.cores import ELSTM, Core, CoreState, DiagonalCore, GatedCore, StackedCore, UnrolledCore
+from rtrl_core.cells import (
+    CELLS,
+    RECURRENT_CELLS,
+    DiagonalCell,
+    ELSTMCell,
+    GRUCell,
+    LocalDerivatives,
+    LSTMCell,
+    RecurrentCell,
+    UnitwiseCell,
+)
+from rtrl_core.cores import (
+    ELSTM,
+    Core,
+    CoreState,
+    CrossLayerStack,
+    DiagonalCore,
+    GatedCore,
+    RefreshedCore,
+    StackedCore,
+    UnrolledCore,
+)
 from rtrl_core.encoders import ENCODERS, Encoder
+from rtrl_core.layer import RTRL
 from rtrl_core.layout import FlatParameters, ParameterLayout
 from rtrl_core.losses import Losses, actor_critic_losses, clip_rewards
 from rtrl_core.messages import (
@@ -22,10 +43,13 @@ __all__ = [
     "CELLS",
     "ELSTM",
     "ENCODERS",
+    "RECURRENT_CELLS",
+    "RTRL",
     "RULES",
     "ContributionHeader",
     "Core",
     "CoreState",
+    "CrossLayerStack",
     "DiagonalCell",
     "DiagonalCore",
     "DiagonalRule",
@@ -33,8 +57,10 @@ __all__ = [
     "Encoder",
     "Episode",
     "FlatParameters",
+    "GRUCell",
     "GatedCore",
     "GradientContribution",
+    "LSTMCell",
     "LearningRule",
     "LocalDerivatives",
     "Losses",
@@ -43,8 +69,10 @@ __all__ = [
     "PolicyNetwork",
     "PolicyOutput",
     "RecurrentCell",
+    "RefreshedCore",
     "Sensitivity",
     "StackedCore",
+    "UnitwiseCell",
     "UnrollStatistics",
     "UnrolledCore",
     "UnrolledRule",

@@ -9,12 +9,20 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
 
-from rtrl_core.shapes import Bool, Float, Tensor
-from rtrl_core.untyped import numbers, vector_norm
+from rtrl_core.shapes import Bool, Float, Int, Tensor
+from rtrl_core.untyped import numbers, readable_as_data, vector_norm
 
 Carried: TypeAlias = Tensor | tuple[Any, ...] | None
 """The elements of a tuple are again such."""
 C = TypeVar("C", bound=Carried)
+K = TypeVar("K", bound=type)
+
+
+def readable(kind: K) -> K:
+    """Decorates a named tuple that is carried: ``torch.load(..., weights_only=True)`` reads a state with such parts, once its module
+    is imported. It is fields and nothing that reading would call."""
+    readable_as_data(kind)
+    return kind
 
 
 def leaves(carried: Carried) -> Iterator[Tensor]:
@@ -46,8 +54,8 @@ def rebuild(structure: C, tensors: Iterable[Tensor]) -> C:
     return build(structure)
 
 
-def select(carried: C, streams: Bool[Tensor, " B"]) -> C:
-    """A copy with these streams only."""
+def select(carried: C, streams: Bool[Tensor, " B"] | Int[Tensor, " S"]) -> C:
+    """A copy with these streams only: those that are true, or those of these numbers, in their order."""
     return map_leaves(lambda tensor: tensor[streams], carried)
 
 
@@ -91,8 +99,11 @@ def size_bytes(carried: Carried) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in leaves(carried))
 
 
-def to(carried: C, device: torch.device | str) -> C:
-    return map_leaves(lambda tensor: tensor.to(device), carried)
+def to(carried: C, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> C:
+    """On this device; of this type what is floating point, counts and flags keep theirs."""
+    return map_leaves(
+        lambda tensor: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None), carried
+    )
 
 
 def detached(carried: C) -> C:
@@ -100,17 +111,20 @@ def detached(carried: C) -> C:
 
 
 def save(carried: Carried) -> Any:
-    """As tensors and nested dictionaries of them, by the names of the fields, or by their numbers; nothing is an empty one."""
+    """Copies of its tensors in nested dictionaries, by the names of the fields, or by their numbers; nothing is an empty one.
+
+    Copies, because a sensitivity may be advanced in place before whoever asked has written them anywhere.
+    """
     if carried is None:
         return {}
     if isinstance(carried, Tensor):
-        return carried
+        return carried.detach().clone()
     names = getattr(carried, "_fields", [str(number) for number in range(len(carried))])
     return {name: save(part) for name, part in zip(names, carried, strict=True)}
 
 
 def load(structure: C, saved: Any) -> C:
-    """The inverse of ``save``, for something of this structure, on its devices.
+    """The inverse of ``save``, for something of this structure, on its devices; it shares no memory with what was saved.
 
     Raises:
         ValueError: if what was saved is of another structure or other shapes.
@@ -121,7 +135,9 @@ def load(structure: C, saved: Any) -> C:
             raise ValueError(
                 f"expected {ours.dtype} {list(ours.shape)} in a saved state, got {theirs.dtype} {list(theirs.shape)}"
             )
-    return rebuild(structure, [theirs.to(ours.device) for ours, theirs in zip(leaves(structure), found, strict=True)])
+    return rebuild(
+        structure, [theirs.to(ours.device, copy=True) for ours, theirs in zip(leaves(structure), found, strict=True)]
+    )
 
 
 def _saved_leaves(structure: Any, saved: Any) -> Iterator[Tensor]:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from rtrl_core.options import NoOptions
 from rtrl_core.shapes import Float, Int, Shaped, Tensor
 
 
@@ -24,11 +25,6 @@ def image_input(observation: Shaped[Tensor, "B x y z"], layout: str) -> Float[Te
         observation = observation.permute(0, 3, 1, 2)
     maps = observation.to(dtype=dtype, memory_format=torch.channels_last)
     return maps if observation.is_floating_point() else maps.mul_(1 / 255)
-
-
-@dataclass(frozen=True, slots=True)
-class NoOptions:
-    """Of an encoder that has none."""
 
 
 class Encoder(nn.Module):

@@ -43,8 +43,13 @@ class NetworkSpec:
     features: int = 256
     core: str | DiagonalCell | type[RecurrentCell] | type[Core] = "elstm"
     """See ``build_core``."""
+    core_options: Any = None
+    """Of a ``RecurrentCell`` or a ``Core``: an instance of its ``Options``; ``None`` is their defaults."""
     num_units: int = 256
     rule: str | LearningRule = "segment"
+    layers: int = 1
+    across_layers: str = "local"
+    """``local`` or ``exact``: see ``build_core``."""
     last_reward: bool = True
     last_action: bool = False
     instruction: bool = False
@@ -80,8 +85,19 @@ class PolicyNetwork(nn.Module):
             + (self.instruction_encoder.output_size if self.instruction_encoder is not None else 0)
         )
         self.input_size = self.encoder.features + networks * extras
-        cores = [build_core(spec.core, self.input_size // networks, spec.num_units, spec.rule) for _ in range(networks)]
-        self.core = cores[0] if len(cores) == 1 else SideBySideCore(*cores)
+        cores = [
+            build_core(
+                spec.core,
+                self.input_size // networks,
+                spec.num_units,
+                spec.rule,
+                spec.core_options,
+                layers=spec.layers,
+                across_layers=spec.across_layers,
+            )
+            for _ in range(networks)
+        ]
+        self.core: Core = cores[0] if len(cores) == 1 else SideBySideCore(*cores)
         self.policy_head = nn.Linear(cores[0].output_size, self.distribution.num_parameters)
         self.value_head = nn.Linear(cores[-1].output_size, 1)
         if spec.encoder_init == "sparse":
@@ -196,14 +212,14 @@ class PolicyNetwork(nn.Module):
     ) -> tuple[PolicyOutput, Any]:
         """One step without a graph: policy and value, and the next ``CoreState.cell``. Raises as ``Core.forward``."""
         hidden, cell_state = self.core.step(inputs, cell_state, is_first)
-        return self._heads(hidden), cell_state
+        return self.heads(hidden), cell_state
 
     def unroll(
         self, inputs: Float[Tensor, "T B D"], state: CoreState, is_first: Bool[Tensor, "T B"]
     ) -> tuple[PolicyOutput, CoreState]:
         """An unroll under autograd, and the state to carry on with. Raises as ``Core.forward``."""
         hidden, state = self.core(inputs, state, is_first)
-        return self._heads(hidden), state
+        return self.heads(hidden), state
 
     @torch.no_grad()
     def value(
@@ -224,7 +240,8 @@ class PolicyNetwork(nn.Module):
         hidden, _ = self.core.critic.step(inputs, cell_state[-1], is_first)
         return self._value_of(hidden)
 
-    def _heads(self, hidden: Tensor) -> PolicyOutput:
+    def heads(self, hidden: Float[Tensor, "*batch H"]) -> PolicyOutput:
+        """Policy and value from what the core puts out."""
         actor, critic = hidden.chunk(2, dim=-1) if self.spec.critic == "separate" else (hidden, hidden)
         return PolicyOutput(self.policy_head(self._normed(actor)), self._value_of(critic))
 

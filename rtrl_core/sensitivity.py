@@ -8,17 +8,18 @@ from rtrl_core import carried
 from rtrl_core.shapes import Bool, Float, Tensor
 
 
+@carried.readable
 class Sensitivity(NamedTuple):
-    """``S = dc_t / d theta`` of a diagonal cell, one number per core parameter and stream.
+    """``S = dc_t / d theta`` of a diagonal cell, one number per core parameter, number of a unit's state, and stream.
 
     Off-diagonal entries are exactly zero (unit ``i`` never sees the parameters of unit ``j``), so this is the whole
-    Jacobian: ``B (K N D + P N)`` numbers, 1.06 MB per stream for an eLSTM with N=512, D=257 in float32.
+    Jacobian: ``B M (K N D + P N)`` numbers, 1.06 MB per stream for an eLSTM with N=512, D=257 in float32.
     """
 
-    matrices: Float[Tensor, "B K N D"]
-    """``d c[b, n] / d W[k, n, d]``."""
-    vectors: Float[Tensor, "B P N"]
-    """``d c[b, n] / d p[n]``."""
+    matrices: Float[Tensor, "B K ... N D"]
+    """``d c[b, n] / d W[k, n, d]``, ``[B, K, N, D]``; with ``M`` numbers per unit ``d c[b, m, n] / d W[k, n, d]``, ``[B, K, M, N, D]``."""
+    vectors: Float[Tensor, "B P ... N"]
+    """``d c[b, n] / d p[n]``, ``[B, P, N]``; with ``M`` numbers per unit ``[B, P, M, N]``."""
 
     @classmethod
     def zeros(
@@ -27,14 +28,23 @@ class Sensitivity(NamedTuple):
         matrices: Float[Tensor, "K N D"],
         vectors: Float[Tensor, "P N"],
         *,
+        num_states: int = 1,
         device: torch.device | str | None = None,
     ) -> "Sensitivity":
-        """The sensitivity of a constant initial state, for parameters of the given shapes. At least float32."""
+        """The sensitivity of a constant initial state, for parameters of the given shapes. At least float32.
+
+        Args:
+            matrices: those that are carried, see ``DiagonalCell.carried_gates``.
+            num_states: M.
+        """
         dtype = torch.promote_types(matrices.dtype, torch.float32)
         device = matrices.device if device is None else device
+        per_unit = () if num_states == 1 else (num_states,)
         return cls(
-            torch.zeros(batch_size, *matrices.shape, dtype=dtype, device=device),
-            torch.zeros(batch_size, *vectors.shape, dtype=dtype, device=device),
+            *(
+                torch.zeros(batch_size, part.shape[0], *per_unit, *part.shape[1:], dtype=dtype, device=device)
+                for part in (matrices, vectors)
+            )
         )
 
     def reset_(self, streams: Bool[Tensor, " B"]) -> None:

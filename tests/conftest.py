@@ -16,6 +16,7 @@ from patience import patience  # noqa: E402
 
 TRAIN_FOR_LONG = {
     "test_copy.py",
+    "test_measured_fidelity.py",
     "test_own_environments.py",
     "test_refusals.py",
     "test_resume.py",

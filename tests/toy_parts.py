@@ -1,4 +1,4 @@
-"""Parts of a user's own, as small as can be: a dense cell of two states, full RTRL for it, a diagonal cell, an encoder, an algorithm."""
+"""Parts of a user's own, as small as can be: two dense cells, full RTRL for them, a diagonal cell, an encoder, an algorithm."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,9 +19,11 @@ from rtrl_core import (
     GradientContribution,
     ParameterLayout,
     RecurrentCell,
+    UnitwiseCell,
     UnrolledRule,
     carried,
 )
+from rtrl_core.cells import GateGroup
 
 
 class TwoStates(NamedTuple):
@@ -99,6 +101,19 @@ def _structured(example: Any, flat: torch.Tensor) -> Any:
     return carried.rebuild(
         example, [part.reshape(-1, *tensor.shape[1:]) for part, tensor in zip(parts, tensors, strict=True)]
     )
+
+
+class PlainRNN(UnitwiseCell):
+    """``h_t = tanh(W [x_t, h_{t-1}, 1])``: dense, and each parameter feeds one unit."""
+
+    num_states: ClassVar[int] = 1
+    groups: ClassVar[tuple[GateGroup, ...]] = (GateGroup(("input",)),)
+
+    def zeros(self, batch_size: int) -> torch.Tensor:
+        return self.matrices[0].new_zeros(batch_size, self.num_units)
+
+    def update(self, rows: tuple[torch.Tensor, ...], gates: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (torch.tanh(gates[0]),)
 
 
 @dataclass(frozen=True, slots=True)

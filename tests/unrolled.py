@@ -2,10 +2,15 @@
 
 import torch
 
-from rtrl_core import RULES, DiagonalCell, DiagonalRule, UnrolledRule
+from rtrl_core import RULES, DiagonalCell, DiagonalRule, RecurrentCell, UnrolledRule, carried
 
 DIAGONAL_RULES = [name for name, rule in RULES.items() if issubclass(rule, DiagonalRule)]
-UNROLLED_RULES = [name for name, rule in RULES.items() if issubclass(rule, UnrolledRule)]
+
+
+def rules_for(cell: RecurrentCell) -> list[str]:
+    """The names of those rules of ours that fit a cell."""
+    rules = [rule() for rule in RULES.values() if issubclass(rule, UnrolledRule)]
+    return [rule.name for rule in rules if rule.misfit(cell) is None]
 
 
 def full_gradient(
@@ -16,16 +21,16 @@ def full_gradient(
     is_first: torch.Tensor,
     weights: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of ``sum(weights * sin(c))`` over the whole sequence by the matrices and the vectors, and the states ``[T, B, N]``."""
+    """Gradients of ``sum(weights * sin(output))`` over the whole sequence by matrices and vectors, and the outputs ``[T, B, H]``."""
     matrices, vectors = matrices.detach().requires_grad_(), vectors.detach().requires_grad_()
-    state = inputs.new_zeros(inputs.shape[1], matrices.shape[1])
-    states = []
+    state = inputs.new_zeros(inputs.shape[1], *cell.state_shape(matrices.shape[1]))
+    outputs = []
     for x, first in zip(inputs, is_first, strict=True):
-        state = torch.where(first[:, None], torch.zeros_like(state), state)
+        state = carried.cleared(state, first)
         gates = torch.stack([x @ matrix.t() for matrix in matrices], dim=1)
         state = cell.forward(state, gates, vectors)
-        states.append(state)
-    stacked = torch.stack(states)
+        outputs.append(cell.output(state))
+    stacked = torch.stack(outputs)
     (weights * stacked.sin()).sum().backward()
     assert matrices.grad is not None
     assert vectors.grad is not None

@@ -18,8 +18,10 @@ from conf.describe import describe
 from conf.knobs import MAX_SEED, MAX_STEPS, knob
 from conf.load import load_options
 from r2ac.commands.user_mistakes import printed, reported
-from rtrl_core import ELSTM, RULES
+from rtrl_core import ELSTM, RULES, DiagonalRule
 from rtrl_core.shapes import Float, Tensor
+
+DIAGONAL_RULES = tuple(name for name, rule in RULES.items() if issubclass(rule, DiagonalRule))
 
 
 @dataclass
@@ -30,7 +32,7 @@ class CopyConfig:
     sequences: int = knob(1000, "batches to train on", minimum=1, maximum=MAX_STEPS)
     learning_rate: float = knob(0.003, "of Adam", minimum=0, maximum=1)
     online: bool = knob(True, "update at every time step; false adds up a sequence's gradients first")
-    rule: str = knob("segment", "learning rule", choices=tuple(RULES))
+    rule: str = knob("segment", "learning rule", choices=DIAGONAL_RULES)
     seed: int = knob(1, "of everything random", minimum=0, maximum=MAX_SEED)
 
 

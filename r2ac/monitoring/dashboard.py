@@ -83,6 +83,14 @@ ROWS: dict[str, tuple[Curves, ...]] = {
             logarithmic=True,
         ),
         Curves("Norm of the sensitivity", ("sensitivity_norm", "sensitivity_norm_max"), logarithmic=True),
+        Curves(
+            "Credit for the past: cosine to what it should be", ("sensitivity_fidelity_cosine", "rule_fidelity_cosine")
+        ),
+        Curves(
+            "Credit for the past: relative error",
+            ("sensitivity_fidelity_error", "rule_fidelity_error"),
+            logarithmic=True,
+        ),
         Curves("Learning rate", ("learning_rate",)),
         Curves("Agent steps and frames", ("agent_steps", "frames")),
         Curves("Updates and versions", ("updates", "policy_version")),

@@ -58,6 +58,17 @@ METRICS: dict[str, Metric] = {
         "", "norm of the RTRL sensitivity per stream (root mean square)", "bounded; 0 under TBPTT"
     ),
     "sensitivity_norm_max": _learning("", "norm of the largest stream's sensitivity in the interval", "below 1e6"),
+    "sensitivity_fidelity_cosine": _learning(
+        "",
+        "cosine between the credit for the past that the carried sensitivity gives, and what one computed from the episode's start "
+        "under the present weights gives; of one stream, every actors.fidelity_every unrolls",
+        "above 0.99",
+    ),
+    "sensitivity_fidelity_error": _learning("", "relative error of that credit", "below 0.1"),
+    "rule_fidelity_cosine": _learning(
+        "", "the same cosine against an exact rule, where the learning rule is not one and the core small enough"
+    ),
+    "rule_fidelity_error": _learning("", "relative error against an exact rule", "below 1, that of truncated BPTT"),
     "learning_rate": _learning("", "of the last update"),
     "level_return": _learning("reward", "mean raw return of a level's last 100 games", per="level"),
     "level_steps": _learning("steps", "steps spent in a level", per="level", counter=True),

@@ -10,8 +10,11 @@ import psutil
 
 from learner.receipts import Counters, Receipt, Verdict
 from r2ac.monitoring.metrics import Row
+from rtrl_core import UnrollStatistics
 
 RECENT_EPISODES = 100
+FIDELITIES = tuple(f"{what}_fidelity_{how}" for what in ("sensitivity", "rule") for how in ("cosine", "error"))
+"""Fields of ``UnrollStatistics`` that most unrolls leave empty."""
 
 
 class Tally:
@@ -157,6 +160,7 @@ class Tally:
             "sensitivity_age_max": max(part.sensitivity_age_max for part in statistics),
             "sensitivity_norm": float(np.mean([part.sensitivity_norm for part in statistics])),
             "sensitivity_norm_max": max(part.sensitivity_norm_max for part in statistics),
+            **self._of_fidelity(statistics),
             "policy_loss": sum(part.policy_loss for part in statistics) / steps,
             "value_loss": sum(part.value_loss for part in statistics) / steps,
             "entropy": sum(part.entropy for part in statistics) / steps,
@@ -164,6 +168,15 @@ class Tally:
             "episode_length_mean": float(np.mean(lengths)) if lengths else None,
             "episode_return_mean": float(np.mean(returns)) if returns else None,
         }
+
+    @staticmethod
+    def _of_fidelity(statistics: list[UnrollStatistics]) -> Row:
+        """Means over the unrolls that were looked at; without such, no value."""
+        row: Row = {}
+        for name in FIDELITIES:
+            found = [value for part in statistics if (value := getattr(part, name)) is not None]
+            row[name] = float(np.mean(found)) if found else None
+        return row
 
     def _of_updates(self, receipts: list[Receipt]) -> Row:
         updates = [receipt.update for receipt in receipts if receipt.update is not None]

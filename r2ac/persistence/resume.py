@@ -28,8 +28,10 @@ SHAPES_OF_ACTORS = (
     "actors.device",
 )
 """With another value, an actor cannot go on in the middle of its games."""
+SHAPES_OF_REFRESHED = ("rule.refresh", "actors.unroll")
+"""The same, where its core is refreshed: how many inputs are kept."""
 ABSENT = object()
-MEANT_BEFORE = {"algorithm.name": "r2ac"}
+MEANT_BEFORE = {"algorithm.name": "r2ac", "rule.refresh": 0}
 """What configurations that were stored before an option existed meant by not having it."""
 
 
@@ -140,7 +142,8 @@ def _require_moments(path: Path, saved: Checkpoint, config: TrainConfig) -> None
 
 
 def _less_actors_of_other_shape(saved: Checkpoint, config: TrainConfig, announce: Callable[[str], None]) -> Checkpoint:
-    changed = list(_changed(saved, config, SHAPES_OF_ACTORS))
+    options = SHAPES_OF_ACTORS + SHAPES_OF_REFRESHED if config.rule.refresh else SHAPES_OF_ACTORS
+    changed = list(_changed(saved, config, options))
     if changed and saved.fleet.actors:
         saved.fleet = FleetState(saved.fleet.incarnations)
         announce(f"{', '.join(changed)} changed since the checkpoint: actors begin new games")

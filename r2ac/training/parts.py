@@ -3,20 +3,21 @@
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from actors.parts import PART_NAMES, require_parts
+from actors.parts import PART_NAMES, require_parts, require_refresh
 from conf.schema import TrainConfig
 from learner.algorithms import ALGORITHMS, find_algorithm
-from rtrl_core import CELLS, ENCODERS, RULES
+from rtrl_core import CELLS, ENCODERS, RECURRENT_CELLS, RULES
 
 
 def require_all_parts(config: TrainConfig) -> TrainConfig:
     """The same configuration.
 
     Raises:
-        ConfigError: for a part that is not there or not of its kind, an option that it does not have, or options that the algorithm
-            cannot do anything with.
+        ConfigError: for a part that is not there or not of its kind, an option that it does not have, or that does not fit it, or
+            options that the algorithm cannot do anything with.
     """
     require_parts(config.network, config.rule)
+    require_refresh(config.network, config.rule, config.actors.unroll)
     find_algorithm(config.algorithm).require(config)
     return config
 
@@ -31,6 +32,7 @@ def part_options() -> list[str]:
     lines = []
     for option, holder, parts in (
         ("network.core", "network.core_options", CELLS),
+        ("network.core", "network.core_options", {name: cell.Options for name, cell in RECURRENT_CELLS.items()}),
         ("network.encoder", "network.encoder_options", {name: encoder.Options for name, encoder in ENCODERS.items()}),
         ("rule", "rule.options", RULES),
         ("algorithm", "algorithm.options", ALGORITHMS),

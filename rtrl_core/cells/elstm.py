@@ -31,15 +31,15 @@ class ELSTMCell(DiagonalCell):
 
     def forward(
         self,
-        state: Float[Tensor, "*batch N"],
+        state: Float[Tensor, "*state"],
         gates: Float[Tensor, "*batch K N"],
         vectors: Float[Tensor, "*#batch P N"],
-    ) -> Float[Tensor, "*batch N"]:
+    ) -> Float[Tensor, "*state"]:
         forget, candidate = self._activations(state, gates, vectors)
         return torch.lerp(candidate, state, forget)
 
     def derivatives(
-        self, state: Float[Tensor, "*batch N"], gates: Float[Tensor, "*batch K N"], vectors: Float[Tensor, "P N"]
+        self, state: Float[Tensor, "*state"], gates: Float[Tensor, "*batch K N"], vectors: Float[Tensor, "P N"]
     ) -> LocalDerivatives:
         """The paper's recursions (its equations 8-12): ``a``, ``u^f`` and ``u^z``."""
         forget, candidate = self._activations(state, gates, vectors)

@@ -23,10 +23,10 @@ class IndRNNCell(DiagonalCell):
 
     def forward(
         self,
-        state: Float[Tensor, "*batch N"],
+        state: Float[Tensor, "*state"],
         gates: Float[Tensor, "*batch K N"],
         vectors: Float[Tensor, "*#batch P N"],
-    ) -> Float[Tensor, "*batch N"]:
+    ) -> Float[Tensor, "*state"]:
         return torch.tanh(gates[..., 0, :] + vectors[..., 0, :] * state + vectors[..., 1, :])
 
     def initialise(self, matrices: Float[Tensor, "K N D"], vectors: Float[Tensor, "P N"]) -> None:

@@ -21,15 +21,15 @@ class MinGRUCell(DiagonalCell):
 
     def forward(
         self,
-        state: Float[Tensor, "*batch N"],
+        state: Float[Tensor, "*state"],
         gates: Float[Tensor, "*batch K N"],
         vectors: Float[Tensor, "*#batch P N"],
-    ) -> Float[Tensor, "*batch N"]:
+    ) -> Float[Tensor, "*state"]:
         keep = torch.sigmoid(gates[..., 0, :] + vectors[..., 0, :])
         return torch.lerp(gates[..., 1, :] + vectors[..., 1, :], state, keep)
 
     def derivatives(
-        self, state: Float[Tensor, "*batch N"], gates: Float[Tensor, "*batch K N"], vectors: Float[Tensor, "P N"]
+        self, state: Float[Tensor, "*state"], gates: Float[Tensor, "*batch K N"], vectors: Float[Tensor, "P N"]
     ) -> LocalDerivatives:
         keep = torch.sigmoid(gates[..., 0, :] + vectors[0])
         to_candidate = 1 - keep

@@ -2,16 +2,18 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
 
 from rtrl_core import carried
 from rtrl_core.carried import Carried
-from rtrl_core.shapes import Bool, Float, Tensor
+from rtrl_core.options import NoOptions
+from rtrl_core.shapes import Bool, Float, Int, Tensor
 
 
+@carried.readable
 class CoreState(NamedTuple):
     """What a recurrent core carries from one unroll to the next, per stream."""
 
@@ -36,6 +38,32 @@ class CoreState(NamedTuple):
         carried.reset_(self.sensitivity, streams)
         return self._replace(cell=carried.cleared(self.cell, streams))
 
+    def select(self, streams: Bool[Tensor, " B"] | Int[Tensor, " S"]) -> "CoreState":
+        """A copy with the streams that are true, or with those of these numbers, in their order.
+
+        Raises:
+            TypeError: for flags or numbers of another type: uint8 is either, to torch.
+        """
+        if streams.dtype not in (torch.bool, torch.int64):
+            raise TypeError(f"streams must be bool [B] or int64 [S], got {str(streams.dtype).removeprefix('torch.')}")
+        return carried.select(self, streams)
+
+    def to(self, *where: torch.device | str | torch.dtype) -> "CoreState":
+        """On a device, of a floating type, or both, as the module that it belongs to is moved."""
+        state = self
+        for word in where:
+            state = carried.to(state, dtype=word) if isinstance(word, torch.dtype) else carried.to(state, device=word)
+        return state
+
+    def detach(self) -> "CoreState":
+        """The same memory without a graph. What a core returns has none already: credit for the past is in the sensitivity, which
+        stays. What forgets it is another ``initial_state``, or ``reset``."""
+        return carried.detached(self)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nested dictionaries of tensors, which ``torch.load(..., weights_only=True)`` reads; ``carried.load`` is the way back."""
+        return carried.save(self)
+
 
 def _finite_rows(cell: Carried) -> Bool[Tensor, " B"]:
     """Not by the norm, which a cell's state is too small for: a feed-forward network's has no numbers at all."""
@@ -50,6 +78,8 @@ class Core(nn.Module, ABC):
     inputs ends at the start of the unroll. States are detached from it.
     """
 
+    Options: ClassVar[type] = NoOptions
+    """Its own dataclass, of a core that ``build_core`` is given the class of."""
     input_size: int
     """D."""
     output_size: int
@@ -76,6 +106,11 @@ class Core(nn.Module, ABC):
     ) -> tuple[Float[Tensor, "B H"], Any]:
         """One step for acting, without a graph and without a sensitivity: outputs, and the next ``CoreState.cell``."""
 
+    @torch.no_grad()
+    def advance(self, inputs: Float[Tensor, "T B D"], state: CoreState, is_first: Bool[Tensor, "T B"]) -> CoreState:
+        """The state at the end of an unroll that nobody differentiates or reads the outputs of. Raises as ``forward``."""
+        return self(inputs, state, is_first)[1]
+
     def stream_norms(self, sensitivity: Carried) -> Float[Tensor, " B"] | None:
         """Size of what the rule carries for each stream, in float64, not finite where a number of it is not; ``None`` for nothing."""
         return carried.stream_norms(sensitivity)
@@ -85,9 +120,23 @@ class Core(nn.Module, ABC):
         when new weights have come. A core that keeps nothing of the past but the state gives it back as it is."""
         return state
 
-    def reuse_states(self) -> None:
-        """From here on, whoever calls ``forward`` passes each state to one unroll only, whose backward pass is over before the next
-        unroll, and never looks at it again: its memory may be used anew. A core that gains nothing by this does nothing."""
+    def advance_in_backward(self) -> None:
+        """From here on ``forward`` under autograd may leave the sensitivity to its backward pass, which advances it in place: one read
+        and one write of it, and no memory beside it.
+
+        Whoever says so passes each state to one unroll only, runs the one backward pass of each unroll before the next, and looks at
+        no sensitivity in between: until then it is that of the start, in the state that was given as in the one that was returned.
+        Where there is no backward pass, ``settle`` or the next unroll from the state does what is left. A core that gains nothing by
+        this does nothing.
+        """
+
+    def settle(self, state: CoreState) -> None:
+        """Advances the sensitivity of ``state``, as ``forward`` returned it, if its backward pass has not."""
+
+    def can_repeat(self, before: CoreState, after: CoreState) -> bool:
+        """Whether the unroll that led from one state to the other could be run again: nothing has been advanced in place yet."""
+        old = {id(tensor) for tensor in carried.leaves(before.sensitivity)}
+        return not any(id(tensor) in old for tensor in carried.leaves(after.sensitivity))
 
 
 def check_precision(parameters: Iterable[Tensor]) -> None:

@@ -34,8 +34,14 @@ class GatedCore(Core):
     def refreshed(self, state: CoreState) -> CoreState:
         return self.core.refreshed(state)
 
-    def reuse_states(self) -> None:
-        self.core.reuse_states()
+    def advance_in_backward(self) -> None:
+        self.core.advance_in_backward()
+
+    def settle(self, state: CoreState) -> None:
+        self.core.settle(state)
+
+    def can_repeat(self, before: CoreState, after: CoreState) -> bool:
+        return self.core.can_repeat(before, after)
 
     def forward(
         self, inputs: Float[Tensor, "T B D"], state: CoreState, is_first: Bool[Tensor, "T B"]
@@ -43,6 +49,9 @@ class GatedCore(Core):
         """Outputs ``h_1..h_T`` and the state to carry on with; raises what the core raises."""
         cells, state = self.core(inputs, state, is_first)
         return self._output(inputs, cells), state
+
+    def advance(self, inputs: Float[Tensor, "T B D"], state: CoreState, is_first: Bool[Tensor, "T B"]) -> CoreState:
+        return self.core.advance(inputs, state, is_first)
 
     @torch.no_grad()
     def step(

@@ -36,11 +36,8 @@ class SideBySideCore(StackedCore):
         self, inputs: Float[Tensor, "T B D"], state: CoreState, is_first: Bool[Tensor, "T B"]
     ) -> tuple[Float[Tensor, "T B H"], CoreState]:
         parts = self._parts(inputs)
-        states = zip(state.cell, state.sensitivity, strict=True)
-        each = [
-            core(part, CoreState(cell, sensitivity), is_first)
-            for core, part, (cell, sensitivity) in zip(self._cores, parts, states, strict=True)
-        ]
+        before = [CoreState(*pair) for pair in zip(state.cell, state.sensitivity, strict=True)]
+        each = [core(part, of, is_first) for core, part, of in zip(self._cores, parts, before, strict=True)]
         after = CoreState(tuple(state.cell for _, state in each), tuple(state.sensitivity for _, state in each))
         return torch.cat([outputs for outputs, _ in each], dim=-1), after
 

@@ -56,20 +56,27 @@ class StackedCore(Core):
         return carried.stream_norms(tuple(norms)) if norms else None
 
     def refreshed(self, state: CoreState) -> CoreState:
-        parts = zip(self._cores, state.cell, state.sensitivity, strict=True)
-        return _together([core.refreshed(CoreState(cell, sensitivity)) for core, cell, sensitivity in parts])
+        return _together([core.refreshed(part) for core, part in zip(self._cores, _apart(state), strict=True)])
 
-    def reuse_states(self) -> None:
+    def advance_in_backward(self) -> None:
         for core in self._cores:
-            core.reuse_states()
+            core.advance_in_backward()
+
+    def settle(self, state: CoreState) -> None:
+        for core, part in zip(self._cores, _apart(state), strict=True):
+            core.settle(part)
+
+    def can_repeat(self, before: CoreState, after: CoreState) -> bool:
+        parts = zip(self._cores, _apart(before), _apart(after), strict=True)
+        return all(core.can_repeat(old, new) for core, old, new in parts)
 
     def forward(
         self, inputs: Float[Tensor, "T B D"], state: CoreState, is_first: Bool[Tensor, "T B"]
     ) -> tuple[Float[Tensor, "T B H"], CoreState]:
         outputs: list[Tensor] = []
         states: list[CoreState] = []
-        for core, cell, sensitivity in zip(self._cores, state.cell, state.sensitivity, strict=True):
-            inputs, after = core(inputs, CoreState(cell, sensitivity), is_first)
+        for core, part in zip(self._cores, _apart(state), strict=True):
+            inputs, after = core(inputs, part, is_first)
             outputs.append(inputs)
             states.append(after)
         return torch.cat(outputs, dim=-1), _together(states)
@@ -89,3 +96,7 @@ class StackedCore(Core):
 
 def _together(states: Sequence[CoreState]) -> CoreState:
     return CoreState(tuple(state.cell for state in states), tuple(state.sensitivity for state in states))
+
+
+def _apart(state: CoreState) -> list[CoreState]:
+    return [CoreState(cell, sensitivity) for cell, sensitivity in zip(state.cell, state.sensitivity, strict=True)]

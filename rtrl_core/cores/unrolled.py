@@ -8,35 +8,35 @@ The node hands on the carried state ``s_0`` as it is; in backward it receives ``
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from rtrl_core import carried
 from rtrl_core.arguments import FLOATING, expect
 from rtrl_core.cells.recurrent import RecurrentCell
 from rtrl_core.cores.base import Core, CoreState, check_precision
-from rtrl_core.names import look_up
+from rtrl_core.names import look_up, one_of
 from rtrl_core.rules import RULES, LearningRule, UnrolledRule
 from rtrl_core.shapes import Bool, Float, Tensor
-from rtrl_core.untyped import apply
+from rtrl_core.untyped import apply, in_own_precision
 
 
 class UnrolledCore(Core):
     """
     Args:
         cell: owned by the core from here on.
-        rule: a name in ``RULES``, or a rule of your own; it must be one for any cell.
+        rule: a name in ``RULES``, or a rule of your own; it must be one that fits the cell.
 
     Raises:
-        ValueError: for an unknown rule, or one for diagonal cells only.
+        ValueError: for an unknown rule, or one that does not fit the cell; the message says which of ours do.
     """
 
     def __init__(self, cell: RecurrentCell, rule: str | LearningRule = "tbptt") -> None:
         super().__init__()
         found = look_up(RULES, rule, "rule")() if isinstance(rule, str) else rule
         if not isinstance(found, UnrolledRule):
-            raise ValueError(
-                f"rule {found.name} is for diagonal cells only, which {type(cell).__name__} is not: use rule tbptt"
-            )
+            misfit = f"rule {found.name} is for diagonal cells only, which {type(cell).__name__} is not"
+            raise ValueError(f"{misfit}: use {_fitting(cell)}")
+        if (misfit := found.misfit(cell)) is not None:
+            raise ValueError(f"{misfit}: use {_fitting(cell)}")
         self.cell = cell
         self.rule: UnrolledRule[Any] = found
         self.input_size, self.output_size = cell.input_size, cell.output_size
@@ -116,6 +116,12 @@ class UnrolledCore(Core):
         return inputs.to(example.dtype)
 
 
+def _fitting(cell: RecurrentCell) -> str:
+    """The rules of ours that fit, as one says them."""
+    rules: list[UnrolledRule[Any]] = [rule() for rule in RULES.values() if issubclass(rule, UnrolledRule)]
+    return f"rule={one_of([rule.name for rule in rules if rule.misfit(cell) is None])}"
+
+
 class _CarriedState(torch.autograd.Function):
     """Forward: the carried state. Backward: ``lam_0 . S_0`` into the parameters. The sensitivity is data, no autograd input."""
 
@@ -129,7 +135,7 @@ class _CarriedState(torch.autograd.Function):
         return tuple(tensor.clone() for tensor in tensors)
 
     @staticmethod
-    @once_differentiable
+    @in_own_precision
     def backward(ctx: Any, *adjoint: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         sensitivity = carried.rebuild(ctx.structure, ctx.saved_tensors)
         gradients = ctx.rule.credit(ctx.cell, carried.rebuild(ctx.state, adjoint), sensitivity)

@@ -14,6 +14,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 from rtrl_core import carried
 from rtrl_core.carried import Carried
 from rtrl_core.cells.base import DiagonalCell
+from rtrl_core.cells.recurrent import RecurrentCell
+from rtrl_core.rules.one_pass import OnePass
 from rtrl_core.shapes import Bool, Float, Tensor
 
 S = TypeVar("S")
@@ -48,11 +50,11 @@ class DiagonalRule(LearningRule, Generic[S]):
         inputs: Float[Tensor, "T B D"],
         matrices: Float[Tensor, "K N D"],
         vectors: Float[Tensor, "P N"],
-        state: Float[Tensor, "B N"],
+        state: Float[Tensor, "B ... N"],
         is_first: Bool[Tensor, "T B"],
         sensitivity: S,
         out: S | None,
-    ) -> tuple[Float[Tensor, "T B N"], S]:
+    ) -> tuple[Float[Tensor, "T B ... N"], S]:
         """The states ``c_1..c_T``, whose backward pass leaves the rule's gradient in the parameters, and what is carried on.
 
         Args:
@@ -60,9 +62,38 @@ class DiagonalRule(LearningRule, Generic[S]):
                 otherwise it shares no memory with that.
         """
 
+    def scan_in_one_pass(
+        self,
+        cell: DiagonalCell,
+        inputs: Float[Tensor, "T B D"],
+        matrices: Float[Tensor, "K N D"],
+        vectors: Float[Tensor, "P N"],
+        state: Float[Tensor, "B ... N"],
+        is_first: Bool[Tensor, "T B"],
+        sensitivity: S,
+    ) -> tuple[Float[Tensor, "T B ... N"], OnePass] | None:
+        """The states, whose one backward pass advances ``sensitivity`` in place while it has it in hand anyway, and what is left to
+        do until then; ``None`` of a rule that has no such form."""
+        del cell, inputs, matrices, vectors, state, is_first, sensitivity
+        return None
+
 
 class UnrolledRule(LearningRule, Generic[S]):
     """A rule for any differentiable cell (``cores/unrolled.py``), which keeps the unroll itself to autograd."""
+
+    cells: ClassVar[type] = RecurrentCell
+    """The class of cells that it is for."""
+
+    def misfit(self, cell: Any) -> str | None:
+        """What it misses in this cell, as the beginning of a sentence; ``None`` if it fits."""
+        if isinstance(cell, self.cells):
+            return self.further_misfit(cell)
+        return f"rule {self.name} is for cells of the kind {self.cells.__name__}, which {type(cell).__name__} is not"
+
+    def further_misfit(self, cell: Any) -> str | None:
+        """The same for a cell of that class."""
+        del cell
+        return None
 
     @abstractmethod
     def initial(self, cell: Any, batch_size: int) -> S:

@@ -23,7 +23,8 @@ class ExactRule(DiagonalRule[Sensitivity]):
     def zeros(
         self, cell: DiagonalCell, matrices: Float[Tensor, "K N D"], vectors: Float[Tensor, "P N"], batch_size: int
     ) -> Sensitivity:
-        return Sensitivity.zeros(batch_size, matrices.detach(), vectors.detach())
+        carried = matrices.detach()[: cell.carried_gates]
+        return Sensitivity.zeros(batch_size, carried, vectors.detach(), num_states=cell.num_states)
 
     def scan(
         self,
@@ -31,11 +32,11 @@ class ExactRule(DiagonalRule[Sensitivity]):
         inputs: Float[Tensor, "T B D"],
         matrices: Float[Tensor, "K N D"],
         vectors: Float[Tensor, "P N"],
-        state: Float[Tensor, "B N"],
+        state: Float[Tensor, "B ... N"],
         is_first: Bool[Tensor, "T B"],
         sensitivity: Sensitivity,
         out: Sensitivity | None = None,
-    ) -> tuple[Float[Tensor, "T B N"], Sensitivity]:
+    ) -> tuple[Float[Tensor, "T B ... N"], Sensitivity]:
         """The gradient of ``inputs`` is truncated at the start of the unroll, as in the paper.
 
         Raises:

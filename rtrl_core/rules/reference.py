@@ -8,50 +8,39 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from rtrl_core.cells.base import DiagonalCell, LocalDerivatives
+from rtrl_core.rules.algebra import algebra_of
 from rtrl_core.rules.exact import ExactRule
 from rtrl_core.rules.scan import (
     ParameterGradients,
     Trajectory,
-    adjoints,
     forward_scan,
     input_gradients,
     local_derivatives,
-    weigh,
+    state_gradient,
 )
 from rtrl_core.rules.starts import Starts
 from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Bool, Float, Tensor
-
-
-def step(
-    sensitivity: Sensitivity, local: LocalDerivatives, inputs: Float[Tensor, "B D"], is_first: Bool[Tensor, " B"]
-) -> Sensitivity:
-    """One step of the recursion. ``local`` holds one step, each tensor ``[B, N]``."""
-    matrices = torch.where(is_first[:, None, None, None], 0, sensitivity.matrices)
-    vectors = torch.where(is_first[:, None, None], 0, sensitivity.vectors)
-    for k, gate in enumerate(local.gates):
-        matrices[:, k] = local.state[:, :, None] * matrices[:, k] + gate[:, :, None] * inputs[:, None, :]
-    for p, vector in enumerate(local.vectors):
-        vectors[:, p] = local.state * vectors[:, p] + vector
-    return Sensitivity(matrices, vectors)
+from rtrl_core.untyped import in_own_precision
 
 
 def gradients(
+    cell: DiagonalCell,
     sensitivity: Sensitivity,
     local: LocalDerivatives,
     inputs: Float[Tensor, "T B D"],
     is_first: Bool[Tensor, "T B"],
-    immediate: Float[Tensor, "T B N"],
+    immediate: Float[Tensor, "T B ... N"],
 ) -> tuple[ParameterGradients, Sensitivity]:
     """The recursion over an unroll, collecting ``e_t S_t`` on the way: the whole algorithm in one loop."""
-    total = ParameterGradients.zeros(sensitivity)
+    algebra, total = algebra_of(cell), None
     for t in range(inputs.shape[0]):
-        sensitivity = step(sensitivity, local.at(t), inputs[t], is_first[t])
-        total.matrices.add_((immediate[t][:, None, :, None] * sensitivity.matrices).sum(0))
-        total.vectors.add_((immediate[t][:, None, :] * sensitivity.vectors).sum(0))
+        sensitivity = algebra.step(sensitivity, local.at(t), inputs[t], is_first[t])
+        now = algebra.contract(cell, immediate[t], sensitivity, None)
+        total = now if total is None else ParameterGradients(*(a + b for a, b in zip(total, now, strict=True)))
+    assert total is not None, "an unroll has at least one step"
     return total, sensitivity
 
 
@@ -79,23 +68,27 @@ class _ReferenceScan(torch.autograd.Function):
             else sensitivity
         )
         ctx.save_for_backward(*old, inputs, matrices, vectors, is_first, *trajectory)
+        algebra = algebra_of(cell)
         for t in range(inputs.shape[0]):
-            sensitivity = step(sensitivity, local.at(t), inputs[t], is_first[t])
+            sensitivity = algebra.step(sensitivity, local.at(t), inputs[t], is_first[t])
         for target, source in zip(out, sensitivity, strict=True):
             target.copy_(source)
         return trajectory.states
 
     @staticmethod
-    @once_differentiable
+    @in_own_precision
     def backward(ctx: Any, immediate: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         old_matrices, old_vectors, inputs, matrices, vectors, is_first, *trajectory = ctx.saved_tensors
         local = local_derivatives(ctx.cell, Trajectory(*trajectory), vectors, ctx.starts)
-        total, _ = gradients(Sensitivity(old_matrices, old_vectors), local, inputs, is_first, immediate)
-        to_inputs = None
-        if ctx.needs_input_grad[1]:
-            adjoint, _ = adjoints(immediate, local.state, ctx.starts)
-            to_inputs = input_gradients(weigh(adjoint, local.gates), matrices)
-        return None, to_inputs, *total, None, None, None, None
+        immediate = ctx.cell.differentiated(immediate)
+        total, _ = gradients(ctx.cell, Sensitivity(old_matrices, old_vectors), local, inputs, is_first, immediate)
+        algebra = algebra_of(ctx.cell)
+        adjoint, adjoint_before = algebra.adjoints(immediate, local.state, ctx.starts)
+        to_inputs = (
+            input_gradients(algebra.gate_adjoints(adjoint, local), matrices) if ctx.needs_input_grad[1] else None
+        )
+        to_state = state_gradient(ctx.cell, adjoint_before) if ctx.needs_input_grad[4] else None
+        return None, to_inputs, *total, to_state, None, None, None
 
 
 @dataclass(frozen=True, slots=True)

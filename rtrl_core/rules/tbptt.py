@@ -4,22 +4,21 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from rtrl_core.cells.base import DiagonalCell
+from rtrl_core.rules.algebra import algebra_of
 from rtrl_core.rules.base import DiagonalRule, UnrolledRule
 from rtrl_core.rules.scan import (
     Trajectory,
-    adjoints,
     forward_scan,
     input_gradients,
     local_derivatives,
-    segment_gradients,
-    weigh,
+    matrix_gradients,
+    state_gradient,
 )
 from rtrl_core.rules.starts import Starts
 from rtrl_core.shapes import Bool, Float, Tensor
-from rtrl_core.untyped import apply
+from rtrl_core.untyped import apply, in_own_precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +42,11 @@ class TruncatedRule(DiagonalRule[None], UnrolledRule[None]):
         inputs: Float[Tensor, "T B D"],
         matrices: Float[Tensor, "K N D"],
         vectors: Float[Tensor, "P N"],
-        state: Float[Tensor, "B N"],
+        state: Float[Tensor, "B ... N"],
         is_first: Bool[Tensor, "T B"],
         sensitivity: None = None,
         out: None = None,
-    ) -> tuple[Float[Tensor, "T B N"], None]:
+    ) -> tuple[Float[Tensor, "T B ... N"], None]:
         return apply(_TruncatedScan, cell, inputs, matrices, vectors, state, is_first), None
 
     def advance(
@@ -73,12 +72,14 @@ class _TruncatedScan(torch.autograd.Function):
         return trajectory.states
 
     @staticmethod
-    @once_differentiable
+    @in_own_precision
     def backward(ctx: Any, immediate: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         inputs, matrices, vectors, *trajectory = ctx.saved_tensors
         local = local_derivatives(ctx.cell, Trajectory(*trajectory), vectors, ctx.starts)
-        adjoint, _ = adjoints(immediate, local.state, ctx.starts)
-        adjoint_gates = weigh(adjoint, local.gates)
-        gradients = segment_gradients(adjoint, adjoint_gates, local, inputs)
+        algebra = algebra_of(ctx.cell)
+        adjoint, adjoint_before = algebra.adjoints(ctx.cell.differentiated(immediate), local.state, ctx.starts)
+        adjoint_gates = algebra.gate_adjoints(adjoint, local)
+        by_vectors = algebra.vector_gradients(adjoint, local)
         to_inputs = input_gradients(adjoint_gates, matrices) if ctx.needs_input_grad[1] else None
-        return None, to_inputs, *gradients, None, None
+        to_state = state_gradient(ctx.cell, adjoint_before) if ctx.needs_input_grad[4] else None
+        return None, to_inputs, matrix_gradients(adjoint_gates, inputs), by_vectors, to_state, None

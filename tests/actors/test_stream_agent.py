@@ -137,7 +137,7 @@ class Oracle:
             results = [_advance(half, part, state) for half, part, state in zip(halves, parts, states, strict=True)]
             states = [state for _, state in results]
             hidden = torch.cat([outputs for outputs, _ in results], -1)
-        return self.network._heads(hidden)
+        return self.network.heads(hidden)
 
     def episode(self, stream: int, t: int) -> list[StepInput]:
         start = max(s for s in range(t + 1) if self.history.is_first[s, stream])

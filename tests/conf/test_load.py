@@ -172,7 +172,7 @@ def test_help_names_every_option_group_and_experiment():
         "env.sticky_actions",
         "tmaze",
         "atari_qbert_rtrl",
-        "rule: reference",
+        "rule: dense, leak, reference",
     ):
         assert word in text
 

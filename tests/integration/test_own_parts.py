@@ -19,6 +19,9 @@ OWN = {
         *("experiment=tmaze", "env.corridor=4", "network.core=toy_parts:DenseCell"),
         *("rule=toy_parts:FullRTRL", "rule.options.scale=1.0"),
     ],
+    "cell whose parameters feed one unit each": [
+        *("experiment=tmaze", "env.corridor=4", "network.core=toy_parts:PlainRNN", "rule=snap1"),
+    ],
     "encoder": [
         *("experiment=tmaze", "env.corridor=4", "network.encoder=toy_parts:ScaledEncoder"),
         "network.encoder_options.scale=2",
@@ -94,7 +97,7 @@ def test_a_stored_part_is_imported_only_if_it_is_said_again(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["network.core=lstm"], "unknown network.core 'lstm': did you mean elstm?"),
+        (["network.core=indrn"], "unknown network.core 'indrn': did you mean indrnn?"),
         (["network.core=toy_parts"], "unknown network.core 'toy_parts'"),
         (["network.core=no_such_module:Cell"], "there is no module no_such_module here"),
         (["network.core=toy_parts:Missing"], "module toy_parts has no 'Missing'"),

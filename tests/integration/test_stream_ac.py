@@ -70,6 +70,15 @@ def test_it_trains_with_any_network(words: list[str], tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_a_separate_critic_is_for_any_algorithm(tmp_path: Path):
+    words = ["experiment=tmaze", "env.corridor=4", "network.critic=separate", "network.normalise_outputs=true"]
+    small = ["network.num_units=4", "actors.num_envs=4", "fleet=local", "fleet.num_actors=1", "logging=quiet"]
+    fidelity = ["actors.fidelity_every=1", "learner.mode=sync", "total_steps=120"]
+    assert train.main([*words, *small, *fidelity, f"run_dir={tmp_path}"]) == 0
+    assert evaluate.main([f"checkpoint={tmp_path}", "episodes=2"]) == 0
+
+
+@pytest.mark.slow
 def test_it_trains_on_pictures_and_begins_new_games_where_they_cannot_be_saved(tmp_path: Path):
     words = ["experiment=stream_atari_breakout", "network.num_units=8", "network.features=8", "actors.unroll=10"]
     run = [*words, "logging=quiet", f"run_dir={tmp_path}/run"]
@@ -91,6 +100,7 @@ def test_it_trains_on_pictures_and_begins_new_games_where_they_cannot_be_saved(t
         (["learner.mode=lockstep"], "learner.mode=lockstep"),
         (["actors.wire=bfloat16"], "computes and ships in float32: use actors.wire=float32"),
         (["actors.autocast=bfloat16"], "computes and ships in float32"),
+        (["rule.refresh=40"], "rule.refresh=40 needs weights that stand still for an unroll"),
         (["algorithm.options.trace_decay=1.5"], "trace_decay must be from 0 to 1, got 1.5"),
         (["algorithm.options.kappa_actor=0"], "kappa_actor must be above 0"),
         (["algorithm.options.learning_rate=nan"], "learning_rate must be above 0"),

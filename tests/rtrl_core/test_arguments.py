@@ -161,6 +161,25 @@ def test_a_core_in_half_precision_is_refused_and_under_autocast_it_computes_in_f
         core.step(inputs[0].to(dtype), torch.zeros(B, N, dtype=dtype), is_first[0])
 
 
+@pytest.mark.parametrize("in_one_pass", [False, True])
+@pytest.mark.parametrize("cell", ["elstm", "lru"])
+@pytest.mark.parametrize("rule", DIAGONAL_RULES)
+def test_a_backward_pass_under_autocast_computes_as_without(rule: str, cell: str, in_one_pass: bool):
+    core, gradients = DiagonalCore(D, N, cell, rule), []
+    if in_one_pass:
+        core.advance_in_backward()
+    inputs, is_first = torch.randn(2 * T, B, D), torch.zeros(2 * T, B, dtype=torch.bool)
+    for enabled in (False, True):
+        core.zero_grad()
+        state = core.initial_state(B)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            for rows in (slice(0, T), slice(T, 2 * T)):
+                outputs, state = core(inputs[rows], state, is_first[rows])
+                outputs.square().sum().backward()
+        gradients.append([parameter.grad for parameter in core.parameters()])
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+
+
 def test_a_state_of_no_stream_and_a_sensitivity_for_a_rule_without_one_are_refused():
     core = DiagonalCore(D, N, rule="tbptt")
     with refused(ValueError, "batch_size must be at least 1, got 0"):

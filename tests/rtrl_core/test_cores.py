@@ -1,13 +1,12 @@
-"""A core is a cell, a rule and parameters; what it carries is opaque: dense cells of several states, stacks, memory that is used anew."""
+"""A core is a cell, a rule and parameters; what it carries is opaque: dense cells of several states, stacks."""
 
 import jaxtyping
 import pytest
 import torch
 from toy_parts import DenseCell, FullRTRL, LeakCell
-from unrolled import DIAGONAL_RULES, UNROLLED_RULES
+from unrolled import rules_for
 
 from rtrl_core import (
-    CELLS,
     ELSTM,
     RULES,
     Core,
@@ -34,10 +33,14 @@ def make(kind: str) -> Core:
         "elstm": lambda: ELSTM(INPUTS, UNITS),
         "stack": lambda: StackedCore([ELSTM(INPUTS, UNITS), UnrolledCore(DenseCell(UNITS, 3), FullRTRL())]),
         "feedforward": lambda: Feedforward(INPUTS),
+        "slstm": lambda: GatedCore(DiagonalCore(INPUTS, UNITS, "slstm")),
+        "retnet": lambda: build_core("retnet", INPUTS, 8, "segment"),
+        "ema": lambda: build_core("ema", INPUTS, UNITS, "segment"),
+        "across layers": lambda: build_core("elstm", INPUTS, UNITS, "segment", layers=2, across_layers="exact"),
     }[kind]().double()
 
 
-KINDS = ("dense", "dense tbptt", "diagonal", "elstm", "stack", "feedforward")
+KINDS = ("dense", "dense tbptt", "diagonal", "elstm", "stack", "feedforward", "slstm", "retnet", "ema", "across layers")
 
 
 def problem(steps: int = 12):
@@ -79,7 +82,7 @@ def test_a_dense_cell_of_several_states_has_the_gradient_of_the_whole_episode_un
     torch.testing.assert_close(outputs.sin().sum(), total.detach(), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("rule", UNROLLED_RULES)
+@pytest.mark.parametrize("rule", rules_for(DenseCell(INPUTS, UNITS)))
 def test_any_rule_for_any_cell_changes_only_credit_that_is_older_than_the_unroll(rule: str):
     inputs, is_first = problem()
     exact, other = make("dense"), UnrolledCore(DenseCell(INPUTS, UNITS), rule).double()
@@ -196,43 +199,6 @@ def test_a_stream_that_begins_anew_forgets_what_was_not_finite(kind: str):
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("length", [1, 3])
-@pytest.mark.parametrize("rule", DIAGONAL_RULES)
-@pytest.mark.parametrize("cell", CELLS)
-def test_memory_that_is_used_anew_changes_nothing_but_the_memory(cell: str, rule: str, length: int):
-    inputs, is_first = problem(24)
-    plain, reusing = (DiagonalCore(INPUTS, UNITS, cell, rule).double() for _ in range(2))
-    reusing.load_state_dict(plain.state_dict())
-    reusing.reuse_states()
-    expected, _, last = by_unrolls(plain, inputs, is_first, (length,) * (24 // length))
-    gradient, _, state = by_unrolls(reusing, inputs, is_first, (length,) * (24 // length))
-    assert torch.equal(gradient, expected)
-    for ours, theirs in zip(carried.leaves(state), carried.leaves(last), strict=True):
-        assert torch.equal(ours, theirs)
-
-    state, places = reusing.initial_state(STREAMS), set()
-    for start in range(0, 24, length):
-        outputs, state = reusing(inputs[start : start + length], state, is_first[start : start + length])
-        outputs.sum().backward()
-        places |= {leaf.data_ptr() for leaf in carried.leaves(state.sensitivity)}
-    assert len(places) <= (2 if length == 1 else 4)  # of two tensors
-
-
-def test_a_smaller_batch_in_between_leaves_the_memory_of_the_whole_one_alone():
-    core = GatedCore(DiagonalCore(INPUTS, UNITS)).double()
-    core.reuse_states()
-    inputs, is_first = problem(8)
-    _, state = core(inputs[:4], core.initial_state(STREAMS), is_first[:4])
-    kept = [leaf.clone() for leaf in carried.leaves(state)]
-    outputs, after = core(inputs[4:], state, is_first[4:])
-    some = torch.tensor([True, False, True])
-    core(inputs[4:, some], state.of(some), is_first[4:, some])
-    for ours, theirs in zip(carried.leaves(state), kept, strict=True):
-        assert torch.equal(ours, theirs)
-    outputs.sum().backward()
-    assert after.finite_streams().all()
-
-
 def test_a_stack_is_what_its_layers_are_one_after_the_other():
     layers = [ELSTM(INPUTS, UNITS).double(), ELSTM(UNITS, 2).double()]
     stack = StackedCore(layers)
@@ -255,8 +221,8 @@ def test_cores_that_do_not_fit_say_so():
         UnrolledCore(DenseCell(INPUTS, UNITS), "segment")
     with pytest.raises(ValueError, match="rule full is not for diagonal cells such as ELSTMCell"):
         DiagonalCore(INPUTS, UNITS, rule=FullRTRL())
-    with pytest.raises(ValueError, match="unknown core 'lstm': expected one of elstm, indrnn, mingru, feedforward"):
-        build_core("lstm", INPUTS, UNITS, "segment")
+    with pytest.raises(ValueError, match="unknown core 'rnn': expected one of elstm, indrnn, mingru"):
+        build_core("rnn", INPUTS, UNITS, "segment")
     saved = carried.save(make("elstm").initial_state(STREAMS))
     with pytest.raises(
         ValueError, match=r"expected torch.float64 \[3, 5\] in a saved state, got torch.float64 \[2, 5\]"

@@ -7,7 +7,7 @@ import torch
 from unrolled import DIAGONAL_RULES
 
 from rtrl_core import CELLS, DiagonalCore
-from rtrl_core.rules.scan import adjoints, decays
+from rtrl_core.rules.single import adjoints, decays
 from rtrl_core.rules.starts import Starts
 
 TINY = torch.finfo(torch.float32).tiny
@@ -21,7 +21,7 @@ NO_STARTS = Starts.of(torch.zeros(200, 2, dtype=torch.bool))
 @pytest.mark.parametrize("rule", DIAGONAL_RULES)
 def test_the_gradient_is_linear_in_the_scale_of_the_loss(rule: str, cell: str, scale: float):
     core = DiagonalCore(3, 5, cell, rule)
-    inputs, weights = torch.randn(60, 2, 3), torch.randn(60, 2, 5)
+    inputs, weights = torch.randn(60, 2, 3), torch.randn(60, 2, core.output_size)
     is_first = torch.rand(60, 2) < 0.05
     gradients = []
     for size in (1.0, scale):

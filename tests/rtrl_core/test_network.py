@@ -34,7 +34,9 @@ def make_network(**changes) -> PolicyNetwork:
 )
 @pytest.mark.parametrize("core", core_names())
 def test_acting_step_by_step_equals_the_unroll(encoder, shape, layout, core):
-    network = make_network(encoder=encoder, observation_shape=shape, layout=layout, core=core, last_action=True)
+    network = make_network(
+        encoder=encoder, observation_shape=shape, layout=layout, core=core, rule="tbptt", last_action=True
+    )
     image = torch.randint(0, 255, (3, 2, *shape), dtype=torch.uint8)
     observations = image if layout != "vector" else image.float()
     is_first = torch.tensor([[True, True], [False, True], [False, False]])
@@ -79,7 +81,7 @@ def test_images_of_both_layouts_mean_the_same():
     ("changes", "message"),
     [
         ({"encoder": "resnet"}, "unknown encoder 'resnet'"),
-        ({"core": "lstm"}, "unknown core 'lstm'"),
+        ({"core": "rnn"}, "unknown core 'rnn'"),
         ({"rule": "bptt"}, "unknown rule 'bptt'"),
         ({"observation_shape": (4,), "layout": "vector"}, "use network.encoder=mlp"),
         ({"observation_shape": (4, 20, 20)}, "at least 36x36"),

@@ -13,7 +13,7 @@ from unrolled import DIAGONAL_RULES, full_gradient
 from rtrl_core import CELLS, CoreState, DiagonalCore, GatedCore, NetworkSpec, PolicyNetwork, Sensitivity
 from rtrl_core.encoders import InstructionEncoder
 from rtrl_core.policies import Categorical, DiagonalGaussian
-from rtrl_core.rules import segment
+from rtrl_core.rules import scan
 
 STREAMS, INPUTS, UNITS, BROKEN = 6, 3, 4, 4
 OTHERS = [stream for stream in range(STREAMS) if stream != BROKEN]
@@ -71,12 +71,12 @@ def assert_equal_states(ours: CoreState, theirs: CoreState) -> None:
 def test_a_stream_that_begins_anew_forgets_what_was_not_finite_and_the_others_do_not_notice(
     rule, block_bytes, cell, length, start, in_place, poison, monkeypatch
 ):
-    monkeypatch.setattr(segment, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(scan, "BLOCK_BYTES", block_bytes)
     core = DiagonalCore(INPUTS, UNITS, cell, rule)
     state, inputs, weights = (
         carried_state(core),
         torch.randn(length, STREAMS, INPUTS),
-        torch.randn(length, STREAMS, UNITS),
+        torch.randn(length, STREAMS, core.output_size),
     )
     is_first = torch.zeros(length, STREAMS, dtype=torch.bool)
     is_first[start, BROKEN] = True
@@ -103,7 +103,11 @@ def test_a_stream_that_begins_anew_forgets_what_was_not_finite_and_the_others_do
 @pytest.mark.parametrize("rule", DIAGONAL_RULES)
 def test_an_episode_that_begins_and_ends_inside_the_unroll_leaves_nothing_behind(rule, cell):
     core = DiagonalCore(INPUTS, UNITS, cell, rule)
-    state, inputs, weights = carried_state(core), torch.randn(9, STREAMS, INPUTS), torch.randn(9, STREAMS, UNITS)
+    state, inputs, weights = (
+        carried_state(core),
+        torch.randn(9, STREAMS, INPUTS),
+        torch.randn(9, STREAMS, core.output_size),
+    )
     is_first = torch.zeros(9, STREAMS, dtype=torch.bool)
     is_first[[2, 6], BROKEN] = True
     poisoned = inputs.clone()
@@ -115,11 +119,31 @@ def test_an_episode_that_begins_and_ends_inside_the_unroll_leaves_nothing_behind
     assert torch.equal(result.of_inputs[healthy, BROKEN], clean.of_inputs[healthy, BROKEN])
 
 
+@pytest.mark.parametrize("in_one_pass", [False, True])
+@pytest.mark.parametrize("cell", ["elstm", "rtu"])
+def test_what_an_episode_that_is_over_saw_is_left_out_however_the_inputs_lie_in_memory(cell, in_one_pass):
+    core = DiagonalCore(INPUTS, UNITS, cell)
+    if in_one_pass:
+        core.advance_in_backward()
+    inputs, weights = torch.randn(STREAMS, INPUTS, 6).permute(2, 0, 1), torch.randn(6, STREAMS, core.output_size)
+    inputs[1, BROKEN] = math.nan
+    is_first = torch.zeros(6, STREAMS, dtype=torch.bool)
+    is_first[3, BROKEN] = True
+    outputs, after = core(inputs, carried_state(core), is_first)
+    (weights * outputs)[3:].sum().backward()
+    core.settle(after)
+    assert after.finite_streams().all()
+
+
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("rule", DIAGONAL_RULES)
 def test_a_loss_that_is_not_finite_reaches_no_episode_before_its_own(rule, cell):
     core = DiagonalCore(INPUTS, UNITS, cell, rule)
-    state, inputs, weights = carried_state(core), torch.randn(5, STREAMS, INPUTS), torch.randn(5, STREAMS, UNITS)
+    state, inputs, weights = (
+        carried_state(core),
+        torch.randn(5, STREAMS, INPUTS),
+        torch.randn(5, STREAMS, core.output_size),
+    )
     is_first = torch.zeros(5, STREAMS, dtype=torch.bool)
     is_first[3, BROKEN] = True
     clean = unroll(core, inputs, copy_of(state), is_first, weights)
@@ -132,8 +156,9 @@ def test_a_loss_that_is_not_finite_reaches_no_episode_before_its_own(rule, cell)
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 @pytest.mark.parametrize("cell", CELLS)
 def test_acting_forgets_at_a_reset_as_learning_does(cell, poison):
-    layer = GatedCore(DiagonalCore(INPUTS, UNITS, cell))
-    state, inputs = torch.randn(STREAMS, UNITS), torch.randn(STREAMS, INPUTS)
+    core = DiagonalCore(INPUTS, UNITS, cell)
+    layer, inputs = GatedCore(core), torch.randn(STREAMS, INPUTS)
+    state = carried_state(core).cell
     is_first = torch.arange(STREAMS) == BROKEN
     expected = layer.step(inputs, state, is_first)
     state[BROKEN] = poison

@@ -12,11 +12,12 @@ EXACT_RULES = [name for name in DIAGONAL_RULES if RULES[name].exact]
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 
 
-def random_problem(total: int, batch: int, inputs: int, units: int, dtype: torch.dtype, first_rate: float = 0.15):
-    x = torch.randn(total, batch, inputs, dtype=dtype)
+def random_problem(total: int, batch: int, core: DiagonalCore, first_rate: float = 0.15):
+    dtype = core.matrices.dtype
+    x = torch.randn(total, batch, core.input_size, dtype=dtype)
     is_first = torch.rand(total, batch) < first_rate
     is_first[0] = True
-    weights = torch.randn(total, batch, units, dtype=dtype)
+    weights = torch.randn(total, batch, core.output_size, dtype=dtype)
     return x, is_first, weights
 
 
@@ -43,7 +44,7 @@ def gradient_by_unrolls(
 @pytest.mark.parametrize("rule", EXACT_RULES)
 def test_step_by_step_the_gradient_is_exact_wherever_the_sensitivity_is_written(rule: str, cell: str, out: str):
     core = DiagonalCore(5, 7, cell, rule).double()
-    x, is_first, weights = random_problem(12, 3, 5, 7, torch.float64)
+    x, is_first, weights = random_problem(12, 3, core)
     state = core.initial_state(3)
     assert state.sensitivity is not None
     spare = state.sensitivity.empty_like()
@@ -68,7 +69,7 @@ def relative(actual: torch.Tensor, expected: torch.Tensor) -> float:
 @pytest.mark.parametrize("rule", EXACT_RULES)
 def test_any_segmentation_gives_the_gradient_of_backpropagation_through_the_whole_episode(rule, cell, lengths, dtype):
     core = DiagonalCore(5, 7, cell, rule).to(dtype)
-    x, is_first, weights = random_problem(12, 3, 5, 7, dtype)
+    x, is_first, weights = random_problem(12, 3, core)
     matrices, vectors, states = gradient_by_unrolls(core, x, is_first, weights, lengths)
     expected_matrices, expected_vectors, expected_states = full_gradient(
         core.cell, core.matrices, core.vectors, x, is_first, weights
@@ -83,7 +84,7 @@ def test_any_segmentation_gives_the_gradient_of_backpropagation_through_the_whol
 @pytest.mark.parametrize("rule", EXACT_RULES)
 def test_odd_sizes(rule, cell, batch, inputs, units):
     core = DiagonalCore(inputs, units, cell, rule).double()
-    x, is_first, weights = random_problem(7, batch, inputs, units, torch.float64, first_rate=0.3)
+    x, is_first, weights = random_problem(7, batch, core, first_rate=0.3)
     matrices, vectors, _ = gradient_by_unrolls(core, x, is_first, weights, (2, 1, 4))
     expected_matrices, expected_vectors, _ = full_gradient(core.cell, core.matrices, core.vectors, x, is_first, weights)
     torch.testing.assert_close(matrices, expected_matrices, rtol=1e-9, atol=1e-12)
@@ -93,7 +94,10 @@ def test_odd_sizes(rule, cell, batch, inputs, units):
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_closed_form_of_the_derivatives_equals_forward_mode(cell):
     instance = CELLS[cell]()
-    state = torch.randn(4, 6, dtype=torch.float64)
+    state = torch.randn(4, *instance.state_shape(6), dtype=torch.float64)
+    if instance.num_scales:
+        state[:, 1].abs_()
+    state[0] = 0
     gates = torch.randn(4, len(instance.gate_names), 6, dtype=torch.float64)
     vectors = torch.randn(len(instance.vector_names), 6, dtype=torch.float64)
     closed = instance.derivatives(state, gates, vectors)
@@ -106,7 +110,7 @@ def test_a_closed_form_of_the_derivatives_equals_forward_mode(cell):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_tbptt_is_the_segment_rule_with_a_zeroed_sensitivity(cell):
-    x, is_first, weights = random_problem(10, 3, 4, 6, torch.float64)
+    x, is_first, weights = random_problem(10, 3, DiagonalCore(4, 6, cell).double())
     is_first[5] = False
     gradients = {}
     for rule in ("segment", "tbptt"):
@@ -126,9 +130,9 @@ def test_tbptt_is_the_segment_rule_with_a_zeroed_sensitivity(cell):
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("rule", DIAGONAL_RULES)
 def test_any_rule_changes_only_credit_that_is_older_than_the_unroll(rule: str, cell: str):
-    x, is_first, weights = random_problem(10, 3, 4, 6, torch.float64)
     torch.manual_seed(1)
     core = DiagonalCore(4, 6, cell, rule).double()
+    x, is_first, weights = random_problem(10, 3, core)
     truncated = DiagonalCore(4, 6, cell, "tbptt").double()
     truncated.load_state_dict(core.state_dict())
     for ours, theirs in zip(
@@ -146,9 +150,9 @@ def test_any_rule_changes_only_credit_that_is_older_than_the_unroll(rule: str, c
 
 @pytest.mark.parametrize("rule", EXACT_RULES)
 def test_rtrl_and_tbptt_differ_exactly_where_memory_is_carried(rule):
-    x, is_first, weights = random_problem(10, 3, 4, 6, torch.float64, first_rate=0.0)
     torch.manual_seed(1)
     exact = DiagonalCore(4, 6, "elstm", rule).double()
+    x, is_first, weights = random_problem(10, 3, exact, first_rate=0.0)
     truncated = DiagonalCore(4, 6, "elstm", "tbptt").double()
     truncated.load_state_dict(exact.state_dict())
     carried = [gradient_by_unrolls(core, x, is_first, weights, (5, 5))[0] for core in (exact, truncated)]
@@ -161,7 +165,7 @@ def test_rtrl_and_tbptt_differ_exactly_where_memory_is_carried(rule):
 @pytest.mark.parametrize(("rule", "length"), list(itertools.product(EXACT_RULES, (1, 4))))
 def test_the_sensitivity_is_the_jacobian_of_the_state(rule, length):
     core = DiagonalCore(3, 4, "elstm", rule).double()
-    x, is_first, _ = random_problem(8, 2, 3, 4, torch.float64, first_rate=0.0)
+    x, is_first, _ = random_problem(8, 2, core, first_rate=0.0)
     state = core.initial_state(2)
     for start in range(0, 8, length):
         _, state = core(x[start : start + length], state, is_first[start : start + length])
@@ -183,7 +187,7 @@ def test_the_sensitivity_is_the_jacobian_of_the_state(rule, length):
 
 def test_the_gradient_of_the_inputs_is_truncated_at_the_start_of_the_unroll():
     core = DiagonalCore(3, 4, "elstm", "segment").double()
-    x, is_first, weights = random_problem(8, 2, 3, 4, torch.float64, first_rate=0.0)
+    x, is_first, weights = random_problem(8, 2, core, first_rate=0.0)
     x.requires_grad_()
     _, state = core(x[:4], core.initial_state(2), is_first[:4])
     outputs, _ = core(x[4:], state, is_first[4:])
@@ -206,7 +210,7 @@ def test_a_sensitivity_that_backward_still_needs_must_not_be_overwritten():
 def test_the_elstm_layer_is_a_drop_in_module_with_an_untruncated_gradient():
     torch.manual_seed(2)
     layer = ELSTM(input_size=3, num_units=5).double()
-    x, is_first, _ = random_problem(9, 2, 3, 5, torch.float64)
+    x, is_first, _ = random_problem(9, 2, DiagonalCore(3, 5).double())
     state = layer.initial_state(2)
     for start in range(0, 9, 3):
         outputs, state = layer(x[start : start + 3], state, is_first[start : start + 3])

@@ -46,6 +46,17 @@ PLOTS = (
     Plot("gradient_norms", "Gradient norms", ("gradient_norm_stem", "gradient_norm_core", "gradient_norm_heads"), True),
     Plot("sensitivity_age", "Age of the sensitivity", ("sensitivity_age_mean", "sensitivity_age_p95")),
     Plot("sensitivity_norm", "Norm of the sensitivity", ("sensitivity_norm",)),
+    Plot(
+        "fidelity_cosine",
+        "Credit for the past: cosine to what it should be",
+        ("sensitivity_fidelity_cosine", "rule_fidelity_cosine"),
+    ),
+    Plot(
+        "fidelity_error",
+        "Credit for the past: relative error",
+        ("sensitivity_fidelity_error", "rule_fidelity_error"),
+        True,
+    ),
     Plot("entropy", "Entropy of the policy", ("entropy",)),
     Plot("explained_variance", "Explained variance of the value", ("explained_variance",)),
     Plot("value_loss", "Value loss", ("value_loss",), True),

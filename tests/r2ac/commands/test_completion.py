@@ -31,7 +31,15 @@ def test_bash_completes_options_files_experiments_and_suites(
     assert main(["--completion", "bash", f"--config-dir={tmp_path}"]) == 0
     script = capsys.readouterr().out
     assert offered(script, "rtrl-train actors.unr") == ["actors.unroll="]
-    assert offered(script, "rtrl-train seed=1 rule=") == ["reference", "segment", "tbptt"]
+    assert offered(script, "rtrl-train seed=1 rule=") == [
+        "dense",
+        "leak",
+        "reference",
+        "segment",
+        "snap1",
+        "tbptt",
+        "uoro",
+    ]
     assert offered(script, "rtrl-sweep experiment=m") == ["mine"]
     assert offered(script, "rtrl-train env=dmlab30/") == ["dmlab30/"]
     assert offered(script, "rtrl-train env=a") == ["atari", "atari/"]
