@@ -43,6 +43,10 @@ def network_spec(network: NetworkConfig, rule: RuleConfig, env: EnvSpec) -> Netw
         last_reward=network.last_reward,
         last_action=network.last_action,
         instruction=env.instruction_length > 0,
+        critic=network.critic,
+        normalise_outputs=network.normalise_outputs,
+        normalise_observations=network.normalise_observations,
+        scale_rewards=network.scale_rewards,
     )
 
 

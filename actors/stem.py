@@ -25,6 +25,16 @@ class StepInput(NamedTuple):
     is_first: Bool[Tensor, " B"]
     instruction: Int[Tensor, "B L"] | None
 
+    def of(self, streams: Bool[Tensor, " B"] | slice) -> "StepInput":
+        """These streams only."""
+        return StepInput(
+            self.observation[streams],
+            self.last_reward[streams],
+            self.last_action[streams],
+            self.is_first[streams],
+            None if self.instruction is None else self.instruction[streams],
+        )
+
 
 class StemPass:
     """One forward pass from a step's inputs to core inputs, in the arithmetic of this actor."""

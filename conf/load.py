@@ -42,6 +42,10 @@ NOT_LEARNING = ("name", "run_dir", "resume", "logging", "seed", "fleet")
 ADDED: dict[str, Any] = {
     "network.core_options": {},
     "network.encoder_options": {},
+    "network.critic": "shared",
+    "network.normalise_outputs": False,
+    "network.normalise_observations": False,
+    "network.scale_rewards": False,
     "network.layers": 1,
     "rule.options": {},
     "rule.across_layers": "local",

@@ -28,8 +28,8 @@ class NetworkConfig:
     )
     encoder_init: str = knob(
         "torch",
-        "the paper's, or orthogonal, whose features differ more between frames",
-        choices=("torch", "orthogonal"),
+        "the paper's; orthogonal, whose features differ more between frames; or sparse, as in streaming, of the heads too",
+        choices=("torch", "orthogonal", "sparse"),
     )
     features: int = knob(256, "encoder outputs", minimum=1, maximum=65_536)
     mlp_sizes: list[int] = knob(
@@ -56,6 +56,18 @@ class NetworkConfig:
     )
     last_reward: bool = knob(True, "feed the last (clipped) reward to the core")
     last_action: bool = knob(False, "feed the last action, one-hot, to the core")
+    critic: str = knob(
+        "shared",
+        "policy and value read one core, or each has an encoder and a core of its own",
+        choices=("shared", "separate"),
+    )
+    normalise_outputs: bool = knob(False, "layer norm of the core's outputs before the heads, without parameters")
+    normalise_observations: bool = knob(
+        False, "vectors by their running mean and deviation, kept beside the weights (algorithm=stream_ac)"
+    )
+    scale_rewards: bool = knob(
+        False, "rewards by the deviation of running returns, kept beside the weights (algorithm=stream_ac)"
+    )
     freeze_encoder: bool = knob(False, "leave the encoder's weights as they were loaded")
     load_encoder: str | None = knob(
         None, "checkpoint, or run folder for its last one, whose encoder is loaded before training", place=True
@@ -88,7 +100,9 @@ class AlgorithmConfig:
     """What becomes of an unroll, and how it becomes weights."""
 
     name: str = knob(
-        "r2ac", "r2ac: each actor ships its own gradient; MODULE:CLASS is one of your own", place=imports_module
+        "r2ac",
+        "r2ac: each actor ships its own gradient; stream_ac: one actor updates at every step; MODULE:CLASS is one of your own",
+        place=imports_module,
     )
     options: dict[str, Any] = knob({}, "the algorithm's own, as algorithm.options.NAME=VALUE", place=holds_text)
 

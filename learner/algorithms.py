@@ -1,6 +1,7 @@
 """Algorithms by name: what becomes of an unroll where it was collected, and how what is shipped becomes weights.
 
-r2ac    actor: rollout -> gradient      wire: gradient      learner: add, update
+r2ac         actor: rollout -> gradient              wire: gradient      learner: add, update
+stream_ac    actor: T steps, an update after each    wire: weights       learner: keep
 """
 
 from abc import ABC, abstractmethod
@@ -9,11 +10,17 @@ from typing import Any, ClassVar, Generic
 
 from actors.actor import Actor, build_actor
 from actors.parts import find, with_options
+from actors.stream_agent import StreamOptions
+from actors.stream_worker import StreamWorker, build_stream_worker
 from actors.worker import ActorIdentity, C, Worker
+from conf.knobs import ConfigError
 from conf.schema import AlgorithmConfig, TrainConfig
 from learner.learner import GradientPlan
 from learner.plan import LearnerPlan
-from rtrl_core import GradientContribution, ParameterLayout
+from learner.stream_learner import StreamPlan
+from rtrl_core import GradientContribution, ParameterLayout, WeightsContribution
+
+LARGEST_OPTION = 1e6
 
 
 class Algorithm(ABC, Generic[C]):
@@ -23,6 +30,13 @@ class Algorithm(ABC, Generic[C]):
     """
 
     name: ClassVar[str]
+
+    def require(self, config: TrainConfig) -> None:
+        """Asked before anything is built or written.
+
+        Raises:
+            ConfigError: in one sentence, for options that this algorithm cannot do anything with.
+        """
 
     @abstractmethod
     def worker(self, config: TrainConfig, identity: ActorIdentity, state: dict[str, Any] | None) -> Worker[C]:
@@ -44,6 +58,13 @@ class R2AC(Algorithm[GradientContribution]):
 
     name: ClassVar[str] = "r2ac"
 
+    def require(self, config: TrainConfig) -> None:
+        for option in ("normalise_observations", "scale_rewards"):
+            if getattr(config.network, option):
+                raise ConfigError(
+                    f"network.{option}=true needs algorithm=stream_ac: the actors of r2ac do not keep running moments"
+                )
+
     def worker(self, config: TrainConfig, identity: ActorIdentity, state: dict[str, Any] | None) -> Actor:
         return build_actor(config, identity, state)
 
@@ -55,7 +76,66 @@ class R2AC(Algorithm[GradientContribution]):
         return GradientPlan(config.learner, layout, batch if by_number else None, config.total_steps)
 
 
-ALGORITHMS: dict[str, type[Algorithm[Any]]] = {algorithm.name: algorithm for algorithm in (R2AC,)}
+@dataclass(frozen=True, slots=True)
+class StreamAC(Algorithm[WeightsContribution]):
+    """AC(lambda) with an update at every step: one actor, no batches, no replay (Elsayed, Vasan & Mahmood 2024).
+
+    ``loss.discount`` and ``loss.entropy_cost`` are its own too; of the learner's options it has none but ``mode``.
+    """
+
+    name: ClassVar[str] = "stream_ac"
+
+    trace_decay: float = 0.8
+    """lambda of both traces."""
+    learning_rate: float = 1.0
+    """alpha: the step where its bound is larger."""
+    kappa_actor: float = 3.0
+    kappa_critic: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.trace_decay <= 1:
+            raise ValueError(f"trace_decay must be from 0 to 1, got {self.trace_decay}")
+        for option in ("learning_rate", "kappa_actor", "kappa_critic"):
+            if not 0 < getattr(self, option) <= LARGEST_OPTION:
+                raise ValueError(
+                    f"{option} must be above 0 and at most {LARGEST_OPTION:g}, got {getattr(self, option)}"
+                )
+
+    def require(self, config: TrainConfig) -> None:
+        fleet, learner, actors = config.fleet, config.learner, config.actors
+        if fleet.num_actors != 1 or learner.mode != "sync":
+            raise ConfigError(
+                f"algorithm=stream_ac updates its weights at every step, so it has one actor and no lag, got "
+                f"fleet.num_actors={'null' if fleet.num_actors is None else fleet.num_actors} learner.mode={learner.mode}: "
+                "add fleet.num_actors=1 learner.mode=sync; actors.num_envs may be any"
+            )
+        if actors.wire != "float32" or actors.autocast == "bfloat16":
+            raise ConfigError(
+                "algorithm=stream_ac computes and ships in float32: use actors.wire=float32 actors.autocast=float32"
+            )
+
+        if config.rule.refresh:
+            raise ConfigError(
+                f"rule.refresh={config.rule.refresh} needs weights that stand still for an unroll, which those of "
+                "algorithm=stream_ac do not: leave rule.refresh=0"
+            )
+
+    def worker(self, config: TrainConfig, identity: ActorIdentity, state: dict[str, Any] | None) -> StreamWorker:
+        options = StreamOptions(
+            discount=config.loss.discount,
+            entropy_cost=config.loss.entropy_cost,
+            trace_decay=self.trace_decay,
+            learning_rate=self.learning_rate,
+            kappa_actor=self.kappa_actor,
+            kappa_critic=self.kappa_critic,
+        )
+        return build_stream_worker(config, options, identity, state)
+
+    def plan(self, config: TrainConfig, layout: ParameterLayout) -> StreamPlan:
+        return StreamPlan(config.learner, layout)
+
+
+ALGORITHMS: dict[str, type[Algorithm[Any]]] = {algorithm.name: algorithm for algorithm in (R2AC, StreamAC)}
 
 
 def find_algorithm(config: AlgorithmConfig) -> Algorithm[Any]:

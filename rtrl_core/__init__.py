@@ -31,6 +31,7 @@ from rtrl_core.messages import (
     Episode,
     GradientContribution,
     UnrollStatistics,
+    WeightsContribution,
     WeightsSnapshot,
 )
 from rtrl_core.network import NetworkSpec, PolicyNetwork, PolicyOutput
@@ -76,6 +77,7 @@ __all__ = [
     "UnrolledCore",
     "UnrolledRule",
     "VTrace",
+    "WeightsContribution",
     "WeightsSnapshot",
     "actor_critic_losses",
     "clip_rewards",

@@ -1,4 +1,4 @@
-"""What turns an observation into features: the IMPALA residual stem, the Nature CNN, an MLP, and an instruction reader.
+"""What turns an observation into features: the IMPALA residual stem, the Nature CNN, MLPs, those of streaming, an instruction reader.
 
 Images enter as uint8, or as floats from 0 to 1, and become channels-last floats here: the memory format that convolutions are
 fast in. Weights of convolutions stay in that format, see ``layout.py``.
@@ -169,11 +169,74 @@ class MLPEncoder(Encoder):
         return self.layers(observation.flatten(1).to(next(self.parameters()).dtype))
 
 
+class NormalisedLeaky(nn.Module):
+    """Layer norm over all numbers of a stream, whole maps included, without parameters; then leaky ReLU."""
+
+    def forward(self, maps: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
+        return functional.leaky_relu(functional.layer_norm(maps, maps.shape[1:]))
+
+
+@dataclass(frozen=True, slots=True)
+class StreamMLPOptions(MLPOptions):
+    hidden: tuple[int, ...] = (128,)
+
+
+class StreamMLPEncoder(Encoder):
+    """Linear layers with layer norm, for vectors: the network of Elsayed, Vasan & Mahmood (2024) below its last layer."""
+
+    Options: ClassVar[type] = StreamMLPOptions
+
+    def __init__(self, shape: tuple[int, ...], layout: str, features: int, options: Any = None) -> None:
+        super().__init__(shape, layout, features, options)
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise([math.prod(shape), *self.options.hidden, features]):
+            layers += [nn.Linear(inputs, outputs), NormalisedLeaky()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, observation: Shaped[Tensor, "B ..."]) -> Float[Tensor, "B F"]:
+        return self.layers(observation.flatten(1).to(next(self.parameters()).dtype))
+
+
+class StreamConvEncoder(ImageEncoder):
+    """Three convolutions of long strides and a linear layer, with layer norm: their network for Atari."""
+
+    def __init__(self, shape: tuple[int, ...], layout: str, features: int, options: Any = None) -> None:
+        super().__init__(shape, layout, features, options)
+        channels, height, width = _channels_first(shape, layout)
+        layers: list[nn.Module] = []
+        for outputs, kernel, stride in ((32, 8, 5), (64, 4, 3), (64, 3, 2)):
+            layers += [nn.Conv2d(channels, outputs, kernel, stride), NormalisedLeaky()]
+            channels, height, width = outputs, (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        if height < 1 or width < 1:
+            raise ValueError(
+                f"the stream_conv encoder needs images of at least 53x53, got {shape}; use network.encoder=impala"
+            )
+        self.convolutions = nn.Sequential(*layers)
+        self.linear = nn.Sequential(nn.Linear(channels * height * width, features), NormalisedLeaky())
+
+    def forward(self, observation: Shaped[Tensor, "B x y z"]) -> Float[Tensor, "B F"]:
+        maps = self.convolutions(image_input(observation, self.layout))
+        return self.linear(_flatten_channels_last(maps))
+
+
+class TwinEncoder(Encoder):
+    """Two encoders of the same kind that share no weights, side by side: the actor's features, then the critic's."""
+
+    def __init__(self, actor: Encoder, critic: Encoder) -> None:
+        super().__init__(actor.shape, actor.layout, actor.features + critic.features, actor.options)
+        self.actor, self.critic = actor, critic
+
+    def forward(self, observation: Shaped[Tensor, "B ..."]) -> Float[Tensor, "B F"]:
+        return torch.cat([self.actor(observation), self.critic(observation)], dim=-1)
+
+
 ENCODERS: dict[str, type[Encoder]] = {
     "impala": ImpalaEncoder,
     "nature": NatureEncoder,
     "mlp": MLPEncoder,
     "none": NoEncoder,
+    "stream_mlp": StreamMLPEncoder,
+    "stream_conv": StreamConvEncoder,
 }
 
 
@@ -193,19 +256,6 @@ class InstructionEncoder(nn.Module):
         outputs, _ = self.lstm(self.embedding(buckets))
         last = (words > 0).sum(1).clamp(min=1) - 1
         return outputs[torch.arange(len(words), device=words.device), last].masked_fill(words[:, :1] <= 0, 0)
-
-
-def initialise_orthogonally(encoder: Encoder) -> None:
-    """Orthogonal weights of gain sqrt(2), no biases: activations keep their size from layer to layer.
-
-    PyTorch's default shrinks them: on Atari, features of the Nature CNN then differ between frames by 0.0004 only, and the value
-    function needs a million steps to notice.
-    """
-    for layer in encoder.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            nn.init.orthogonal_(layer.weight, math.sqrt(2))
-            assert layer.bias is not None
-            nn.init.zeros_(layer.bias)
 
 
 def _channels_first(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:

@@ -107,3 +107,22 @@ class GradientContribution:
     def size_bytes(self) -> int:
         """Of the gradient on the wire: depends on the network, never on T or B."""
         return self.gradient.numel() * self.gradient.element_size()
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsContribution:
+    """Where the weights of an actor stand that learns by itself, at every step; the only one of its run."""
+
+    header: ContributionHeader
+    """``policy_version`` is that of the weights it began the unroll with."""
+    layout: str
+    """``ParameterLayout.fingerprint``."""
+    weights: Float[Tensor, " parameters"]
+    """All of them, float32, after the unroll's last update."""
+    step_size: float
+    """Of the actor's updates, averaged over them: the learning rate that the bound has left of ``alpha``."""
+    statistics: UnrollStatistics
+
+    @property
+    def size_bytes(self) -> int:
+        return self.weights.numel() * self.weights.element_size()

@@ -57,8 +57,8 @@ def forked_generators(devices: Iterable[torch.device] = ()) -> AbstractContextMa
     return _random.fork_rng([device for device in devices if device.type != "cpu"])
 
 
-def vector_norm(tensor: Tensor, dim: int) -> Tensor:
-    return _linalg.vector_norm(tensor, dim=dim)
+def vector_norm(tensor: Tensor, dim: int, order: float = 2.0) -> Tensor:
+    return _linalg.vector_norm(tensor, order, dim=dim)
 
 
 def derivatives_by_rows(outputs: Float[Tensor, "B R"], leaves: Sequence[Tensor]) -> list[Tensor]:

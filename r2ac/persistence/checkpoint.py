@@ -29,7 +29,6 @@ from conf.data_yaml import read_yaml
 from conf.knobs import ConfigError
 from conf.schema import AlgorithmConfig, TrainConfig
 from conf.stored import Stored, read_stored
-from learner.algorithms import ALGORITHMS
 from r2ac.persistence.manifest import FORMAT, MANIFEST, CheckpointError, read_manifest, require_own_file, write_manifest
 from r2ac.persistence.stored_run import first_unsound
 from r2ac.persistence.writing import writing
@@ -242,8 +241,7 @@ def _require_sound(path: Path, learner: dict[str, Any], manifest: dict[str, Any]
     weights = learner.get("weights")
     if not isinstance(weights, torch.Tensor) or weights.shape != (size,) or weights.dtype != torch.float32:
         raise CheckpointError(f"checkpoint {path} is not of this program: it has no float32 weights of size {size:,}")
-    is_ours = _algorithm(manifest["config"]) in ALGORITHMS
-    if (entry := first_unsound(learner, manifest["progress"], size, is_ours=is_ours)) is not None:
+    if (entry := first_unsound(learner, manifest["progress"], size, _algorithm(manifest["config"]))) is not None:
         raise CheckpointError(f"checkpoint {path} is not of this program: it has no valid {entry!r}; use another one")
 
 

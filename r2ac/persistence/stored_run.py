@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from learner.algorithms import R2AC, StreamAC
 from learner.optimizer import MOMENTS
 from learner.receipts import Counters
 from r2ac.persistence.manifest import is_count
@@ -20,18 +21,18 @@ _IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def first_unsound(
-    learner: Mapping[str, Any], progress: Mapping[str, Any], num_parameters: int, *, is_ours: bool = True
+    learner: Mapping[str, Any], progress: Mapping[str, Any], num_parameters: int, algorithm: Any = R2AC.name
 ) -> str | None:
     """Where a state that was read is not one that ``Learner.get_state`` and the training loop could have written.
 
     Args:
         num_parameters: of the checkpoint's layout.
-        is_ours: whether the learner is one of our algorithms'. What another one keeps beside weights and counters is its own to read.
+        algorithm: by name. What the learner of one that is not ours keeps beside weights and counters is its own to read.
 
     Returns:
         The name of the first such entry, as a path; ``None`` if all are sound. What earlier versions did not write may be missing.
     """
-    return _first_unsound("learner", learner, _learner(num_parameters, is_ours)) or _first_unsound(
+    return _first_unsound("learner", learner, _learner(num_parameters, algorithm)) or _first_unsound(
         "progress", progress, _PROGRESS
     )
 
@@ -108,7 +109,7 @@ def _identifier(value: Any) -> bool:
     return value is None or (_text(value) and _IDENTIFIER.fullmatch(value) is not None)
 
 
-def _learner(size: int, is_ours: bool) -> dict[str, Any]:
+def _learner(size: int, algorithm: Any) -> dict[str, Any]:
     common = {
         "weights": _vector(size),
         "counters": lambda value: (
@@ -117,15 +118,15 @@ def _learner(size: int, is_ours: bool) -> dict[str, Any]:
             and all(map(is_count, value.values()))
         ),
     }
-    if not is_ours:
-        return common
-    return common | {
-        "sum": _vector(size),
-        "segments": is_count,
-        "optimizer": _moments(size),
-        "seen": _dict_of(_actor, _mark),
-        "oldest_version": is_count,
-    }
+    if algorithm == R2AC.name:
+        return common | {
+            "sum": _vector(size),
+            "segments": is_count,
+            "optimizer": _moments(size),
+            "seen": _dict_of(_actor, _mark),
+            "oldest_version": is_count,
+        }
+    return common | ({"seen": _dict_of(_actor, _mark)} if algorithm == StreamAC.name else {})
 
 
 _TALLY: dict[str, Any] = {

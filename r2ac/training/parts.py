@@ -13,11 +13,12 @@ def require_all_parts(config: TrainConfig) -> TrainConfig:
     """The same configuration.
 
     Raises:
-        ConfigError: for a part that is not there or not of its kind, or an option that it does not have, or that does not fit it.
+        ConfigError: for a part that is not there or not of its kind, an option that it does not have, or that does not fit it, or
+            options that the algorithm cannot do anything with.
     """
     require_parts(config.network, config.rule)
     require_refresh(config.network, config.rule, config.actors.unroll)
-    find_algorithm(config.algorithm)
+    find_algorithm(config.algorithm).require(config)
     return config
 
 

@@ -26,10 +26,14 @@ WORDS = [
 ]
 
 
+OWN_WORDS = {"stream_ac": ["fleet.num_actors=1"]}
+
+
 def ends(name: str) -> tuple[TrainConfig, Algorithm[Any], LearnerPlan[Any], dict[str, Any]]:
-    config = load_train([*WORDS, f"algorithm.name={name}"])
+    config = load_train([*WORDS, f"algorithm.name={name}", *OWN_WORDS.get(name, [])])
     layout, vector = initial_weights(config, describe_environment(config, print))
     algorithm = find_algorithm(config.algorithm)
+    algorithm.require(config)
     plan = algorithm.plan(config, layout)
     return config, algorithm, plan, plan.first_state(vector)
 
@@ -60,14 +64,16 @@ def test_a_learner_that_goes_on_from_its_state_ends_where_it_would_have_ended(na
     def weights(interrupted: bool) -> torch.Tensor:
         config, algorithm, plan, state = ends(name)
         build = partial(algorithm.worker, config)
-        fleet, learner = LocalFleet(config, 2, FleetState(), print, build), LocalLearner(plan, state)
+        num_actors = config.fleet.num_actors
+        assert num_actors is not None
+        fleet, learner = LocalFleet(config, num_actors, FleetState(), print, build), LocalLearner(plan, state)
         rounds = 0
         for progress in SCHEDULES["sync"](fleet, learner, 1):
             rounds += bool(progress.receipts)
             if rounds == 2 and interrupted:
                 interrupted = False
                 saved = pickle.loads(pickle.dumps((learner.get_state(), fleet.get_state())))
-                fleet, learner = LocalFleet(config, 2, saved[1], print, build), LocalLearner(plan, saved[0])
+                fleet, learner = LocalFleet(config, num_actors, saved[1], print, build), LocalLearner(plan, saved[0])
                 progresses = SCHEDULES["sync"](fleet, learner, 1)
                 while rounds < 4:
                     rounds += bool(next(iter(progresses)).receipts)

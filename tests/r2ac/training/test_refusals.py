@@ -8,7 +8,7 @@ import torch
 from empty_statistics import no_statistics
 
 import actors.actor
-import actors.rollout
+import actors.games
 from actors.fleet import LocalFleet
 from conf.load import load_train
 from learner.receipts import Counters, Receipt, Verdict
@@ -73,7 +73,7 @@ def test_a_run_whose_rewards_are_no_numbers_ends_with_a_line_that_names_the_para
     mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     events: list[str] = []
-    monkeypatch.setattr(actors.rollout, "clip_rewards", lambda rewards, how: torch.full_like(rewards, math.nan))
+    monkeypatch.setattr(actors.games, "clip_rewards", lambda rewards, how: torch.full_like(rewards, math.nan))
     with pytest.raises(NoProgress, match=r"contribution \d+ of actor \d .* is not finite in .*policy_head.weight"):
         train(load_train([*TOY, f"learner.mode={mode}"]), tmp_path, Sinks([], events.append), RunHooks())
     assert any("restarted" in event and "contributions in a row were refused" in event for event in events)

@@ -8,7 +8,7 @@ import torch
 from counting_env import CountingEnv
 
 import actors.actor
-import actors.rollout
+import actors.games
 from actors.fleet import FleetError, LocalFleet
 from actors.precision import carries_bfloat16_well
 from conf.load import load_train
@@ -180,7 +180,7 @@ def test_too_many_restarts_end_the_run_with_the_first_cause(tmp_path: Path, monk
 @pytest.mark.seconds
 def test_a_gradient_that_is_not_finite_is_refused_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     events: list[str] = []
-    monkeypatch.setattr(actors.rollout, "clip_rewards", lambda rewards, how: torch.full_like(rewards, float("nan")))
+    monkeypatch.setattr(actors.games, "clip_rewards", lambda rewards, how: torch.full_like(rewards, float("nan")))
     row = train(toy("total_steps=480"), tmp_path, Sinks([], events.append), StopAfter(6))
     assert row["contributions_refused"]
     assert (row["updates"], row["agent_steps"]) == (0, 0)

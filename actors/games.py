@@ -1,0 +1,109 @@
+"""The streams of one actor as a network sees them: what it observes, what it last did, and what that brought."""
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from actors.accounts import EpisodeAccounts
+from actors.stem import StepInput
+from envs.base import Timestep, VectorEnv
+from rtrl_core import clip_rewards
+from rtrl_core.shapes import Bool, Shaped, Tensor
+
+
+class Games:
+    """
+    Args:
+        env: owned by the games from here on.
+        reward_clip: what loss and core see of a reward, see ``clip_rewards``.
+        action_seed: of the actions that are drawn.
+    """
+
+    def __init__(self, env: VectorEnv, *, reward_clip: str, action_seed: int, device: torch.device) -> None:
+        self.env = env
+        self.episodes = EpisodeAccounts(env.num_envs, len(env.spec.levels))
+        self.env_time_s = 0.0
+        """Spent in the environment since whoever reads this set it to zero."""
+        self.noise = torch.Generator(device).manual_seed(action_seed)
+        self._reward_clip = reward_clip
+        self._device = device
+        self.last_action = self.tensor(env.spec.actions.zeros(env.num_envs))
+        self.last_reward = torch.zeros(env.num_envs, device=device)
+        """Clipped."""
+        self.now = env.reset()
+
+    def step_input(self) -> StepInput:
+        """What the network sees next."""
+        now = self.now
+        return StepInput(
+            self.tensor(now.observation),
+            self.last_reward,
+            self.last_action,
+            self.tensor(now.is_first),
+            None if now.instruction is None else self.tensor(now.instruction),
+        )
+
+    def take(self, action: Shaped[Tensor, "B ..."]) -> Timestep:
+        """One step of every stream.
+
+        Raises:
+            EnvironmentFailure: if the environment died.
+        """
+        chosen = action.cpu().numpy()
+        before = time.perf_counter()
+        self.now = self.env.step(chosen)
+        self.env_time_s += time.perf_counter() - before
+        self.last_action = action
+        self.last_reward = clip_rewards(self.tensor(self.now.reward), self._reward_clip)
+        self.episodes.record(self.now)
+        return self.now
+
+    def cut_off(self) -> tuple[Bool[Tensor, " B"], StepInput] | None:
+        """The streams whose episode was just cut off and that already show the next one's first observation, with what the network would
+        have seen had it gone on; its rows mean something in those streams. ``None`` if there are none."""
+        final = self.now.final_observation
+        cut = self.now.truncated & self.now.is_first
+        if final is None or not cut.any():
+            return None
+        step, instruction = self.step_input(), self.now.final_instruction
+        return self.tensor(cut), step._replace(
+            observation=self.tensor(final),
+            is_first=torch.zeros_like(step.is_first),
+            instruction=None if instruction is None else self.tensor(instruction),
+        )
+
+    def forget(self, streams: Bool[Tensor, " B"]) -> None:
+        """What these streams last did, inside their episode; the games go on."""
+        self.last_reward = self.last_reward.masked_fill(streams, 0)
+        self.last_action = torch.where(streams.view(-1, *[1] * (self.last_action.ndim - 1)), 0, self.last_action)
+
+    def tensor(self, array: np.ndarray) -> Shaped[Tensor, "B ..."]:
+        return torch.from_numpy(array).to(self._device)
+
+    def get_state(self) -> dict[str, Any] | None:
+        """Everything needed to go on bit for bit between two steps, or ``None`` where the environment cannot be saved."""
+        env_state = self.env.get_state()
+        if env_state is None:
+            return None
+        return {
+            "env": env_state,
+            "now": {name: value for name, value in self.now._asdict().items() if value is not None},
+            "last_action": self.last_action,
+            "last_reward": self.last_reward,
+            "noise": self.noise.get_state(),
+            "episodes": self.episodes.get_state(),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues where ``get_state`` was called, in games built with the same arguments."""
+        self.env.set_state(state["env"])
+        self.now = Timestep(**state["now"])
+        self.last_action = state["last_action"].to(self._device)
+        self.last_reward = state["last_reward"].to(self._device)
+        self.noise.set_state(state["noise"])
+        self.episodes.set_state(state["episodes"])
+
+    def close(self) -> None:
+        self.env.close()
