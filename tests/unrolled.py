@@ -1,9 +1,14 @@
 """The oracle of every learning rule: autograd through whole episodes, step by step, with nothing carried and nothing clever."""
 
+import pytest
 import torch
 
-from rtrl_core import RULES, DiagonalCell, DiagonalRule, RecurrentCell, UnrolledRule, carried
+from rtrl_core import CELLS, RULES, DiagonalCell, DiagonalRule, RecurrentCell, UnrolledRule, carried
 
+KINDS_OF_CELLS = ("elstm", "indrnn", "lru", "rtu", "slstm")
+"""One of each kind: closed form, forward mode, complex and linear, several numbers of state, scales."""
+EVERY_CELL = [name if name in KINDS_OF_CELLS else pytest.param(name, marks=pytest.mark.soak) for name in CELLS]
+"""The other ones of a kind in the long tests only."""
 DIAGONAL_RULES = [name for name, rule in RULES.items() if issubclass(rule, DiagonalRule)]
 
 

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from unrolled import DIAGONAL_RULES
+from unrolled import DIAGONAL_RULES, EVERY_CELL
 
-from rtrl_core import CELLS, DiagonalCore
+from rtrl_core import DiagonalCore
 from rtrl_core.rules.single import adjoints, decays
 from rtrl_core.rules.starts import Starts
 
@@ -16,8 +16,8 @@ NO_STARTS = Starts.of(torch.zeros(200, 2, dtype=torch.bool))
 
 
 @pytest.mark.seconds
-@pytest.mark.parametrize("scale", [1e-20, 1e-10, 1e10, 1e20])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("scale", [1e-20, 1e20])
+@pytest.mark.parametrize("cell", EVERY_CELL)
 @pytest.mark.parametrize("rule", DIAGONAL_RULES)
 def test_the_gradient_is_linear_in_the_scale_of_the_loss(rule: str, cell: str, scale: float):
     core = DiagonalCore(3, 5, cell, rule)

@@ -126,7 +126,7 @@ def test_one_layer_has_the_numbers_of_the_core_that_it_is():
 
 @pytest.mark.parametrize("name", core_names())
 def test_every_core_by_name_is_taken(name: str):
-    layer = RTRL(D, H, 1 if name == "feedforward" else 2, cell=name, rule="tbptt")
+    layer = RTRL(D, 8 if name == "retnet" else H, 1 if name == "feedforward" else 2, cell=name, rule="tbptt")
     inputs = torch.randn(T, B, D)
     outputs, state = layer(inputs, lengths=[T, 3, 3])
     outputs, state = layer(inputs, state)

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from unrolled import DIAGONAL_RULES, full_gradient
+from unrolled import DIAGONAL_RULES, EVERY_CELL, full_gradient
 
-from rtrl_core import CELLS, CoreState, DiagonalCore, GatedCore, NetworkSpec, PolicyNetwork, Sensitivity
+from rtrl_core import CoreState, DiagonalCore, GatedCore, NetworkSpec, PolicyNetwork, Sensitivity
 from rtrl_core.encoders import InstructionEncoder
 from rtrl_core.policies import Categorical, DiagonalGaussian
 from rtrl_core.rules import scan
@@ -64,9 +64,9 @@ def assert_equal_states(ours: CoreState, theirs: CoreState) -> None:
             assert torch.equal(part, expected)
 
 
-@pytest.mark.parametrize("poison", [math.nan, math.inf])
+@pytest.mark.parametrize("poison", [math.nan, pytest.param(math.inf, marks=pytest.mark.soak)])
 @pytest.mark.parametrize(("length", "start", "in_place"), STARTS)
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", EVERY_CELL)
 @pytest.mark.parametrize(("rule", "block_bytes"), [*((rule, 8 << 20) for rule in DIAGONAL_RULES), ("segment", 400)])
 def test_a_stream_that_begins_anew_forgets_what_was_not_finite_and_the_others_do_not_notice(
     rule, block_bytes, cell, length, start, in_place, poison, monkeypatch
@@ -99,7 +99,7 @@ def test_a_stream_that_begins_anew_forgets_what_was_not_finite_and_the_others_do
             assert torch.equal(ours, expected)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", EVERY_CELL)
 @pytest.mark.parametrize("rule", DIAGONAL_RULES)
 def test_an_episode_that_begins_and_ends_inside_the_unroll_leaves_nothing_behind(rule, cell):
     core = DiagonalCore(INPUTS, UNITS, cell, rule)
@@ -135,7 +135,7 @@ def test_what_an_episode_that_is_over_saw_is_left_out_however_the_inputs_lie_in_
     assert after.finite_streams().all()
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", EVERY_CELL)
 @pytest.mark.parametrize("rule", DIAGONAL_RULES)
 def test_a_loss_that_is_not_finite_reaches_no_episode_before_its_own(rule, cell):
     core = DiagonalCore(INPUTS, UNITS, cell, rule)
@@ -154,7 +154,7 @@ def test_a_loss_that_is_not_finite_reaches_no_episode_before_its_own(rule, cell)
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", EVERY_CELL)
 def test_acting_forgets_at_a_reset_as_learning_does(cell, poison):
     core = DiagonalCore(INPUTS, UNITS, cell)
     layer, inputs = GatedCore(core), torch.randn(STREAMS, INPUTS)

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from unrolled import DIAGONAL_RULES, full_gradient
+from unrolled import DIAGONAL_RULES, EVERY_CELL, full_gradient
 
 from rtrl_core import CELLS, ELSTM, RULES, DiagonalCell, DiagonalCore, Sensitivity, carried
 
@@ -40,7 +40,7 @@ def gradient_by_unrolls(
 
 
 @pytest.mark.parametrize("out", ["none", "separate", "in place"])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", EVERY_CELL)
 @pytest.mark.parametrize("rule", EXACT_RULES)
 def test_step_by_step_the_gradient_is_exact_wherever_the_sensitivity_is_written(rule: str, cell: str, out: str):
     core = DiagonalCore(5, 7, cell, rule).double()
@@ -63,9 +63,23 @@ def relative(actual: torch.Tensor, expected: torch.Tensor) -> float:
     return float((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
-@pytest.mark.parametrize("lengths", [(12,), (5, 7), (1,) * 12, (1, 4, 1, 6), (3, 3, 3, 3)], ids=str)
-@pytest.mark.parametrize("cell", CELLS)
+def cuts() -> list:
+    """Of every cell some, of one of each kind all, of the others the rest in the long tests."""
+    lengths = [(12,), (5, 7), (1,) * 12, (1, 4, 1, 6), (3, 3, 3, 3)]
+    return [
+        pytest.param(
+            *(cell, cut, dtype),
+            marks=[] if (dtype == torch.float64 and (cell == "elstm" or cut in lengths[1:4])) else [pytest.mark.soak],
+            id=f"{cell}-{cut}-{dtype}",
+        )
+        for cell in CELLS
+        for cut in lengths
+        for dtype in (torch.float64, torch.float32)
+        if not (dtype == torch.float32 and cell == "elstm")
+    ] + [pytest.param("elstm", cut, torch.float32, id=f"elstm-{cut}-torch.float32") for cut in lengths]
+
+
+@pytest.mark.parametrize(("cell", "lengths", "dtype"), cuts())
 @pytest.mark.parametrize("rule", EXACT_RULES)
 def test_any_segmentation_gives_the_gradient_of_backpropagation_through_the_whole_episode(rule, cell, lengths, dtype):
     core = DiagonalCore(5, 7, cell, rule).to(dtype)
@@ -80,7 +94,7 @@ def test_any_segmentation_gives_the_gradient_of_backpropagation_through_the_whol
 
 
 @pytest.mark.parametrize(("batch", "inputs", "units"), [(1, 1, 1), (1, 6, 3), (4, 2, 9), (3, 17, 5)])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", EVERY_CELL)
 @pytest.mark.parametrize("rule", EXACT_RULES)
 def test_odd_sizes(rule, cell, batch, inputs, units):
     core = DiagonalCore(inputs, units, cell, rule).double()
@@ -127,7 +141,7 @@ def test_tbptt_is_the_segment_rule_with_a_zeroed_sensitivity(cell):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", EVERY_CELL)
 @pytest.mark.parametrize("rule", DIAGONAL_RULES)
 def test_any_rule_changes_only_credit_that_is_older_than_the_unroll(rule: str, cell: str):
     torch.manual_seed(1)
