@@ -180,7 +180,19 @@ CASES = {
 
 
 @pytest.mark.seconds
-@pytest.mark.parametrize(("case", "cut_off"), [*((case, False) for case in CASES), ("segment", True)])
+@pytest.mark.parametrize(
+    ("case", "cut_off"),
+    [
+        ("segment", False),
+        ("segment", True),
+        ("one core for both", False),
+        ("nothing below", False),
+        *(
+            pytest.param(case, False, marks=pytest.mark.soak)
+            for case in ("reference", "another cell", "without memory")
+        ),
+    ],
+)
 def test_traces_and_errors_are_those_of_backpropagation_through_whole_episodes(case: str, cut_off: bool):
     network, history = make_network(**CASES[case]), make_history(cut_off=cut_off)
     options = StreamOptions(discount=0.9, trace_decay=0.7, entropy_cost=0.05, learning_rate=1e-300)

@@ -54,13 +54,19 @@ def test_a_run_goes_on_bit_for_bit_and_its_policy_sees_what_it_saw_in_training(t
     "words",
     [
         ["network.critic=shared", "actors.num_envs=3", "network.core=mingru"],
-        ["network=mlp", "network.core=feedforward", "rule=tbptt", "network.last_action=true"],
-        [
-            "network.encoder=stream_mlp",
-            "network.features=6",
-            "network.core=toy_parts:DenseCell",
-            "rule=toy_parts:FullRTRL",
-        ],
+        pytest.param(
+            ["network=mlp", "network.core=feedforward", "rule=tbptt", "network.last_action=true"],
+            marks=pytest.mark.soak,
+        ),
+        pytest.param(
+            [
+                "network.encoder=stream_mlp",
+                "network.features=6",
+                "network.core=toy_parts:DenseCell",
+                "rule=toy_parts:FullRTRL",
+            ],
+            marks=pytest.mark.soak,
+        ),
     ],
     ids=["shared", "feedforward", "own parts"],
 )

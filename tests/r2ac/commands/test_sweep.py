@@ -54,7 +54,7 @@ def steps(run: Path) -> int:
     return json.loads(summary.read_text())["agent_steps"] if summary.exists() else 0
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_four_runs_two_at_a_time_are_stopped_and_gone_on_with_and_what_is_finished_is_left_alone(
     tmp_path: Path,
 ) -> None:
