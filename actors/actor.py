@@ -10,7 +10,6 @@ Nothing else leaves: observations, cell states and sensitivities stay here.
 import time
 from typing import Any
 
-import psutil
 import torch
 
 from actors.accounts import SensitivityAges
@@ -18,6 +17,7 @@ from actors.build import build_seeded_network, carry_refreshed
 from actors.fidelity import FidelityProbe, Figures
 from actors.gradients import UnrollGradient, unroll_gradient
 from actors.precision import carries_bfloat16_well, require_device
+from actors.reporting import header_of, statistics_of_streams
 from actors.rollout import Rollout
 from actors.stem import choose_stem
 from actors.wire import WireEncoder
@@ -26,7 +26,6 @@ from conf.schema import ActorsConfig, LossConfig, NetworkConfig, RuleConfig, Tra
 from envs.base import VectorEnv
 from envs.registry import make_env
 from rtrl_core import (
-    ContributionHeader,
     FlatParameters,
     GradientContribution,
     UnrollStatistics,
@@ -105,7 +104,6 @@ class Actor:
             unroll=options.unroll,
             example=self.rollout.step_input(),
         )
-        self._process = psutil.Process()
         self._idle_since: float | None = None
         """Before its first unroll it waits for others to start, not for weights."""
 
@@ -131,7 +129,10 @@ class Actor:
         gradient = self._wire.encode(self.parameters.gradient)
         ages = self._ages.after(unroll.is_first.cpu(), self.policy_version)
         unsound, norms = self._reset_unsound(learnt.left_out)
-        header = self._next_header()
+        self._sequence += 1
+        header = header_of(
+            self.identity, self._sequence - 1, self.policy_version, self.rollout.env, self.rollout.episodes
+        )
         self._idle_since = time.perf_counter()
         times = {
             "env_time_s": self.rollout.env_time_s,
@@ -167,19 +168,6 @@ class Actor:
                 self._probe.forget(unsound)
         return unsound, norms
 
-    def _next_header(self) -> ContributionHeader:
-        env, num_steps = self.rollout.env, self.rollout.episodes.num_steps
-        self._sequence += 1
-        return ContributionHeader(
-            actor_id=self.identity.actor_id,
-            incarnation=self.identity.incarnation,
-            sequence=self._sequence - 1,
-            policy_version=self.policy_version,
-            num_steps=num_steps,
-            num_frames=num_steps * env.spec.action_repeat,
-            num_segments=env.num_envs,
-        )
-
     def _statistics(
         self,
         learnt: UnrollGradient,
@@ -189,9 +177,15 @@ class Actor:
         figures: Figures,
         times: dict[str, float],
     ) -> UnrollStatistics:
-        losses, episodes = learnt.losses, self.rollout.episodes
-        norms = norms[norms.isfinite()]
-        carries = self.network.core.carries_sensitivity
+        losses = learnt.losses
+        of_streams = statistics_of_streams(
+            self.rollout.env,
+            self.rollout.episodes,
+            carries_sensitivity=self.network.core.carries_sensitivity,
+            begun_anew=unsound,
+            norms=norms,
+            ages=ages,
+        )
         return UnrollStatistics(
             policy_loss=float(losses.policy),
             value_loss=float(losses.value),
@@ -199,19 +193,10 @@ class Actor:
             target_sum=float(learnt.targets.sum()),
             target_square_sum=float(learnt.targets.square().sum()),
             error_square_sum=2 * float(losses.value),
-            sensitivity_norm=float(norms.square().mean().sqrt()) if len(norms) else 0.0,
-            sensitivity_norm_max=float(norms.max()) if len(norms) else 0.0,
-            streams_reset=int(unsound.sum()),
-            sensitivity_age_mean=float(ages.float().mean()) if carries else 0.0,
-            sensitivity_age_max=int(ages.max()) if carries else 0,
-            rss_bytes=self._process.memory_info().rss,
-            episodes=tuple(episodes.episodes),
-            level_steps=tuple(episodes.level_steps.tolist()),
-            env_counters=dict(self.rollout.env.statistics()),
             bfloat16=self._bfloat16,
             **_named("sensitivity_fidelity", figures.sensitivity),
             **_named("rule_fidelity", figures.rule),
-            **times,
+            **{**of_streams, **times},
         )
 
     def get_state(self) -> dict[str, Any] | None:

@@ -9,7 +9,6 @@ Its weights are right for a learner that has the ones it began with: there is on
 import time
 from typing import Any
 
-import psutil
 import torch
 
 from actors.accounts import SensitivityAges
@@ -17,6 +16,7 @@ from actors.build import build_seeded_network
 from actors.games import Games
 from actors.gradients import is_representable
 from actors.precision import require_device
+from actors.reporting import header_of, statistics_of_streams
 from actors.stream_agent import Outcome, StepReport, StreamAgent, StreamOptions
 from actors.worker import ActorIdentity
 from conf.knobs import ConfigError
@@ -24,7 +24,6 @@ from conf.schema import TrainConfig
 from envs.base import Timestep, VectorEnv
 from envs.registry import make_env
 from rtrl_core import (
-    ContributionHeader,
     FlatParameters,
     UnrollStatistics,
     WeightsContribution,
@@ -62,7 +61,6 @@ class StreamWorker:
         self.policy_version = -1
         self._sequence = 0
         self._ages = SensitivityAges(env.num_envs)
-        self._process = psutil.Process()
         self._idle_since: float | None = None
 
     @property
@@ -105,7 +103,8 @@ class StreamWorker:
             "wait_time_s": wait_time,
         }
         whole = StepReport(*(torch.stack(parts).double() for parts in zip(*reports, strict=True)))
-        header = self._next_header()
+        self._sequence += 1
+        header = header_of(self.identity, self._sequence - 1, self.policy_version, self.games.env, self.games.episodes)
         return WeightsContribution(
             header,
             self.layout,
@@ -163,19 +162,6 @@ class StreamWorker:
             self._ages.begin(unsound, self.policy_version)
         return unsound, norms
 
-    def _next_header(self) -> ContributionHeader:
-        env, num_steps = self.games.env, self.games.episodes.num_steps
-        self._sequence += 1
-        return ContributionHeader(
-            actor_id=self.identity.actor_id,
-            incarnation=self.identity.incarnation,
-            sequence=self._sequence - 1,
-            policy_version=self.policy_version,
-            num_steps=num_steps,
-            num_frames=num_steps * env.spec.action_repeat,
-            num_segments=env.num_envs,
-        )
-
     def _statistics(
         self,
         whole: StepReport,
@@ -184,8 +170,14 @@ class StreamWorker:
         ages: Int[Tensor, " B"],
         times: dict[str, float],
     ) -> UnrollStatistics:
-        episodes, carries = self.games.episodes, self.network.core.carries_sensitivity
-        norms = norms[norms.isfinite()]
+        of_streams = statistics_of_streams(
+            self.games.env,
+            self.games.episodes,
+            carries_sensitivity=self.network.core.carries_sensitivity,
+            begun_anew=unsound,
+            norms=norms,
+            ages=ages,
+        )
         squares = float(whole.deltas.square().sum())
         return UnrollStatistics(
             policy_loss=-float((whole.log_policy * whole.deltas).sum()),
@@ -194,17 +186,8 @@ class StreamWorker:
             target_sum=float(whole.targets.sum()),
             target_square_sum=float(whole.targets.square().sum()),
             error_square_sum=squares,
-            sensitivity_norm=float(norms.square().mean().sqrt()) if len(norms) else 0.0,
-            sensitivity_norm_max=float(norms.max()) if len(norms) else 0.0,
-            streams_reset=int(unsound.sum()),
-            sensitivity_age_mean=float(ages.float().mean()) if carries else 0.0,
-            sensitivity_age_max=int(ages.max()) if carries else 0,
-            rss_bytes=self._process.memory_info().rss,
-            episodes=tuple(episodes.episodes),
-            level_steps=tuple(episodes.level_steps.tolist()),
-            env_counters=dict(self.games.env.statistics()),
             bfloat16=False,
-            **times,
+            **{**of_streams, **times},
         )
 
     def get_state(self) -> dict[str, Any] | None:

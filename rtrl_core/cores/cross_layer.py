@@ -13,7 +13,6 @@ state, a parameter of the lower layer costs ``R`` numbers per stream, and an unr
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from rtrl_core import carried
 from rtrl_core.cells import DiagonalCell
@@ -59,7 +58,7 @@ class CrossLayerStack(StackedCore):
     def initial_state(self, batch_size: int) -> CoreState:
         state, above = super().initial_state(batch_size), self._above.core
         rows = above.cell.num_states * above.num_units
-        size = sum(parameter.numel() for parameter in self._cores[0].parameters())
+        size = sum(parameter.numel() for parameter in self.cores[0].parameters())
         return state._replace(
             sensitivity=CrossSensitivity(state.sensitivity, above.matrices.new_zeros(batch_size, rows, size))
         )
@@ -80,7 +79,7 @@ class CrossLayerStack(StackedCore):
     def forward(
         self, inputs: Float[Tensor, "T B D"], state: CoreState, is_first: Bool[Tensor, "T B"]
     ) -> tuple[Float[Tensor, "T B H"], CoreState]:
-        lower = self._cores[0]
+        lower = self.cores[0]
         below, above = (CoreState(*part) for part in zip(state.cell, state.sensitivity.layers, strict=True))
         self.settle(state)
         across = self._advanced(inputs, state, is_first)
@@ -122,28 +121,30 @@ class _Layer(NamedTuple):
     """A diagonal core with or without its output gate, as a plain differentiable function of parameters that each stream has its own of."""
 
     core: DiagonalCore
-    gate: nn.Linear | None
+    gated: GatedCore | None
 
     @classmethod
     def of(cls, layer: Core) -> "_Layer":
-        core, gate = (layer.core, layer.gate) if isinstance(layer, GatedCore) else (layer, None)
+        core, gated = (layer.core, layer) if isinstance(layer, GatedCore) else (layer, None)
         if not isinstance(core, DiagonalCore) or not core.rule.exact:
             name = f"rule {core.rule.name}" if isinstance(core, DiagonalCore) else type(core).__name__
             raise ValueError(
                 f"exact credit across layers is for diagonal cells under rule segment or reference, not for {name}: use credit per layer"
             )
-        return cls(core, gate)
+        return cls(core, gated)
 
     def parameters(self) -> list[Tensor]:
         """Matrices, vectors, and those of the gate: the order of ``Module.parameters``, for the tests hold it."""
-        return [self.core.matrices, self.core.vectors, *(self.gate.parameters() if self.gate is not None else ())]
+        return [
+            self.core.matrices,
+            self.core.vectors,
+            *(self.gated.gate.parameters() if self.gated is not None else ()),
+        ]
 
     def unroll(self, inputs: Tensor, state: CoreState, is_first: Tensor) -> tuple[Float[Tensor, "T B H"], CoreState]:
         """``Core.forward`` with a gradient of ``state.cell``."""
         cells, after = self.core.from_state(inputs, state, is_first)
-        if self.gate is None:
-            return cells, after
-        return torch.sigmoid(self.gate(torch.cat([inputs, cells], dim=-1))) * cells, after
+        return (cells if self.gated is None else self.gated.open(inputs, cells)), after
 
     def trace(
         self, parameters: list[Tensor], inputs: Float[Tensor, "T B D"], state: Tensor, is_first: Bool[Tensor, "T B"]

@@ -48,7 +48,7 @@ class GatedCore(Core):
     ) -> tuple[Float[Tensor, "T B N"], CoreState]:
         """Outputs ``h_1..h_T`` and the state to carry on with; raises what the core raises."""
         cells, state = self.core(inputs, state, is_first)
-        return self._output(inputs, cells), state
+        return self.open(inputs, cells), state
 
     def advance(self, inputs: Float[Tensor, "T B D"], state: CoreState, is_first: Bool[Tensor, "T B"]) -> CoreState:
         return self.core.advance(inputs, state, is_first)
@@ -59,9 +59,10 @@ class GatedCore(Core):
     ) -> tuple[Float[Tensor, "B N"], Any]:
         """One step for acting: ``(h_t, c_t)``."""
         cells, cell_state = self.core.step(inputs, cell_state, is_first)
-        return self._output(inputs, cells), cell_state
+        return self.open(inputs, cells), cell_state
 
-    def _output(self, inputs: Tensor, cells: Tensor) -> Tensor:
+    def open(self, inputs: Float[Tensor, "*batch D"], cells: Float[Tensor, "*batch N"]) -> Float[Tensor, "*batch N"]:
+        """What the gate lets through of the outputs of the core inside."""
         return torch.sigmoid(self.gate(torch.cat([inputs.to(cells.dtype), cells], dim=-1))) * cells
 
 

@@ -9,6 +9,9 @@ from envs.tmaze import TMaze
 from rtrl_core.cells import RECURRENT_CELLS
 from rtrl_core.cores import FEEDFORWARD, core_names
 
+ALSO_IN_SHORT = ("elstm", "slstm", "lru", "lstm", "retnet", "ema")
+"""The other cores in the long tests only."""
+
 
 def cases() -> list[tuple[str, str, int, str, int, int]]:
     """Core, rule, layers, credit across them, steps of an unroll, window of the refresh."""
@@ -26,7 +29,10 @@ def cases() -> list[tuple[str, str, int, str, int, int]]:
 
 
 @pytest.mark.seconds
-@pytest.mark.parametrize(("core", "rule", "layers", "across", "unroll", "refresh"), cases())
+@pytest.mark.parametrize(
+    ("core", "rule", "layers", "across", "unroll", "refresh"),
+    [pytest.param(*case, marks=[] if case[0] in ALSO_IN_SHORT else pytest.mark.soak) for case in cases()],
+)
 def test_while_weights_stand_still_the_credit_of_every_core_is_that_of_a_fresh_computation(
     core: str, rule: str, layers: int, across: str, unroll: int, refresh: int
 ):

@@ -123,7 +123,7 @@ class Oracle:
     def outputs(self, stream: int, steps: list[StepInput]) -> Any:
         """Policy and value at the last of these steps, the first of which starts an episode."""
         core = self.network.core
-        halves = core._cores if isinstance(core, SideBySideCore) else [core]
+        halves = core.cores if isinstance(core, SideBySideCore) else [core]
         states: list[Any] = [None] * len(halves)
         hidden = torch.zeros(0)
         for number, step in enumerate(steps):
@@ -155,7 +155,7 @@ class Oracle:
 def _advance(core: Any, inputs: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
     if isinstance(core, GatedCore):
         cells, state = _advance(core.core, inputs, state)
-        return core._output(inputs, cells), state
+        return core.open(inputs, cells), state
     if isinstance(core, DiagonalCore):
         state = inputs.new_zeros(1, core.num_units) if state is None else state
         gates = torch.stack([inputs @ matrix.t() for matrix in core.matrices], 1)

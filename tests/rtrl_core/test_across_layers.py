@@ -51,7 +51,7 @@ def stack_of(cell: str, units: int, inputs: int, gated: bool = True) -> CrossLay
 def test_with_credit_across_layers_two_layers_have_the_gradient_of_whole_episodes(cell: str, gated: bool, length: int):
     core = stack_of(cell, 4, 3, gated)
     inputs, is_first, weights = problem(core, 20)
-    whole = flat_gradient(StackedCore(list(core._cores)), inputs, is_first, weights, 20)
+    whole = flat_gradient(StackedCore(list(core.cores)), inputs, is_first, weights, 20)
     for in_one_pass in (False, True):
         if in_one_pass:
             core.advance_in_backward()
@@ -63,7 +63,7 @@ def test_with_credit_across_layers_two_layers_have_the_gradient_of_whole_episode
 def test_at_32_units_it_is_exact_too():
     core = stack_of("elstm", 32, 33)
     inputs, is_first, weights = problem(core, 20, 0.05)
-    whole = flat_gradient(StackedCore(list(core._cores)), inputs, is_first, weights, 20)
+    whole = flat_gradient(StackedCore(list(core.cores)), inputs, is_first, weights, 20)
     assert float((flat_gradient(core, inputs, is_first, weights, 4) - whole).norm() / whole.norm()) < 1e-9
 
 
