@@ -7,6 +7,7 @@ from actors.parts import PART_NAMES, require_parts, require_refresh
 from conf.schema import TrainConfig
 from learner.algorithms import ALGORITHMS, find_algorithm
 from rtrl_core import CELLS, ENCODERS, RECURRENT_CELLS, RULES
+from rtrl_core.cores import CORES
 
 
 def require_all_parts(config: TrainConfig) -> TrainConfig:
@@ -32,7 +33,11 @@ def part_options() -> list[str]:
     lines = []
     for option, holder, parts in (
         ("network.core", "network.core_options", CELLS),
-        ("network.core", "network.core_options", {name: cell.Options for name, cell in RECURRENT_CELLS.items()}),
+        (
+            "network.core",
+            "network.core_options",
+            {name: part.Options for name, part in (RECURRENT_CELLS | CORES).items()},
+        ),
         ("network.encoder", "network.encoder_options", {name: encoder.Options for name, encoder in ENCODERS.items()}),
         ("rule", "rule.options", RULES),
         ("algorithm", "algorithm.options", ALGORITHMS),
