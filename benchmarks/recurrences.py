@@ -1,22 +1,31 @@
-"""``python -m benchmarks.recurrences [run|table] [jobs=N] [folder=PATH]``: what each recurrence and rule learns on tasks that need memory.
+"""What each recurrence and rule learns on tasks that need memory: ``python -m benchmarks.recurrences [run|speed|table] [NAME=VALUE ...]``.
 
-``run`` trains every agent on every task with every seed, ``jobs`` at a time, each a program of its own; what is finished is left alone, so
-that it goes on where it was stopped. ``table`` writes the table of docs/results/README.md and draws ``recurrences.png``.
+``run`` trains every agent on every task with every seed, each a program of its own on one core. What docs/results/data/recurrences.json
+has is left alone, so that it goes on where it was stopped. ``speed`` measures every agent alone, a fifth of a million steps. ``table``
+makes the table and the pictures of docs/results/README.md from that file. Without a word: all three.
+
+jobs=N        programs of ``run`` at a time (2)
+only=A;B       agents and tasks whose "task, agent" has one of these in it
+folder=PATH   where the runs go (runs/recurrences)
 """
 
 import json
+import os
+import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
+DATA = RESULTS / "data" / "recurrences.json"
 SEEDS = (1, 2, 3)
 LEARNED = 0.95
-REMEMBERS = ("network.core_options.min_radius=0.9", "network.core_options.max_radius=0.999")
-"""Of the turning cells, what ``network.forget_bias`` is to the others: memories of 10 to 1000 steps."""
+SPEED_STEPS = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +42,29 @@ class Agent:
 
 
 TASKS = (
-    Task("T-maze 100", 900_000, ("experiment=tmaze", "env.corridor=100")),
+    Task("T-maze 100", 1_200_000, ("experiment=tmaze", "env.corridor=100")),
     Task("T-maze 300", 2_000_000, ("experiment=tmaze", "env.corridor=300")),
     Task("delayed match", 2_000_000, ("experiment=delayed_match",)),
 )
+# What ``network.forget_bias=6`` of the tasks is to the first ones, memories of some hundred steps at the start, in the words of the others.
+_RING = ("network.core_options.min_radius=0.99", "network.core_options.max_radius=0.999")
+_LSTM = ("network.core=lstm", "network.core_options.input_bias=-6")
 AGENTS = (
     Agent("eLSTM, exact", ()),
+    Agent("minGRU, exact", ("network.core=mingru", "network.core_options.keep_bias=6")),
     Agent("minLSTM, exact", ("network.core=minlstm",)),
     Agent("sLSTM, exact", ("network.core=slstm",)),
-    Agent("RTU, exact", ("network.core=rtu", *REMEMBERS)),
-    Agent("LRU, exact", ("network.core=lru", *REMEMBERS)),
+    Agent("RG-LRU, exact", ("network.core=rglru",)),
+    Agent("LRU, exact", ("network.core=lru", *_RING)),
+    Agent("RTU, exact", ("network.core=rtu", *_RING)),
     Agent("RetNet, exact", ("network.core=retnet",)),
-    Agent("2 x eLSTM, exact per layer", ("network.layers=2",)),
-    Agent("LSTM, snap1", ("network.core=lstm", "rule=snap1")),
-    Agent("LSTM, leak", ("network.core=lstm", "rule=leak")),
-    Agent("LSTM, uoro", ("network.core=lstm", "rule=uoro")),
-    Agent("LSTM, tbptt", ("network.core=lstm", "rule=tbptt")),
+    Agent("2 x eLSTM, per layer", ("network.layers=2",)),
+    Agent("LSTM, snap1", (*_LSTM, "rule=snap1")),
+    Agent("LSTM, leak", (*_LSTM, "rule=leak")),
+    Agent("LSTM, uoro", (*_LSTM, "rule=uoro")),
+    Agent("LSTM, tbptt", (*_LSTM, "rule=tbptt")),
     Agent("eLSTM, tbptt", ("rule=tbptt",)),
-    Agent("averages, nothing learned", ("network.core=ema",)),
+    Agent("averages, none learned", ("network.core=ema",)),
 )
 
 
@@ -58,82 +72,141 @@ AGENTS = (
 class Curve:
     """One run, by rows of its log."""
 
+    task: str
+    agent: str
+    seed: int
     steps: list[int]
     success: list[float]
     """Of the last hundred games."""
     seconds: float
 
-    @classmethod
-    def read(cls, folder: Path) -> "Curve":
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        rows = [row for row in rows if row.get("mean_return_100") is not None]
-        summary = json.loads((folder / "summary.json").read_text())
-        return cls(
-            [row["agent_steps"] for row in rows], [row["mean_return_100"] for row in rows], summary["wall_time_s"]
-        )
-
     @property
     def final(self) -> float:
         """Mean over the last tenth of the run."""
-        tail = self.success[-max(1, len(self.success) // 10) :]
-        return sum(tail) / len(tail)
+        return statistics.mean(self.success[-max(1, len(self.success) // 10) :])
 
     @property
     def learned_at(self) -> int | None:
+        """Steps at the first row of 95 %."""
         return next((step for step, rate in zip(self.steps, self.success, strict=True) if rate >= LEARNED), None)
 
 
-def run_folder(root: Path, task: Task, agent: Agent, seed: int) -> Path:
-    name = f"{task.name} {agent.name}".replace(",", "").replace(" ", "_").lower()
-    return root / f"{name}_{seed}"
+class Store:
+    """The file of results. It is written anew after each run, whole or not at all."""
+
+    def __init__(self, path: Path = DATA) -> None:
+        self._path, self._lock = path, Lock()
+        held: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        self.curves = [Curve(**curve) for curve in held.get("curves", [])]
+        self.speed: dict[str, dict[str, float]] = held.get("speed", {})
+        """Steps per second of each agent on each task."""
+
+    def of(self, task: Task, agent: Agent) -> list[Curve]:
+        found = [curve for curve in self.curves if (curve.task, curve.agent) == (task.name, agent.name)]
+        return sorted(found, key=lambda curve: curve.seed)
+
+    def add(self, curve: Curve) -> None:
+        with self._lock:
+            self.curves.append(curve)
+            self.save()
+
+    def save(self) -> None:
+        order = sorted(self.curves, key=lambda curve: (curve.task, curve.agent, curve.seed))
+        lines = ",\n".join(json.dumps(asdict(curve)) for curve in order)
+        speed = json.dumps(self.speed, indent=1)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self._path.with_suffix(".tmp")
+        unfinished.write_text(f'{{"curves": [\n{lines}\n],\n"speed": {speed}}}\n')
+        unfinished.replace(self._path)
 
 
-def train(root: Path, jobs: int) -> None:
-    """Raises ``CalledProcessError`` for a run that failed."""
-    todo = [(task, agent, seed) for task in TASKS for seed in SEEDS for agent in AGENTS]
+def program(task: Task, agent: Agent, folder: Path, *words: str) -> list[dict[str, Any]]:
+    """Trains on one core; returns the rows of the log. Raises ``RuntimeError`` for a run that failed."""
+    words = ("fleet=local", "fleet.num_actors=1", f"run_dir={folder}", *task.words, *agent.words, *words)
+    command = [sys.executable, "-m", "r2ac.commands.train", *words]
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words)}: {' '.join(done.stderr.strip().splitlines()[-1:])}")
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def slug(task: Task, agent: Agent) -> str:
+    return f"{task.name}_{agent.name}".replace(",", "").replace(" ", "_").lower()
+
+
+def chosen(only: str) -> Iterator[tuple[Task, Agent]]:
+    parts = only.split(";")
+    for task in TASKS:
+        for agent in AGENTS:
+            if any(part.strip() in f"{task.name}, {agent.name}" for part in parts):
+                yield task, agent
+
+
+def run(store: Store, root: Path, jobs: int, only: str) -> None:
+    """Raises ``RuntimeError`` for a run that failed, after the others."""
+    todo = [
+        (task, agent, seed)
+        for seed in SEEDS
+        for task, agent in chosen(only)
+        if seed not in {curve.seed for curve in store.of(task, agent)}
+    ]
 
     def one(job: tuple[Task, Agent, int]) -> None:
         task, agent, seed = job
-        folder = run_folder(root, *job)
-        words = [
-            "fleet=local",
-            "fleet.num_actors=1",
-            "logging.interval_steps=20480",
-            f"seed={seed}",
-            f"name={folder.name}",
-        ]
-        words += [f"total_steps={task.steps}", f"run_dir={folder}", *task.words, *agent.words]
-        program = [sys.executable, "-m", "r2ac.commands.train", *words]
-        done = subprocess.run(program, check=False, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(words)}: {done.stderr.strip().splitlines()[-1:]}")
-        curve = Curve.read(folder)
-        print(f"{task.name}, {agent.name}, seed {seed}: {100 * curve.final:.1f} %, {curve.seconds:.0f} s", flush=True)
+        folder = root / f"{slug(task, agent)}_{seed}"
+        rows = program(task, agent, folder, f"seed={seed}", f"total_steps={task.steps}", "logging.interval_steps=40960")
+        known = [row for row in rows if row.get("mean_return_100") is not None]
+        seconds = json.loads((folder / "summary.json").read_text())["wall_time_s"]
+        success = [round(row["mean_return_100"], 3) for row in known]
+        curve = Curve(task.name, agent.name, seed, [row["agent_steps"] for row in known], success, round(seconds, 1))
+        store.add(curve)
+        print(f"{task.name}, {agent.name}, seed {seed}: {100 * curve.final:.1f} %, {seconds:.0f} s", flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(one, todo))
 
 
-def table(root: Path) -> str:
-    """Markdown: for each agent and task success at the end per seed, steps to 95 %, seconds."""
+def measure_speed(store: Store, root: Path, only: str) -> None:
+    """One agent after the other, so that none slows another; the first rows warm up."""
+    for task, agent in chosen(only):
+        folder = root / f"speed_{slug(task, agent)}_{os.getpid()}"
+        rows = program(task, agent, folder, f"total_steps={SPEED_STEPS}", "logging.interval_steps=20480")
+        first, last = rows[1], rows[-1]
+        rate = (last["agent_steps"] - first["agent_steps"]) / (last["wall_time_s"] - first["wall_time_s"])
+        store.speed.setdefault(agent.name, {})[task.name] = round(rate)
+        store.save()
+        print(f"{task.name}, {agent.name}: {rate:,.0f} steps/s", flush=True)
+
+
+def table(store: Store) -> str:
+    """Markdown: for each agent and task success at the end per seed, steps to 95 %, and the minutes that they take."""
     lines = [
-        "| | " + " | ".join(f"{task.name} | to 95 % | s" for task in TASKS) + " |",
+        "| | " + " | ".join(f"{task.name}, % | to 95 %, M steps | minutes" for task in TASKS) + " |",
         "|---" * (1 + 3 * len(TASKS)) + "|",
     ]
     for agent in AGENTS:
         cells = [agent.name]
         for task in TASKS:
-            folders = [run_folder(root, task, agent, seed) for seed in SEEDS]
-            curves = [Curve.read(folder) for folder in folders if (folder / "summary.json").is_file()]
-            cells.append(" ".join(f"{100 * curve.final:.0f}" for curve in curves) or "-")
+            curves, rate = store.of(task, agent), store.speed.get(agent.name, {}).get(task.name)
             reached = [curve.learned_at for curve in curves]
+            cells.append(" ".join(f"{100 * curve.final:.0f}" for curve in curves) or "-")
             cells.append(" ".join("never" if step is None else f"{step / 1e6:.2f}" for step in reached) or "-")
-            cells.append(f"{sorted(curve.seconds for curve in curves)[len(curves) // 2]:.0f}" if curves else "-")
+            steps = [step for step in reached if step is not None]
+            cells.append(f"{statistics.median(steps) / rate / 60:.1f}" if steps and rate else "-")
         lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "| steps/s, alone on one core | " + " | ".join(task.name for task in TASKS) + " |"]
+    lines.append("|---" * (1 + len(TASKS)) + "|")
+    for agent in AGENTS:
+        rates = [store.speed.get(agent.name, {}).get(task.name) for task in TASKS]
+        lines.append(
+            f"| {agent.name} | " + " | ".join("-" if rate is None else f"{rate:,.0f}" for rate in rates) + " |"
+        )
     return "\n".join(lines)
 
 
-def draw(root: Path, path: Path) -> None:
+def draw(store: Store, path: Path) -> None:
     """A panel per task; the line is the mean over seeds, the band goes from the lowest to the highest."""
     import matplotlib.pyplot as plt
     import numpy as np
@@ -142,9 +215,7 @@ def draw(root: Path, path: Path) -> None:
     colours = plt.get_cmap("tab20").colors  # pyright: ignore[reportAttributeAccessIssue]
     for panel, task in zip(panels, TASKS, strict=True):
         for agent, colour in zip(AGENTS, colours, strict=False):
-            folders = [run_folder(root, task, agent, seed) for seed in SEEDS]
-            curves = [Curve.read(folder) for folder in folders if (folder / "summary.json").is_file()]
-            if not curves:
+            if not (curves := store.of(task, agent)):
                 continue
             steps = np.linspace(0, task.steps, 60)
             rates = 100 * np.array([np.interp(steps, curve.steps, curve.success) for curve in curves])
@@ -153,22 +224,25 @@ def draw(root: Path, path: Path) -> None:
         panel.set(title=task.name, xlabel="million agent steps", ylim=(40, 101))
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("success of the last 100 games, %")
-    panels[-1].legend(fontsize=8, loc="lower right")
+    figure.legend(*panels[0].get_legend_handles_labels(), fontsize=9, loc="outside right upper")
     figure.savefig(path, dpi=110)
 
 
 def main(argv: Sequence[str]) -> int:
     options = dict(word.split("=", 1) for word in argv if "=" in word)
-    verbs = [word for word in argv if "=" not in word] or ["run", "table"]
-    if set(verbs) - {"run", "table"} or set(options) - {"jobs", "folder"}:
+    verbs = [word for word in argv if "=" not in word] or ["run", "speed", "table"]
+    if set(verbs) - {"run", "speed", "table"} or set(options) - {"jobs", "only", "folder"}:
         print(__doc__, file=sys.stderr)
         return 2
-    root = Path(options.get("folder", "runs/recurrences"))
+    store, root = Store(), Path(options.get("folder", "runs/recurrences"))
+    only = options.get("only", "")
     if "run" in verbs:
-        train(root, int(options.get("jobs", "2")))
+        run(store, root, int(options.get("jobs", "2")), only)
+    if "speed" in verbs:
+        measure_speed(store, root, only)
     if "table" in verbs:
-        print(table(root))
-        draw(root, RESULTS / "recurrences.png")
+        print(table(store))
+        draw(store, RESULTS / "recurrences.png")
     return 0
 
 

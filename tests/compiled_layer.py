@@ -1,4 +1,5 @@
-"""Networks with the layer in them, trained compiled and not: ``python compiled_layer.py CASE...`` ends in an error where they differ.
+"""Networks with the layer in them, trained compiled and not: ``python compiled_layer.py [device=cuda] CASE...`` ends in an error where
+they differ.
 
 A program of its own, because what checks annotations in tests cannot be compiled.
 """
@@ -60,14 +61,15 @@ def trained(module: nn.Module, call: Callable[..., Any], inputs, is_first, state
     return [*numbers, *carried.leaves(state)]
 
 
-def compare(make: Callable[[], nn.Module], backend: Any, start: Callable[[Any], Any]) -> None:
+def compare(make: Callable[[], nn.Module], backend: Any, start: Callable[[Any], Any], device: str) -> None:
     torch._dynamo.reset()
     torch.manual_seed(0)
-    inputs, is_first = torch.randn(UNROLLS, T, B, D, dtype=torch.float64), torch.rand(UNROLLS, T, B) < 0.2
+    inputs = torch.randn(UNROLLS, T, B, D, dtype=torch.float64).to(device)
+    is_first = (torch.rand(UNROLLS, T, B) < 0.2).to(device)
     results = []
     for compiled in (False, True):
         torch.manual_seed(1)
-        module = make().double()
+        module = make().to(device, torch.float64)
         call = torch.compile(module, backend=backend) if compiled else module
         results.append(trained(module, call, inputs, is_first, start(module)))
     assert_close(results[1], results[0], rtol=1e-12)
@@ -105,12 +107,14 @@ def main(names: list[str]) -> None:
     torch.set_num_threads(1)
     # The compiler looks at it itself, and hides the warning unless warnings are errors.
     warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
+    device = names.pop(0).removeprefix("device=") if names[0].startswith("device=") else "cpu"
     for name in names:
         if name.startswith("core-"):
-            compare(lambda: ELSTM(D, H, name.removeprefix("core-")), "aot_eager", lambda core: core.initial_state(B))  # noqa: B023
+            rule = name.removeprefix("core-")
+            compare(lambda: ELSTM(D, H, rule), "aot_eager", lambda core: core.initial_state(B), device)  # noqa: B023
         elif name in CASES:
             backend, options = CASES[name]
-            compare(lambda: Agent(**options), backend, lambda module: None)  # noqa: B023
+            compare(lambda: Agent(**options), backend, lambda module: None, device)  # noqa: B023
         else:
             {"whole-graph": refuses_a_whole_graph, "once": compiles_once}[name]()
         print(name)

@@ -25,10 +25,14 @@ class LSTMState(NamedTuple):
 class LSTMOptions:
     forget_bias: float = 0.0
     """Added to the forget gate's bias at the start; above 0 the cell begins by remembering."""
+    input_bias: float = 0.0
+    """Added to the input gate's bias at the start. ``-forget_bias`` lets in as much as is forgotten, so that what a long memory adds up
+    does not fill it ("chrono", Tallec & Ollivier, ICLR 2018)."""
 
     def __post_init__(self) -> None:
-        if not -100 <= self.forget_bias <= 100:
-            raise ValueError(f"forget_bias must be from -100 to 100, got {self.forget_bias}")
+        for name, bias in (("forget_bias", self.forget_bias), ("input_bias", self.input_bias)):
+            if not -100 <= bias <= 100:
+                raise ValueError(f"{name} must be from -100 to 100, got {bias}")
 
 
 class LSTMCell(UnitwiseCell):
@@ -45,6 +49,7 @@ class LSTMCell(UnitwiseCell):
     def __init__(self, input_size: int, num_units: int, options: Any = None) -> None:
         super().__init__(input_size, num_units, options)
         with torch.no_grad():
+            self.matrices[0][0, :, -1] += self.options.input_bias
             self.matrices[0][1, :, -1] += self.options.forget_bias
 
     def zeros(self, batch_size: int) -> LSTMState:

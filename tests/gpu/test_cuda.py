@@ -27,7 +27,7 @@ def test_the_gradient_on_the_device_is_that_of_the_whole_episode(
     inputs = torch.randn(20, 5, 17, device="cuda", dtype=dtype)
     is_first = torch.rand(20, 5, device="cuda") < 0.15
     is_first[0] = True
-    weights = torch.randn(20, 5, 33, device="cuda", dtype=dtype)
+    weights = torch.randn(20, 5, core.output_size, device="cuda", dtype=dtype)
     state, start = core.initial_state(5), 0
     for length in (7, 1, 12):
         rows = slice(start, start + length)

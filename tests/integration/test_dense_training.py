@@ -132,6 +132,10 @@ def test_the_forget_bias_of_the_network_is_that_of_an_lstm():
             "network.core_options of lstm: forget_bias must be from -100 to 100, got nan",
         ),
         (
+            ["network.core=lstm", "rule=tbptt", "network.core_options.input_bias=-101"],
+            "network.core_options of lstm: input_bias must be from -100 to 100, got -101",
+        ),
+        (
             ["network.core=lstm", "rule=uoro", "rule.options.seed=-1"],
             "rule.options of uoro: seed must be from 0 to 2^63",
         ),

@@ -97,17 +97,20 @@ def test_new_weights_are_spread_as_those_of_torch(name: str):
     torch.testing.assert_close(found.std(), wanted.std(), rtol=0.2, atol=0)
 
 
-def test_the_forget_bias_is_added_to_that_of_the_forget_gate_alone():
+@pytest.mark.parametrize(
+    ("options", "gate", "added"), [(LSTMOptions(forget_bias=3.0), 1, 3.0), (LSTMOptions(input_bias=-6.0), 0, -6.0)]
+)
+def test_a_bias_is_added_to_that_of_its_gate_alone(options: LSTMOptions, gate: int, added: float):
     torch.manual_seed(1)
     plain = LSTMCell(INPUTS, UNITS)
     torch.manual_seed(1)
     spec = NetworkSpec(
         (INPUTS - 1,), "vector", Categorical(2), encoder="none", core="lstm", num_units=UNITS, rule="tbptt"
     )
-    core = build_core("lstm", INPUTS, UNITS, "tbptt", LSTMOptions(forget_bias=3.0))
+    core = build_core("lstm", INPUTS, UNITS, "tbptt", options)
     difference = next(core.parameters()) - plain.matrices[0]
-    torch.testing.assert_close(difference[1, :, -1], torch.full((UNITS,), 3.0))
-    difference[1, :, -1] = 0
+    torch.testing.assert_close(difference[gate, :, -1], torch.full((UNITS,), added))
+    difference[gate, :, -1] = 0
     assert not difference.any()
     assert PolicyNetwork(spec).core.output_size == UNITS
 
