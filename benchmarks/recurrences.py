@@ -1,11 +1,11 @@
 """What each recurrence and rule learns on tasks that need memory: ``python -m benchmarks.recurrences [run|speed|table] [NAME=VALUE ...]``.
 
 ``run`` trains every agent on every task with every seed, each a program of its own on one core. What docs/results/data/recurrences.json
-has is left alone, so that it goes on where it was stopped. ``speed`` measures every agent alone, a fifth of a million steps. ``table``
-makes the table and the pictures of docs/results/README.md from that file. Without a word: all three.
+has is left alone, so that it goes on where it was stopped. ``speed`` measures every agent alone, a hundred thousand steps. ``table``
+makes the tables and the picture of docs/results/README.md from that file. Without a word: all three.
 
 jobs=N        programs of ``run`` at a time (2)
-only=A;B       agents and tasks whose "task, agent" has one of these in it
+only=A;B      agents and tasks whose "task, agent" has one of these in it
 folder=PATH   where the runs go (runs/recurrences)
 """
 
@@ -21,11 +21,13 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from benchmarks.report import replace_table
+
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 DATA = RESULTS / "data" / "recurrences.json"
 SEEDS = (1, 2, 3)
 LEARNED = 0.95
-SPEED_STEPS = 200_000
+SPEED_STEPS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +182,8 @@ def measure_speed(store: Store, root: Path, only: str) -> None:
         print(f"{task.name}, {agent.name}: {rate:,.0f} steps/s", flush=True)
 
 
-def table(store: Store) -> str:
-    """Markdown: for each agent and task success at the end per seed, steps to 95 %, and the minutes that they take."""
+def table(store: Store) -> list[str]:
+    """Lines of Markdown: of each agent and task success at the end per seed, steps to 95 %, and the minutes that they take."""
     lines = [
         "| | " + " | ".join(f"{task.name}, % | to 95 %, M steps | minutes" for task in TASKS) + " |",
         "|---" * (1 + 3 * len(TASKS)) + "|",
@@ -203,7 +205,7 @@ def table(store: Store) -> str:
         lines.append(
             f"| {agent.name} | " + " | ".join("-" if rate is None else f"{rate:,.0f}" for rate in rates) + " |"
         )
-    return "\n".join(lines)
+    return lines
 
 
 def draw(store: Store, path: Path) -> None:
@@ -225,7 +227,7 @@ def draw(store: Store, path: Path) -> None:
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("success of the last 100 games, %")
     figure.legend(*panels[0].get_legend_handles_labels(), fontsize=9, loc="outside right upper")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=80)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -234,14 +236,21 @@ def main(argv: Sequence[str]) -> int:
     if set(verbs) - {"run", "speed", "table"} or set(options) - {"jobs", "only", "folder"}:
         print(__doc__, file=sys.stderr)
         return 2
+    jobs, only = options.get("jobs", "2"), options.get("only", "")
+    if not jobs.isdecimal() or int(jobs) < 1:
+        print(f"error: jobs={jobs}: expected a number from 1 on", file=sys.stderr)
+        return 2
+    if not any(chosen(only)):
+        names = "; ".join(part.name for part in (*TASKS, *AGENTS))
+        print(f"error: only={only}: no agent on any task is called so; they are {names}", file=sys.stderr)
+        return 2
     store, root = Store(), Path(options.get("folder", "runs/recurrences"))
-    only = options.get("only", "")
     if "run" in verbs:
-        run(store, root, int(options.get("jobs", "2")), only)
+        run(store, root, int(jobs), only)
     if "speed" in verbs:
         measure_speed(store, root, only)
     if "table" in verbs:
-        print(table(store))
+        replace_table(RESULTS / "README.md", "python -m benchmarks.recurrences table", table(store))
         draw(store, RESULTS / "recurrences.png")
     return 0
 

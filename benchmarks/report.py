@@ -1,9 +1,10 @@
-"""The tables in ``docs/benchmarks.md`` and in the README from ``results/latest.json``: no number in them is typed by hand."""
+"""Tables in the pages, from results that were measured: no number in them is typed by hand."""
 
 import json
 from pathlib import Path
 
-BEGIN, END = "<!-- table: python -m benchmarks docs -->", "<!-- end of table -->"
+COMMAND = "python -m benchmarks docs"
+END = "<!-- end of table -->"
 
 
 HEADLINES = (
@@ -33,7 +34,7 @@ HEADLINES = (
 
 
 def write_docs(results: Path, docs: Path, readme: Path) -> None:
-    """Replaces the tables between their marks; the words around them stay."""
+    """Those of ``docs/benchmarks.md`` and of the README, from ``results/latest.json``."""
     entries = json.loads(results.read_text())
     lines = ["| what | value | unit | target | met | setting |", "|---|---|---|---|---|---|"]
     for entry in entries:
@@ -41,13 +42,21 @@ def write_docs(results: Path, docs: Path, readme: Path) -> None:
         lines.append(
             f"| {entry['name']} | {entry['value']:.4g} | {entry['unit']} | {entry['target']} | {met} | {entry['setting']} |"
         )
-    _replace_table(docs, lines)
+    replace_table(docs, COMMAND, lines)
     values = {entry["name"]: entry["value"] for entry in entries}
     headlines = [f"| {what} | {figures.format_map(values)} |" for what, figures in HEADLINES]
-    _replace_table(readme, ["| two shared CPU cores, medians from `make bench` | |", "|---|---|", *headlines])
+    replace_table(readme, COMMAND, ["| two shared CPU cores, medians from `make bench` | |", "|---|---|", *headlines])
 
 
-def _replace_table(page: Path, lines: list[str]) -> None:
-    before, _, rest = page.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(before + "\n".join([BEGIN, "", *lines, "", END]) + after)
+def replace_table(page: Path, command: str, lines: list[str]) -> None:
+    """Between the mark that names the command and the next end of a table; the words around them stay.
+
+    Raises:
+        ValueError: if the page has no such mark.
+    """
+    begin = f"<!-- table: {command} -->"
+    before, mark, rest = page.read_text().partition(begin)
+    _, end, after = rest.partition(END)
+    if not mark or not end:
+        raise ValueError(f"{page} has no place for a table: expected a line {begin} and, after it, {END}")
+    page.write_text(before + "\n".join([begin, "", *lines, "", END]) + after)
