@@ -22,6 +22,7 @@ from threading import Lock
 from typing import Any
 
 from benchmarks.report import replace_table
+from r2ac.persistence.writing import replace_file
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 DATA = RESULTS / "data" / "recurrences.json"
@@ -117,9 +118,7 @@ class Store:
         lines = ",\n".join(json.dumps(asdict(curve)) for curve in order)
         speed = json.dumps(self.speed, indent=1)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self._path.with_suffix(".tmp")
-        unfinished.write_text(f'{{"curves": [\n{lines}\n],\n"speed": {speed}}}\n')
-        unfinished.replace(self._path)
+        replace_file(self._path, f'{{"curves": [\n{lines}\n],\n"speed": {speed}}}\n')
 
 
 def program(task: Task, agent: Agent, folder: Path, *words: str) -> list[dict[str, Any]]:

@@ -40,6 +40,17 @@ def present_weights(actor: Actor, version: int = 0) -> WeightsSnapshot:
     return WeightsSnapshot(version, actor.parameters.layout.fingerprint, actor.parameters.vector.clone())
 
 
+def fidelity_errors(actor: Actor, unrolls: int = 8) -> list[float]:
+    """Of so many unrolls whose weights are new and the same, where fidelity was measured."""
+    errors: list[float] = []
+    for version in range(unrolls):
+        contribution = actor.unroll(present_weights(actor, version))
+        assert contribution.gradient.isfinite().all()
+        if (error := contribution.statistics.sensitivity_fidelity_error) is not None:
+            errors.append(error)
+    return errors
+
+
 def core_of(network: PolicyNetwork) -> tuple[GatedCore, DiagonalCore]:
     """The output gate's core, and the diagonal one inside it."""
     gated = network.core

@@ -22,7 +22,13 @@ def test_every_agent_has_run_on_every_task_with_every_seed() -> None:
     for task, agent in recurrences.chosen(""):
         assert [curve.seed for curve in store.of(task, agent)] == list(recurrences.SEEDS), (task, agent)
         assert all(0.9 * task.steps <= curve.steps[-1] <= 1.1 * task.steps for curve in store.of(task, agent))
-        load_train([*task.words, *agent.words])
+
+
+def test_the_words_of_every_agent_and_task_are_understood() -> None:
+    for agent in recurrences.AGENTS:
+        load_train([*recurrences.TASKS[0].words, *agent.words])
+    for task in recurrences.TASKS[1:]:
+        load_train(task.words)
 
 
 def test_a_curve_has_learned_where_it_first_reaches_95_percent_and_ends_with_its_last_tenth() -> None:
