@@ -10,15 +10,10 @@ Nothing else leaves: observations, cell states and sensitivities stay here.
 import time
 from typing import Any
 
-import torch
-
-from actors.accounts import SensitivityAges
-from actors.build import build_seeded_network, carry_refreshed
+from actors.base_actor import BaseActor, Made
 from actors.fidelity import FidelityProbe, Figures
 from actors.gradients import UnrollGradient, unroll_gradient
-from actors.precision import carries_bfloat16_well, require_device
-from actors.reporting import header_of, statistics_of_streams
-from actors.rollout import Rollout
+from actors.precision import autocast_type
 from actors.stem import choose_stem
 from actors.wire import WireEncoder
 from actors.worker import ActorIdentity
@@ -26,30 +21,16 @@ from conf.schema import ActorsConfig, LossConfig, NetworkConfig, RuleConfig, Tra
 from envs.base import VectorEnv
 from envs.registry import make_env
 from rtrl_core import (
-    FlatParameters,
+    ContributionHeader,
     GradientContribution,
     UnrollStatistics,
-    WeightsSnapshot,
 )
 from rtrl_core.fidelity import Fidelity
-from rtrl_core.shapes import Bool, Float, Int, Tensor
-
-LARGEST_SENSITIVITY = 1e18
-"""Norm of a stream's sensitivity beyond which the stream begins anew. Squares of such numbers, and products of two, are no longer
-finite in float32; long before, they have lost all precision."""
+from rtrl_core.shapes import Bool, Tensor
 
 
-class Actor:
-    """Turns weights into gradient contributions, one unroll at a time.
-
-    Args:
-        env: owned by the actor from here on.
-        reward_clip: what loss and core see of a reward, see ``clip_rewards``.
-
-    Raises:
-        ValueError: if the network does not fit the environment.
-        ConfigError: if the device is not there, or ``rule.refresh`` does not fit.
-    """
+class Actor(BaseActor[GradientContribution]):
+    """Turns weights into gradient contributions: the exact gradient of each unroll's loss. Arguments and errors as ``BaseActor``."""
 
     def __init__(
         self,
@@ -61,11 +42,8 @@ class Actor:
         options: ActorsConfig,
         reward_clip: str,
     ) -> None:
-        self.identity = identity
+        super().__init__(identity, env, network, rule, options, reward_clip)
         self._loss = loss
-        self.device = require_device("actors.device", options.device)
-        self.network = build_seeded_network(network, rule, env.spec, identity.seed).to(self.device)
-        carry_refreshed(self.network, network, rule, options.unroll)
         self._probe: FidelityProbe | None = None
         if options.fidelity_every and self.network.core.carries_sensitivity:
             self._probe = FidelityProbe(
@@ -76,25 +54,8 @@ class Actor:
                 seed=identity.fidelity_seed,
             )
         self.network.core.advance_in_backward()
-        self.parameters = FlatParameters(self.network)
-        self.policy_version = -1
-        """Of the weights that act; none has been loaded yet, whatever the version of the first ones may be."""
-        self._sequence = 0
         self._wire = WireEncoder(options.wire, self.parameters.gradient)
-        self._ages = SensitivityAges(env.num_envs)
-        self.rollout = Rollout(
-            env,
-            self.network,
-            unroll_length=options.unroll,
-            reward_clip=reward_clip,
-            action_seed=identity.action_seed,
-            device=self.device,
-        )
-        autocast = {
-            "float32": None,
-            "bfloat16": torch.bfloat16,
-            "auto": torch.bfloat16 if carries_bfloat16_well(self.device) else None,
-        }[options.autocast]
+        autocast = autocast_type(options.autocast, self.device)
         self._bfloat16 = autocast is not None
         self.stem = choose_stem(
             self.network,
@@ -104,126 +65,51 @@ class Actor:
             unroll=options.unroll,
             example=self.rollout.step_input(),
         )
-        self._idle_since: float | None = None
-        """Before its first unroll it waits for others to start, not for weights."""
 
-    @property
-    def layout(self) -> str:
-        return self.parameters.layout.fingerprint
-
-    def unroll(self, weights: WeightsSnapshot) -> GradientContribution:
-        """Loads ``weights`` if they are newer, takes T steps in every stream and returns the exact gradient of the unroll's loss.
-
-        Raises:
-            ValueError: if the weights are of another network.
-            EnvironmentFailure: if the environment died.
-        """
-        started = time.perf_counter()
-        wait_time = 0.0 if self._idle_since is None else started - self._idle_since
-        self._load(weights)
+    def _make(self) -> Made:
         unroll = self.rollout.collect(self.stem)
-        acted = time.perf_counter()
+        acted_at = time.perf_counter()
         figures = Figures() if self._probe is None else self._probe.see(unroll)
         learnt = unroll_gradient(self.network, self.parameters, unroll, self._loss, self.stem)
         self.rollout.core = learnt.after
         gradient = self._wire.encode(self.parameters.gradient)
-        ages = self._ages.after(unroll.is_first.cpu(), self.policy_version)
-        unsound, norms = self._reset_unsound(learnt.left_out)
-        self._sequence += 1
-        header = header_of(
-            self.identity, self._sequence - 1, self.policy_version, self.rollout.env, self.rollout.episodes
-        )
-        self._idle_since = time.perf_counter()
-        times = {
-            "env_time_s": self.rollout.env_time_s,
-            "act_time_s": acted - started - self.rollout.env_time_s,
-            "learn_time_s": self._idle_since - acted,
-            "wait_time_s": wait_time,
-        }
-        statistics = self._statistics(learnt, unsound, norms, ages, figures, times)
-        return GradientContribution(header, self.layout, gradient, statistics)
-
-    def _load(self, weights: WeightsSnapshot) -> None:
-        if weights.layout != self.layout:
-            raise ValueError(f"weights of network {weights.layout}, but this actor's network is {self.layout}")
-        if weights.version > self.policy_version:
-            self.parameters.load(weights.vector)
-            self.policy_version = weights.version
-            self.rollout.core = self.network.core.refreshed(self.rollout.core)
-
-    def _reset_unsound(self, left_out: Bool[Tensor, " B"]) -> tuple[Bool[Tensor, " B"], Float[Tensor, " B"]]:
-        """Begins anew, inside their episode, the streams that nothing can be learnt from any more; the others go on.
-
-        Returns which they are, and the norm of each stream's sensitivity before, 0 without one.
-        """
-        core = self.rollout.core
-        norms = self.network.core.stream_norms(core.sensitivity)
-        if norms is None:
-            norms = torch.zeros(len(left_out), dtype=torch.float64, device=self.device)
-        unsound = left_out | ~core._replace(sensitivity=None).finite_streams() | ~(norms <= LARGEST_SENSITIVITY)
-        if unsound.any():
-            self.rollout.begin_anew(unsound)
-            self._ages.begin(unsound.cpu(), self.policy_version)
-            if self._probe is not None:
-                self._probe.forget(unsound)
-        return unsound, norms
-
-    def _statistics(
-        self,
-        learnt: UnrollGradient,
-        unsound: Bool[Tensor, " B"],
-        norms: Float[Tensor, " B"],
-        ages: Int[Tensor, " B"],
-        figures: Figures,
-        times: dict[str, float],
-    ) -> UnrollStatistics:
-        losses = learnt.losses
-        of_streams = statistics_of_streams(
-            self.rollout.env,
-            self.rollout.episodes,
-            carries_sensitivity=self.network.core.carries_sensitivity,
-            begun_anew=unsound,
-            norms=norms,
-            ages=ages,
-        )
-        return UnrollStatistics(
-            policy_loss=float(losses.policy),
-            value_loss=float(losses.value),
-            entropy=float(losses.entropy),
-            target_sum=float(learnt.targets.sum()),
-            target_square_sum=float(learnt.targets.square().sum()),
-            error_square_sum=2 * float(losses.value),
-            bfloat16=self._bfloat16,
+        statistics = {
+            **statistics_of(learnt),
+            "bfloat16": self._bfloat16,
             **_named("sensitivity_fidelity", figures.sensitivity),
             **_named("rule_fidelity", figures.rule),
-            **{**of_streams, **times},
-        )
+        }
+        return Made(gradient, unroll.is_first, learnt.left_out, acted_at, statistics)
+
+    def _message(self, header: ContributionHeader, payload: Any, statistics: UnrollStatistics) -> GradientContribution:
+        return GradientContribution(header, self.layout, payload, statistics)
+
+    def _began_anew(self, streams: Bool[Tensor, " B"]) -> None:
+        if self._probe is not None:
+            self._probe.forget(streams)
 
     def get_state(self) -> dict[str, Any] | None:
-        """Everything needed to go on bit for bit between two unrolls, or ``None`` where the environment cannot be saved."""
-        state = self.rollout.get_state()
-        if state is None:
-            return None
-        return {
-            **state,
-            "born": self._ages.born,
-            "wire": self._wire.get_state(),
-            "sequence": self._sequence,
-            "incarnation": self.identity.incarnation,
-        }
+        state = super().get_state()
+        return None if state is None else {**state, "wire": self._wire.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continues where ``get_state`` was called, in an actor built with the same arguments."""
-        self.rollout.set_state(state)
+        super().set_state(state)
         if self._probe is not None:
             self._probe.forget()
-        self._ages.born = state["born"]
         self._wire.set_state(state["wire"])
-        self._sequence = state["sequence"]
-        self.identity = self.identity._replace(incarnation=state["incarnation"])
 
-    def close(self) -> None:
-        self.rollout.close()
+
+def statistics_of(learnt: UnrollGradient) -> dict[str, float]:
+    """The fields of ``UnrollStatistics`` that whoever learns from an unroll knows."""
+    losses = learnt.losses
+    return {
+        "policy_loss": float(losses.policy),
+        "value_loss": float(losses.value),
+        "entropy": float(losses.entropy),
+        "target_sum": float(learnt.targets.sum()),
+        "target_square_sum": float(learnt.targets.square().sum()),
+        "error_square_sum": 2 * float(losses.value),
+    }
 
 
 def _named(metric: str, fidelity: Fidelity | None) -> dict[str, float]:

@@ -40,7 +40,7 @@ class UnrollGradient(NamedTuple):
 def unroll_gradient(
     network: PolicyNetwork, parameters: FlatParameters, unroll: Unroll, loss: LossConfig, stem: Stem
 ) -> UnrollGradient:
-    """Overwrites ``parameters.gradient`` by the sum over steps and streams, exact for the weights that acted.
+    """Overwrites ``parameters.gradient`` by the sum over steps and streams, exact for the weights that ``unroll.values`` are of.
 
     Args:
         parameters: of ``network``, with the weights that it has.
@@ -106,9 +106,8 @@ def unroll_losses(
     network: PolicyNetwork, output: PolicyOutput, unroll: Unroll, loss: LossConfig
 ) -> tuple[Losses, VTrace]:
     """What ``output``, of the unroll's steps, is worth."""
-    # Acting and learning use the same weights, so the policy is its own behaviour: every importance weight is exactly one.
     returns = vtrace(
-        log_ratios=torch.zeros_like(unroll.values),
+        log_ratios=unroll.log_ratios,
         rewards=unroll.rewards,
         values=output.values.detach(),
         next_values=unroll.next_values,

@@ -33,3 +33,11 @@ def carries_bfloat16_well(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
+def autocast_type(autocast: str, device: torch.device) -> torch.dtype | None:
+    """What ``autocast`` = ``float32``, ``bfloat16`` or ``auto`` means on this device: the type that an encoder computes in; ``None`` is its
+    own."""
+    if autocast == "auto":
+        return torch.bfloat16 if carries_bfloat16_well(device) else None
+    return {"float32": None, "bfloat16": torch.bfloat16}[autocast]

@@ -3,7 +3,8 @@
 observation -> stem -> core input x_t -> cell c_t -> policy, value -> action -> environment        T times
 """
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,9 +13,22 @@ from actors.games import Games
 from actors.stem import Stem, StepInput
 from actors.unroll import Unroll
 from conf.knobs import ConfigError
-from envs.base import VectorEnv
-from rtrl_core import CoreState, PolicyNetwork, carried
-from rtrl_core.shapes import Bool, Tensor
+from envs.base import Timestep, VectorEnv
+from rtrl_core import CoreState, PolicyNetwork, PolicyOutput, carried
+from rtrl_core.shapes import Bool, Float, Shaped, Tensor
+
+
+class Taken(NamedTuple):
+    """One step of all streams. What it brought is in the games until the next one is taken."""
+
+    seen: StepInput
+    inputs: Float[Tensor, "B D"]
+    """Of the core."""
+    output: PolicyOutput
+    action: Shaped[Tensor, "B ..."]
+    now: Timestep
+    cell: Any
+    """Of the core, after the step."""
 
 
 class Rollout:
@@ -40,29 +54,30 @@ class Rollout:
         self.core: CoreState = network.initial_state(env.num_envs)
         """What the core carries. Acting advances its cell alone: whoever differentiates an unroll puts the whole of it back."""
         self._network = network
-        self._games = Games(env, reward_clip=reward_clip, action_seed=action_seed, device=device)
-        self.unroll = Unroll.empty(unroll_length, network.input_size, self._games.last_action, self.core)
+        self._unroll_length = unroll_length
+        self.games = Games(env, reward_clip=reward_clip, action_seed=action_seed, device=device)
+        self.unroll = Unroll.empty(unroll_length, network.input_size, self.games.last_action, self.core)
         """The last one; the next overwrites its rows."""
 
     @property
     def env(self) -> VectorEnv:
-        return self._games.env
+        return self.games.env
 
     @property
     def episodes(self) -> EpisodeAccounts:
-        return self._games.episodes
+        return self.games.episodes
 
     @property
     def env_time_s(self) -> float:
         """Spent in the environment during the last unroll."""
-        return self._games.env_time_s
+        return self.games.env_time_s
 
     def step_input(self) -> StepInput:
         """What the network sees next."""
-        return self._games.step_input()
+        return self.games.step_input()
 
-    def collect(self, stem: Stem) -> Unroll:
-        """Takes T steps in every stream, with the network's present weights. The rows are overwritten by the next call.
+    def steps(self, stem: Stem) -> Iterator[Taken]:
+        """Takes T steps in every stream, with the network's present weights, one each time that it is asked for the next.
 
         Args:
             stem: keeps of each step what its own backward pass will need.
@@ -70,33 +85,43 @@ class Rollout:
         Raises:
             EnvironmentFailure: if the environment died.
         """
-        games, rows = self._games, self.unroll
+        games, cell = self.games, self.core.cell
         games.env_time_s = 0.0
-        rows.before, cell = self.core, self.core.cell
         games.episodes.clear()
-        for t in range(rows.num_steps):
+        for _ in range(self._unroll_length):
             step = games.step_input()
             inputs = stem.inputs(step)
-            rows.inputs[t] = inputs
-            rows.is_first[t] = step.is_first
             output, cell = self._network.act(inputs, cell, step.is_first)
-            rows.values[t] = output.values
             action = self._network.distribution.sample(output.parameters, games.noise)
-            rows.actions[t] = action
             now = games.take(action)
-            rows.rewards[t] = games.last_reward
-            rows.terminated[t] = games.tensor(now.terminated)
-            rows.truncated[t] = games.tensor(now.truncated)
-            rows.valid[t] = games.tensor(now.valid)
-            self._bootstrap_truncated(t, stem, cell)
-        self._bootstrap_inside(stem, cell)
+            yield Taken(step, inputs, output, action, now, cell)
         self.core = self.core._replace(cell=cell)
+
+    def collect(self, stem: Stem) -> Unroll:
+        """All of the steps, with the values of what followed them. The rows are overwritten by the next call.
+
+        Raises:
+            EnvironmentFailure: if the environment died.
+        """
+        games, rows = self.games, self.unroll
+        rows.before = self.core
+        for t, taken in enumerate(self.steps(stem)):
+            rows.inputs[t] = taken.inputs
+            rows.is_first[t] = taken.seen.is_first
+            rows.values[t] = taken.output.values
+            rows.actions[t] = taken.action
+            rows.rewards[t] = games.last_reward
+            rows.terminated[t] = games.tensor(taken.now.terminated)
+            rows.truncated[t] = games.tensor(taken.now.truncated)
+            rows.valid[t] = games.tensor(taken.now.valid)
+            self._bootstrap_truncated(t, stem, taken.cell)
+        self._bootstrap_inside(stem, self.core.cell)
         return rows
 
     @torch.no_grad()
     def _bootstrap_truncated(self, t: int, stem: Stem, cell: Any) -> None:
         """The value of the final observation, in the streams whose episode was cut off and already shows the next one's first."""
-        found = self._games.cut_off()
+        found = self.games.cut_off()
         if found is None:
             return
         rows, step = found
@@ -105,7 +130,7 @@ class Rollout:
     @torch.no_grad()
     def _bootstrap_inside(self, stem: Stem, cell: Any) -> None:
         """``V(o_{t+1})`` everywhere else; beyond the last row it takes one more look, which the next unroll repeats and keeps."""
-        rows, step = self.unroll, self._games.step_input()
+        rows, step = self.unroll, self.games.step_input()
         following = torch.cat([rows.values[1:], self._value(stem, step, cell).unsqueeze(0)])
         starts = torch.cat([rows.is_first[1:], step.is_first.unsqueeze(0)])
         rows.next_values = torch.where(rows.truncated & starts, rows.next_values, following)
@@ -116,11 +141,11 @@ class Rollout:
     def begin_anew(self, streams: Bool[Tensor, " B"]) -> None:
         """Forgets what these streams carry, inside their episode, whatever it is; the games go on."""
         self.core = self.core.reset(streams)
-        self._games.forget(streams)
+        self.games.forget(streams)
 
     def get_state(self) -> dict[str, Any] | None:
         """Everything needed to go on bit for bit between two unrolls, or ``None`` where the environment cannot be saved."""
-        games = self._games.get_state()
+        games = self.games.get_state()
         return None if games is None else {**games, **carried.save(self.core)}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -137,7 +162,7 @@ class Rollout:
             raise ConfigError(
                 f"the saved state of an actor does not fit this network: {error}; go on with the code it was trained with"
             ) from None
-        self._games.set_state(state)
+        self.games.set_state(state)
 
     def close(self) -> None:
-        self._games.close()
+        self.games.close()

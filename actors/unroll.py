@@ -24,6 +24,8 @@ class Unroll:
     valid: Bool[Tensor, "T B"]
     next_values: Float[Tensor, "T B"]
     """``V'_{t+1}``: of the next step, or of the final observation where an episode was cut off."""
+    log_ratios: Float[Tensor, "T B"]
+    """``log pi(a_t) - log mu(a_t)``, of the policy that learns and the one that acted; zero where they are one."""
     before: CoreState
     """What the core carried at the start."""
 
@@ -48,6 +50,7 @@ class Unroll:
             truncated=flags(),
             valid=flags(),
             next_values=numbers(),
+            log_ratios=numbers(),
             before=before,
         )
 

@@ -1,0 +1,211 @@
+"""What an actor saw and did, to be learned from elsewhere: all that its unroll was made of but the weights.
+
+Rows 0..T are what the network saw, the last one of them to bootstrap from; what was done at row t, and what that brought, is what row
+``t + 1`` says was done last. So that a learner that has the weights has the unroll, number for number (``replay.py``).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from actors.games import Games
+from actors.rollout import Rollout
+from actors.stem import Stem, StepInput
+from rtrl_core import ContributionHeader, PolicyNetwork, UnrollStatistics, carried
+from rtrl_core.shapes import Bool, Float, Int, Shaped, Tensor
+
+
+class Observations(NamedTuple):
+    """Rows of observations. Of stacks of images, which move on by one image per step, only the newest is kept, and the whole stack where
+    one did not: at the first row and where an episode begins."""
+
+    rows: Shaped[Tensor, "R B ..."]
+    """Whole, or the newest image of each stack, ``[R, B, 1, H, W]``."""
+    stacks: Shaped[Tensor, "S ..."]
+    """``[S, C, H, W]``; none where the rows are whole."""
+    places: Int[Tensor, "S 2"]
+    """Row and stream of each stack."""
+
+    @classmethod
+    def pack(cls, observations: Shaped[Tensor, "R B ..."], layout: str) -> "Observations":
+        """Nothing is lost, whatever the channels are; as stacks if that is less."""
+        shape = observations.shape
+        whole = cls(observations, observations.new_empty(0, *shape[2:]), torch.empty(0, 2, dtype=torch.int64))
+        if layout != "CHW" or shape[2] == 1:
+            return whole
+        moved_on = (observations[1:, :, :-1] == observations[:-1, :, 1:]).flatten(2).all(-1)
+        places = torch.cat([torch.ones_like(moved_on[:1]), ~moved_on]).nonzero()
+        if len(places) * shape[2] + shape[0] * shape[1] >= shape[0] * shape[1] * shape[2]:
+            return whole
+        return cls(observations[:, :, -1:].contiguous(), observations[places[:, 0], places[:, 1]], places)
+
+    def unpack(self) -> Shaped[Tensor, "R B ..."]:
+        if not len(self.places):
+            return self.rows
+        channels = self.stacks.shape[1]
+        whole = self.rows.new_empty(*self.rows.shape[:2], channels, *self.rows.shape[3:])
+        by_row = {row: (self.places[:, 0] == row).nonzero().squeeze(1) for row in set(self.places[:, 0].tolist())}
+        for row, newest in enumerate(self.rows):
+            if row:
+                whole[row, :, :-1] = whole[row - 1, :, 1:]
+                whole[row, :, -1:] = newest
+            if row in by_row:
+                whole[row, self.places[by_row[row], 1]] = self.stacks[by_row[row]]
+        return whole
+
+
+class Trajectory(NamedTuple):
+    """``T`` transitions of ``B`` streams, on the CPU, and what the core carried before them."""
+
+    observations: Observations
+    """T + 1 rows."""
+    instructions: Int[Tensor, "R B L"] | None
+    last_rewards: Float[Tensor, "R B"]
+    """Clipped."""
+    last_actions: Shaped[Tensor, "R B ..."]
+    is_first: Bool[Tensor, "R B"]
+    terminated: Bool[Tensor, "T B"]
+    truncated: Bool[Tensor, "T B"]
+    valid: Bool[Tensor, "T B"]
+    log_probs: Float[Tensor, "T B"]
+    """``log mu(a_t)``, of the policy that acted."""
+    cut_places: Int[Tensor, "K 2"]
+    """Row and stream of the transitions whose episode was cut off and whose next row shows another's first observation."""
+    cut_observations: Shaped[Tensor, "K ..."]
+    """What would have been seen had it gone on."""
+    cut_instructions: Int[Tensor, "K L"] | None
+    cell: Any
+    """``c_0``."""
+    sensitivity: Any
+    """``S_0``; ``None`` where it is not shipped."""
+
+    @property
+    def num_steps(self) -> int:
+        return self.terminated.shape[0]
+
+    @property
+    def num_envs(self) -> int:
+        return self.terminated.shape[1]
+
+    def step_input(self, observations: Shaped[Tensor, "R B ..."], rows: slice) -> StepInput:
+        """What the network saw in these rows, one after the other as one batch."""
+        return StepInput(
+            observations[rows].flatten(0, 1),
+            self.last_rewards[rows].flatten(0, 1),
+            self.last_actions[rows].flatten(0, 1),
+            self.is_first[rows].flatten(0, 1),
+            None if self.instructions is None else self.instructions[rows].flatten(0, 1),
+        )
+
+    def cut_off(self) -> StepInput:
+        """What would have been seen after the transitions of ``cut_places``."""
+        row, stream = self.cut_places.unbind(1)
+        return StepInput(
+            self.cut_observations,
+            self.last_rewards[row + 1, stream],
+            self.last_actions[row + 1, stream],
+            torch.zeros(len(row), dtype=torch.bool, device=row.device),
+            self.cut_instructions,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TrajectoryContribution:
+    """An unroll to be learned from where it arrives."""
+
+    header: ContributionHeader
+    """``policy_version`` is that of the weights that acted."""
+    layout: str
+    """``ParameterLayout.fingerprint`` of their network."""
+    trajectory: Trajectory
+    statistics: UnrollStatistics
+    """Losses and targets are 0: whoever learns from it knows them."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all tensors: in proportion to T and B, whatever the network."""
+        return carried.size_bytes(self.trajectory)
+
+
+def record(
+    rollout: Rollout, network: PolicyNetwork, stem: Stem, *, layout: str, with_sensitivity: bool
+) -> tuple[Trajectory, Float[Tensor, "T B D"]]:
+    """Takes the steps of an unroll. Returns also the core's inputs, which stay where they are.
+
+    Args:
+        layout: of the observations.
+
+    Raises:
+        EnvironmentFailure: if the environment died.
+    """
+    games, before = rollout.games, rollout.core
+    kept = carried.map_leaves(_here, before.cell)
+    sensitivity = carried.map_leaves(_here, before.sensitivity) if with_sensitivity else None
+    seen: list[StepInput] = []
+    inputs: list[Tensor] = []
+    flags: list[Tensor] = []
+    log_probs: list[Tensor] = []
+    cuts = _Cuts(games)
+    for taken in rollout.steps(stem):
+        seen.append(taken.seen)
+        inputs.append(taken.inputs)
+        log_probs.append(network.distribution.log_prob(taken.output.parameters, taken.action))
+        now = taken.now
+        flags.append(torch.stack([torch.from_numpy(flag) for flag in (now.terminated, now.truncated, now.valid)]))
+        cuts.look(len(seen) - 1)
+    seen.append(games.step_input())
+    terminated, truncated, valid = torch.stack(flags, dim=1)
+    trajectory = Trajectory(
+        Observations.pack(_stacked(step.observation for step in seen), layout),
+        None if seen[0].instruction is None else _stacked(step.instruction for step in seen),
+        _stacked(step.last_reward for step in seen),
+        _stacked(step.last_action for step in seen),
+        _stacked(step.is_first for step in seen),
+        terminated,
+        truncated,
+        valid,
+        _stacked(log_probs),
+        *cuts.found(seen[0]),
+        kept,
+        sensitivity,
+    )
+    return trajectory, torch.stack(inputs)
+
+
+class _Cuts:
+    """The final observations of episodes that were cut off."""
+
+    def __init__(self, games: Games) -> None:
+        self._games = games
+        self._places: list[Tensor] = []
+        self._steps: list[StepInput] = []
+
+    def look(self, row: int) -> None:
+        found = self._games.cut_off()
+        if found is None:
+            return
+        streams, step = found
+        of = streams.nonzero().squeeze(1).cpu()
+        self._places.append(torch.stack([torch.full_like(of, row), of], dim=1))
+        self._steps.append(step.of(streams))
+
+    def found(self, example: StepInput) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Places, observations and instructions; of the shapes of ``example`` where there are none."""
+        steps = self._steps or [example.of(slice(0, 0))]
+        places = torch.cat(self._places) if self._places else torch.empty(0, 2, dtype=torch.int64)
+        instructions = [step.instruction for step in steps if step.instruction is not None]
+        return (
+            places,
+            torch.cat([step.observation for step in steps]).cpu(),
+            torch.cat(instructions).cpu() if instructions else None,
+        )
+
+
+def _here(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
+
+
+def _stacked(tensors: Iterable[Tensor | None]) -> Tensor:
+    return torch.stack([tensor for tensor in tensors if tensor is not None]).cpu()
