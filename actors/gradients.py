@@ -3,11 +3,10 @@
 A stream whose numbers have run away would spoil the sum of all: it is left out of it, and named.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 
-from actors.stem import Stem
 from actors.unroll import Unroll
 from conf.schema import LossConfig
 from rtrl_core import (
@@ -21,6 +20,13 @@ from rtrl_core import (
     vtrace,
 )
 from rtrl_core.shapes import Bool, Float, Tensor
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """The stem that an unroll's inputs came through, or what stands for it."""
+
+    def backward(self, gradient: Float[Tensor, "T B D"], /) -> None: ...
 
 
 class UnrollGradient(NamedTuple):
@@ -38,7 +44,7 @@ class UnrollGradient(NamedTuple):
 
 
 def unroll_gradient(
-    network: PolicyNetwork, parameters: FlatParameters, unroll: Unroll, loss: LossConfig, stem: Stem
+    network: PolicyNetwork, parameters: FlatParameters, unroll: Unroll, loss: LossConfig, stem: Differentiable
 ) -> UnrollGradient:
     """Overwrites ``parameters.gradient`` by the sum over steps and streams, exact for the weights that ``unroll.values`` are of.
 

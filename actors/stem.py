@@ -6,6 +6,7 @@ saves memory. A *frozen* stem needs neither.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -70,8 +71,12 @@ class Stem(ABC):
         """Core inputs of the next step of the unroll, outside autograd."""
 
     @abstractmethod
-    def backward(self, gradient: Float[Tensor, "T B D"]) -> None:
-        """Adds the unroll's gradient to the stem's parameters and forgets the unroll."""
+    def backward(self, gradient: Sequence[Tensor] | Float[Tensor, "T B D"]) -> None:
+        """Adds the unroll's gradient to the stem's parameters and forgets the unroll.
+
+        Args:
+            gradient: by the core inputs, one after the other as they were asked for.
+        """
 
 
 class RetainedStem(Stem):
@@ -86,10 +91,10 @@ class RetainedStem(Stem):
         self._graphs.append(inputs)
         return inputs.detach()
 
-    def backward(self, gradient: Float[Tensor, "T B D"]) -> None:
+    def backward(self, gradient: Sequence[Tensor] | Float[Tensor, "T B D"]) -> None:
         graphs, self._graphs = self._graphs, []
         # Last step first, the order in which the memory was taken; each graph is freed as soon as it has been used.
-        for step_gradient in gradient.flip(0):
+        for step_gradient in reversed(list(gradient)):
             _backpropagate(graphs.pop(), step_gradient)
 
 
@@ -106,12 +111,13 @@ class RecomputedStem(Stem):
         self._steps.append(step)
         return self._forward(step)
 
-    def backward(self, gradient: Float[Tensor, "T B D"]) -> None:
+    def backward(self, gradient: Sequence[Tensor] | Float[Tensor, "T B D"]) -> None:
         steps, self._steps = self._steps, []
-        at_once = max(1, self._rows // gradient.shape[1])
+        gradients = list(gradient)
+        at_once = max(1, self._rows // len(gradients[0]))
         for start in range(0, len(steps), at_once):
-            chunk = _concatenate(steps[start : start + at_once])
-            _backpropagate(self._forward(chunk), gradient[start : start + at_once].flatten(0, 1))
+            chunk = slice(start, start + at_once)
+            _backpropagate(self._forward(_concatenate(steps[chunk])), torch.cat(gradients[chunk]))
 
 
 def _backpropagate(output: Float[Tensor, "B D"], gradient: Float[Tensor, "B D"]) -> None:
@@ -128,7 +134,7 @@ class FrozenStem(Stem):
     def inputs(self, step: StepInput) -> Float[Tensor, "B D"]:
         return self.look(step)
 
-    def backward(self, gradient: Float[Tensor, "T B D"]) -> None:
+    def backward(self, gradient: Sequence[Tensor] | Float[Tensor, "T B D"]) -> None:
         del gradient
 
 

@@ -6,14 +6,14 @@ Rows 0..T are what the network saw, the last one of them to bootstrap from; what
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from actors.games import Games
 from actors.rollout import Rollout
 from actors.stem import Stem, StepInput
-from rtrl_core import ContributionHeader, PolicyNetwork, UnrollStatistics, carried
+from rtrl_core import ContributionHeader, CoreState, PolicyNetwork, UnrollStatistics, carried
 from rtrl_core.shapes import Bool, Float, Int, Shaped, Tensor
 
 
@@ -72,14 +72,12 @@ class Trajectory(NamedTuple):
     log_probs: Float[Tensor, "T B"]
     """``log mu(a_t)``, of the policy that acted."""
     cut_places: Int[Tensor, "K 2"]
-    """Row and stream of the transitions whose episode was cut off and whose next row shows another's first observation."""
+    """Row and stream, of the transitions whose episode was cut off and whose next row shows another's first observation."""
     cut_observations: Shaped[Tensor, "K ..."]
     """What would have been seen had it gone on."""
     cut_instructions: Int[Tensor, "K L"] | None
-    cell: Any
-    """``c_0``."""
-    sensitivity: Any
-    """``S_0``; ``None`` where it is not shipped."""
+    before: CoreState
+    """``c_0``, and ``S_0`` of a rule that carries one."""
 
     @property
     def num_steps(self) -> int:
@@ -129,20 +127,14 @@ class TrajectoryContribution:
         return carried.size_bytes(self.trajectory)
 
 
-def record(
-    rollout: Rollout, network: PolicyNetwork, stem: Stem, *, layout: str, with_sensitivity: bool
-) -> tuple[Trajectory, Float[Tensor, "T B D"]]:
+def record(rollout: Rollout, network: PolicyNetwork, stem: Stem) -> tuple[Trajectory, Float[Tensor, "T B D"]]:
     """Takes the steps of an unroll. Returns also the core's inputs, which stay where they are.
-
-    Args:
-        layout: of the observations.
 
     Raises:
         EnvironmentFailure: if the environment died.
     """
-    games, before = rollout.games, rollout.core
-    kept = carried.map_leaves(_here, before.cell)
-    sensitivity = carried.map_leaves(_here, before.sensitivity) if with_sensitivity else None
+    games = rollout.games
+    before = carried.map_leaves(_here, network.core.inner(rollout.core))
     seen: list[StepInput] = []
     inputs: list[Tensor] = []
     flags: list[Tensor] = []
@@ -158,7 +150,7 @@ def record(
     seen.append(games.step_input())
     terminated, truncated, valid = torch.stack(flags, dim=1)
     trajectory = Trajectory(
-        Observations.pack(_stacked(step.observation for step in seen), layout),
+        Observations.pack(_stacked(step.observation for step in seen), rollout.env.spec.layout),
         None if seen[0].instruction is None else _stacked(step.instruction for step in seen),
         _stacked(step.last_reward for step in seen),
         _stacked(step.last_action for step in seen),
@@ -168,8 +160,7 @@ def record(
         valid,
         _stacked(log_probs),
         *cuts.found(seen[0]),
-        kept,
-        sensitivity,
+        before,
     )
     return trajectory, torch.stack(inputs)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from actors.worker import C
-from rtrl_core import WeightsSnapshot
+from rtrl_core import WeightsSnapshot, carried
 from rtrl_core.shapes import Float, Tensor
 
 
@@ -66,16 +66,44 @@ class Envelope(Generic[C]):
     def enclose(self, arrays: Mapping[str, np.ndarray]) -> C:
         """The contribution as it was sent; its tensors are views of the arrays."""
         contribution: Any = self.contribution
-        return replace(contribution, **{name: _tensor(array) for name, array in arrays.items()})
+        tensors = {name: _tensor(array) for name, array in arrays.items()}
+        bulk = {
+            name: carried.rebuild(structure, [tensors[key] for key in _keys(name, structure)])
+            for name, structure in _bulk(contribution).items()
+        }
+        return replace(contribution, **bulk)
 
 
 def split(contribution: C) -> tuple[Envelope[C], dict[str, np.ndarray]]:
-    """The inverse of ``Envelope.enclose``, for any frozen dataclass with tensors in its fields."""
+    """The inverse of ``Envelope.enclose``, for any frozen dataclass with tensors, or named tuples of them, in its fields."""
     message: Any = contribution
-    bulk = {spec.name: getattr(message, spec.name) for spec in fields(message)}
-    tensors = {name: value for name, value in bulk.items() if isinstance(value, Tensor)}
-    without = replace(message, **{name: tensor.new_empty([0] * tensor.dim()) for name, tensor in tensors.items()})
-    return Envelope(without), {name: _array(tensor) for name, tensor in tensors.items()}
+    bulk = _bulk(message)
+    arrays = {
+        key: _array(tensor)
+        for name, structure in bulk.items()
+        for key, tensor in zip(_keys(name, structure), carried.leaves(structure), strict=True)
+    }
+    empty = {
+        name: carried.map_leaves(lambda tensor: tensor.new_empty([0] * tensor.dim()), structure)
+        for name, structure in bulk.items()
+    }
+    return Envelope(replace(message, **empty)), arrays
+
+
+def _bulk(message: Any) -> dict[str, carried.Carried]:
+    """The fields that are tensors, or named tuples with tensors in them."""
+    fields_of = {spec.name: getattr(message, spec.name) for spec in fields(message)}
+    return {name: value for name, value in fields_of.items() if _is_bulk(value)}
+
+
+def _is_bulk(value: Any) -> bool:
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return any(_is_bulk(part) for part in value)
+    return isinstance(value, Tensor)
+
+
+def _keys(name: str, structure: carried.Carried) -> list[str]:
+    return [f"{name}.{number}" for number, _ in enumerate(carried.leaves(structure))]
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -26,7 +26,7 @@ def run(seconds: float) -> list[Result]:
     spec = describe_environment(config, print)
     layout, vector = initial_weights(config, spec)
     algorithm = R2AC()
-    plan = algorithm.plan(config, layout)
+    plan = algorithm.plan(config, spec, layout)
     state = plan.first_state(vector)
     stores: list[float] = []
     sizes: list[int] = []

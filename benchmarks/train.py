@@ -115,7 +115,7 @@ def _training_speed(config: TrainConfig, actors: int, seconds: float) -> tuple[f
     spec = describe_environment(config, print)
     layout, vector = initial_weights(config, spec)
     algorithm = R2AC()
-    plan = algorithm.plan(config, layout)
+    plan = algorithm.plan(config, spec, layout)
     state = plan.first_state(vector)
     fleet = RayFleet(config, actors, FleetState(), print, partial(algorithm.worker, config))
     with (

@@ -1,6 +1,7 @@
 """Algorithms by name: what becomes of an unroll where it was collected, and how what is shipped becomes weights.
 
 r2ac         actor: rollout -> gradient              wire: gradient      learner: add, update
+impala       actor: rollout                          wire: trajectory    learner: replay -> gradient, add, update
 stream_ac    actor: T steps, an update after each    wire: weights       learner: keep
 """
 
@@ -9,18 +10,24 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic
 
 from actors.actor import Actor, build_actor
-from actors.parts import find, with_options
+from actors.parts import find, rule_part, with_options
 from actors.stream_agent import StreamOptions
 from actors.stream_worker import StreamWorker, build_stream_worker
+from actors.trajectory import TrajectoryContribution
+from actors.trajectory_actor import TrajectoryActor, build_trajectory_actor
 from actors.worker import ActorIdentity, C, Worker
 from conf.knobs import ConfigError
 from conf.schema import AlgorithmConfig, TrainConfig
+from envs.base import EnvSpec
 from learner.learner import GradientPlan
 from learner.plan import LearnerPlan
 from learner.stream_learner import StreamPlan
+from learner.trajectory_learner import TrajectoryPlan
 from rtrl_core import GradientContribution, ParameterLayout, WeightsContribution
+from rtrl_core.cores import FEEDFORWARD
 
 LARGEST_OPTION = 1e6
+SHIPMENTS = ("trajectories", "trajectories_s0")
 
 
 class Algorithm(ABC, Generic[C]):
@@ -48,8 +55,8 @@ class Algorithm(ABC, Generic[C]):
         """
 
     @abstractmethod
-    def plan(self, config: TrainConfig, layout: ParameterLayout) -> LearnerPlan[C]:
-        """How its learner is made, for a configuration whose sizes are all known."""
+    def plan(self, config: TrainConfig, spec: EnvSpec, layout: ParameterLayout) -> LearnerPlan[C]:
+        """How its learner is made, for a configuration whose sizes are all known, an environment and the network for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +66,68 @@ class R2AC(Algorithm[GradientContribution]):
     name: ClassVar[str] = "r2ac"
 
     def require(self, config: TrainConfig) -> None:
-        for option in ("normalise_observations", "scale_rewards"):
-            if getattr(config.network, option):
-                raise ConfigError(
-                    f"network.{option}=true needs algorithm=stream_ac: the actors of r2ac do not keep running moments"
-                )
+        _require_no_moments(config, self.name)
 
     def worker(self, config: TrainConfig, identity: ActorIdentity, state: dict[str, Any] | None) -> Actor:
         return build_actor(config, identity, state)
 
-    def plan(self, config: TrainConfig, layout: ParameterLayout) -> GradientPlan:
-        """In ``sync`` and ``lockstep`` a batch is a round of the whole fleet, and the schedule ends it."""
-        batch = config.learner.batch_segments
-        assert batch is not None, "r2ac.training.sizing says how many"
-        by_number = config.learner.mode == "async"
-        return GradientPlan(config.learner, layout, batch if by_number else None, config.total_steps)
+    def plan(self, config: TrainConfig, spec: EnvSpec, layout: ParameterLayout) -> GradientPlan:
+        del spec
+        return GradientPlan(config.learner, layout, _batch(config), config.total_steps)
+
+
+@dataclass(frozen=True, slots=True)
+class IMPALA(Algorithm[TrajectoryContribution]):
+    """Actor-critic whose learner computes the gradients, off-policy by V-trace (Espeholt et al. 2018)."""
+
+    name: ClassVar[str] = "impala"
+
+    ship: str = "trajectories"
+    """``trajectories`` or ``trajectories_s0``, with the sensitivity that each began with, which an exact rule at the learner needs (the
+    paper's own code)."""
+
+    def __post_init__(self) -> None:
+        if self.ship not in SHIPMENTS:
+            raise ValueError(f"ship must be {' or '.join(SHIPMENTS)}, got {self.ship}; algorithm=r2ac ships gradients")
+
+    def require(self, config: TrainConfig) -> None:
+        _require_no_moments(config, self.name)
+        if config.actors.wire != "float32":
+            raise ConfigError(
+                f"actors.wire={config.actors.wire} rounds gradients, and algorithm=impala ships none: use actors.wire=float32"
+            )
+        carries = config.network.core != FEEDFORWARD and rule_part(config.rule).carries_sensitivity
+        if carries and self.ship == "trajectories":
+            raise ConfigError(
+                f"rule {config.rule.name} needs at the learner the sensitivity that each unroll began with: use "
+                "algorithm.options.ship=trajectories_s0, or rule=tbptt"
+            )
+        if not carries and self.ship == "trajectories_s0":
+            what = f"network.core={FEEDFORWARD}" if config.network.core == FEEDFORWARD else f"rule {config.rule.name}"
+            raise ConfigError(
+                f"algorithm.options.ship=trajectories_s0: {what} carries no sensitivity; use trajectories"
+            )
+
+    def worker(self, config: TrainConfig, identity: ActorIdentity, state: dict[str, Any] | None) -> TrajectoryActor:
+        return build_trajectory_actor(config, identity, state)
+
+    def plan(self, config: TrainConfig, spec: EnvSpec, layout: ParameterLayout) -> TrajectoryPlan:
+        return TrajectoryPlan(config, spec, layout, _batch(config))
+
+
+def _batch(config: TrainConfig) -> int | None:
+    """Segments of an update. In ``sync`` and ``lockstep`` a batch is a round of the whole fleet, and the schedule ends it."""
+    batch = config.learner.batch_segments
+    assert batch is not None, "r2ac.training.sizing says how many"
+    return batch if config.learner.mode == "async" else None
+
+
+def _require_no_moments(config: TrainConfig, name: str) -> None:
+    for option in ("normalise_observations", "scale_rewards"):
+        if getattr(config.network, option):
+            raise ConfigError(
+                f"network.{option}=true needs algorithm=stream_ac: the actors of {name} do not keep running moments"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +185,12 @@ class StreamAC(Algorithm[WeightsContribution]):
         )
         return build_stream_worker(config, options, identity, state)
 
-    def plan(self, config: TrainConfig, layout: ParameterLayout) -> StreamPlan:
+    def plan(self, config: TrainConfig, spec: EnvSpec, layout: ParameterLayout) -> StreamPlan:
+        del spec
         return StreamPlan(config.learner, layout)
 
 
-ALGORITHMS: dict[str, type[Algorithm[Any]]] = {algorithm.name: algorithm for algorithm in (R2AC, StreamAC)}
+ALGORITHMS: dict[str, type[Algorithm[Any]]] = {algorithm.name: algorithm for algorithm in (R2AC, IMPALA, StreamAC)}
 
 
 def find_algorithm(config: AlgorithmConfig) -> Algorithm[Any]:

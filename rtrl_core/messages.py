@@ -72,6 +72,10 @@ class UnrollStatistics:
     rule_fidelity_cosine: float | None = None
     """The same against an exact rule, where the learning rule is not."""
     rule_fidelity_error: float | None = None
+    importance_sum: float | None = None
+    """Of ``pi(a_t) / mu(a_t)``, the policy that learned over the one that acted; ``None`` where they are one."""
+    importance_clipped: int = 0
+    """Steps at which it was above 1."""
 
 
 @dataclass(frozen=True, slots=True)

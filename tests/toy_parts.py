@@ -11,6 +11,7 @@ from torch.func import functional_call, jacrev, vmap
 from actors.actor import Actor, build_actor
 from actors.worker import ActorIdentity
 from conf.schema import TrainConfig
+from envs.base import EnvSpec
 from learner.algorithms import Algorithm
 from learner.learner import GradientPlan
 from rtrl_core import (
@@ -172,5 +173,5 @@ class SignedGradients(Algorithm[GradientContribution]):
     def worker(self, config: TrainConfig, identity: ActorIdentity, state: dict[str, Any] | None) -> Actor:
         return build_actor(config, identity, state, actor=SignedActor)
 
-    def plan(self, config: TrainConfig, layout: ParameterLayout) -> GradientPlan:
+    def plan(self, config: TrainConfig, spec: EnvSpec, layout: ParameterLayout) -> GradientPlan:
         return GradientPlan(config.learner, layout, self.batch, config.total_steps)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from learner.algorithms import R2AC, StreamAC
+from learner.algorithms import IMPALA, R2AC, StreamAC
 from learner.optimizer import MOMENTS
 from learner.receipts import Counters
 from r2ac.persistence.manifest import is_count
@@ -118,7 +118,7 @@ def _learner(size: int, algorithm: Any) -> dict[str, Any]:
             and all(map(is_count, value.values()))
         ),
     }
-    if algorithm == R2AC.name:
+    if algorithm in (R2AC.name, IMPALA.name):
         return common | {
             "sum": _vector(size),
             "segments": is_count,

@@ -34,6 +34,7 @@ class Start(NamedTuple):
 def open_machinery(
     config: TrainConfig,
     algorithm: Algorithm[Any],
+    spec: EnvSpec,
     start: Start,
     run_dir: Path,
     layout: ParameterLayout,
@@ -43,7 +44,7 @@ def open_machinery(
     """The fleet and the learner of a sized configuration, in this process or on Ray; ``stack`` closes them."""
     num_actors = config.fleet.num_actors
     assert num_actors is not None
-    plan, build = algorithm.plan(config, layout), partial(algorithm.worker, config)
+    plan, build = algorithm.plan(config, spec, layout), partial(algorithm.worker, config)
     if config.fleet.kind == "local":
         learner = LocalLearner(plan, start.learner)  # the first, because it takes no time to find its device missing
         local = LocalFleet(config, num_actors, start.fleet, announce, build)

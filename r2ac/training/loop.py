@@ -73,7 +73,7 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
     for doubt in doubts(config):
         sinks.event(doubt)
     tally = Tally(spec.levels, config.total_steps, own_processes=config.fleet.kind == "ray")
-    start = Start(algorithm.plan(config, layout).first_state(vector), FleetState(), {"actor": 0, "learner": 0})
+    start = Start(algorithm.plan(config, spec, layout).first_state(vector), FleetState(), {"actor": 0, "learner": 0})
     if saved is not None:
         start = Start(saved.learner, saved.fleet, saved.progress["restarts"])
         tally.set_state(saved.progress["tally"], Counters(**saved.learner["counters"]))
@@ -84,7 +84,7 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
     sinks.begin(tally.counters.agent_steps, tally.elapsed_before_s, {} if saved is None else saved.progress["sinks"])
 
     with ExitStack() as stack:
-        machinery = open_machinery(config, algorithm, start, run_dir, layout, sinks.event, stack)
+        machinery = open_machinery(config, algorithm, spec, start, run_dir, layout, sinks.event, stack)
         return TrainingRun(config, layout, run_dir, start, machinery, tally, sinks, hooks).to_its_end()
 
 

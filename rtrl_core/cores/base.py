@@ -115,6 +115,10 @@ class Core(nn.Module, ABC):
         """Size of what the rule carries for each stream, in float64, not finite where a number of it is not; ``None`` for nothing."""
         return carried.stream_norms(sensitivity)
 
+    def inner(self, state: CoreState) -> CoreState:
+        """What there is in ``state`` for a core of the same parameters that keeps nothing but state and sensitivity: of this one, all."""
+        return state
+
     def refreshed(self, state: CoreState) -> CoreState:
         """``state`` between two unrolls, as the present weights would have left it, as far as it holds what that takes; asked for
         when new weights have come. A core that keeps nothing of the past but the state gives it back as it is."""

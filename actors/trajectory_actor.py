@@ -1,0 +1,81 @@
+"""The actor of IMPALA: it collects an unroll and ships it whole, with what the core carried before it. Nothing is differentiated here.
+
+collect   rollout: T steps in B streams
+carry     the cell's state, and under a rule that has one the sensitivity, advanced under the weights that acted
+ship      the trajectory, with the c_0 and S_0 that it began with
+"""
+
+import time
+from typing import Any
+
+import torch
+
+from actors.base_actor import BaseActor, Made
+from actors.precision import autocast_type
+from actors.stem import FrozenStem, StemPass
+from actors.trajectory import TrajectoryContribution, record
+from actors.worker import ActorIdentity
+from conf.schema import ActorsConfig, NetworkConfig, RuleConfig, TrainConfig
+from envs.base import VectorEnv
+from envs.registry import make_env
+from rtrl_core import ContributionHeader, UnrollStatistics
+
+UNKNOWN = {
+    "policy_loss": 0.0,
+    "value_loss": 0.0,
+    "entropy": 0.0,
+    "target_sum": 0.0,
+    "target_square_sum": 0.0,
+    "error_square_sum": 0.0,
+}
+"""What only the learner knows, until it does."""
+
+
+class TrajectoryActor(BaseActor[TrajectoryContribution]):
+    """Turns weights into trajectories. Arguments and errors as ``BaseActor``."""
+
+    def __init__(
+        self,
+        identity: ActorIdentity,
+        env: VectorEnv,
+        network: NetworkConfig,
+        rule: RuleConfig,
+        options: ActorsConfig,
+        reward_clip: str,
+    ) -> None:
+        super().__init__(identity, env, network, rule, options, reward_clip)
+        self.network.requires_grad_(False)
+        autocast = autocast_type(options.autocast, self.device)
+        self._bfloat16 = autocast is not None
+        self._stem = FrozenStem(StemPass(self.network, autocast))
+
+    def _make(self) -> Made:
+        before = self.rollout.core
+        trajectory, inputs = record(self.rollout, self.network, self._stem)
+        acted_at = time.perf_counter()
+        is_first = trajectory.is_first[:-1].to(self.device)
+        if self.network.core.carries_sensitivity:
+            self.rollout.core = self.network.core.advance(inputs, before, is_first)
+        nobody = torch.zeros_like(is_first[0])
+        return Made(trajectory, is_first, nobody, acted_at, {**UNKNOWN, "bfloat16": self._bfloat16})
+
+    def _message(
+        self, header: ContributionHeader, payload: Any, statistics: UnrollStatistics
+    ) -> TrajectoryContribution:
+        return TrajectoryContribution(header, self.layout, payload, statistics)
+
+
+def build_trajectory_actor(
+    config: TrainConfig, identity: ActorIdentity, state: dict[str, Any] | None = None
+) -> TrajectoryActor:
+    """Raises as ``build_actor``."""
+    env = make_env(config.env, config.actors.num_envs, identity.env_seed)
+    try:
+        sections = (config.network, config.rule, config.actors, config.env.reward_clip)
+        actor = TrajectoryActor(identity, env, *sections)
+        if state is not None:
+            actor.set_state(state)
+    except Exception:
+        env.close()
+        raise
+    return actor
