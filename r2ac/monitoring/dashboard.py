@@ -91,6 +91,7 @@ ROWS: dict[str, tuple[Curves, ...]] = {
             ("sensitivity_fidelity_error", "rule_fidelity_error"),
             logarithmic=True,
         ),
+        Curves("Importance weights", ("importance_mean", "importance_clipped_share")),
         Curves("Learning rate", ("learning_rate",)),
         Curves("Agent steps and frames", ("agent_steps", "frames")),
         Curves("Updates and versions", ("updates", "policy_version")),

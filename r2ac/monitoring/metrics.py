@@ -69,6 +69,12 @@ METRICS: dict[str, Metric] = {
         "", "the same cosine against an exact rule, where the learning rule is not one and the core small enough"
     ),
     "rule_fidelity_error": _learning("", "relative error against an exact rule", "below 1, that of truncated BPTT"),
+    "importance_mean": _learning(
+        "",
+        "probability of the actions under the policy that learns over that under the one that acted, mean; of algorithm=impala",
+        "near 1",
+    ),
+    "importance_clipped_share": _learning("share", "steps at which it is above 1, where V-trace clips it"),
     "learning_rate": _learning("", "of the last update"),
     "level_return": _learning("reward", "mean raw return of a level's last 100 games", per="level"),
     "level_steps": _learning("steps", "steps spent in a level", per="level", counter=True),

@@ -13,6 +13,7 @@ from r2ac.monitoring.metrics import Row
 from rtrl_core import UnrollStatistics
 
 RECENT_EPISODES = 100
+LEARNED = (Verdict.ACCEPTED, Verdict.DAMPED)
 FIDELITIES = tuple(f"{what}_fidelity_{how}" for what in ("sensitivity", "rule") for how in ("cosine", "error"))
 """Fields of ``UnrollStatistics`` that most unrolls leave empty."""
 
@@ -143,14 +144,10 @@ class Tally:
         if not receipts:
             return {}
         statistics = [receipt.statistics for receipt in receipts]
-        steps = max(1, sum(receipt.header.num_steps for receipt in receipts))
         lags = [receipt.lag for receipt in receipts]
         lengths = [episode.length for part in statistics for episode in part.episodes]
         returns = [episode.episode_return for part in statistics for episode in part.episodes]
         ages = [part.sensitivity_age_mean for part in statistics]
-        mean_target = sum(part.target_sum for part in statistics) / steps
-        variance = sum(part.target_square_sum for part in statistics) / steps - mean_target**2
-        error = sum(part.error_square_sum for part in statistics) / steps
         return {
             "dropped_share": sum(receipt.verdict is Verdict.DROPPED for receipt in receipts) / len(receipts),
             "policy_lag_mean": float(np.mean(lags)),
@@ -161,12 +158,30 @@ class Tally:
             "sensitivity_norm": float(np.mean([part.sensitivity_norm for part in statistics])),
             "sensitivity_norm_max": max(part.sensitivity_norm_max for part in statistics),
             **self._of_fidelity(statistics),
+            **self._of_losses([receipt for receipt in receipts if receipt.verdict in LEARNED]),
+            "episode_length_mean": float(np.mean(lengths)) if lengths else None,
+            "episode_return_mean": float(np.mean(returns)) if returns else None,
+        }
+
+    @staticmethod
+    def _of_losses(receipts: list[Receipt]) -> Row:
+        """Of what was learned from: of the rest a learner that computes the gradient itself knows no loss."""
+        if not receipts:
+            return {}
+        statistics = [receipt.statistics for receipt in receipts]
+        steps = max(1, sum(receipt.header.num_steps for receipt in receipts))
+        mean_target = sum(part.target_sum for part in statistics) / steps
+        variance = sum(part.target_square_sum for part in statistics) / steps - mean_target**2
+        error = sum(part.error_square_sum for part in statistics) / steps
+        ratios = [part.importance_sum for part in statistics if part.importance_sum is not None]
+        clipped = sum(part.importance_clipped for part in statistics)
+        return {
             "policy_loss": sum(part.policy_loss for part in statistics) / steps,
             "value_loss": sum(part.value_loss for part in statistics) / steps,
             "entropy": sum(part.entropy for part in statistics) / steps,
             "explained_variance": 1.0 - error / variance if variance > 1e-12 else None,
-            "episode_length_mean": float(np.mean(lengths)) if lengths else None,
-            "episode_return_mean": float(np.mean(returns)) if returns else None,
+            "importance_mean": sum(ratios) / steps if ratios else None,
+            "importance_clipped_share": clipped / steps if ratios else None,
         }
 
     @staticmethod

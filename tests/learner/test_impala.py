@@ -46,7 +46,14 @@ def trained(words: list[str], updates: int = 6) -> tuple[torch.Tensor, list[dict
 @pytest.mark.parametrize("num_actors", [1, 3])
 @pytest.mark.parametrize(
     ("core", "rule"),
-    [("elstm", "segment"), ("elstm", "tbptt"), ("lstm", "tbptt"), ("lstm", "snap1"), ("feedforward", "tbptt"), ("slstm", "segment")],
+    [
+        ("elstm", "segment"),
+        ("elstm", "tbptt"),
+        ("lstm", "tbptt"),
+        ("lstm", "snap1"),
+        ("feedforward", "tbptt"),
+        ("slstm", "segment"),
+    ],
 )
 def test_without_lag_its_weights_are_those_of_r2ac(core: str, rule: str, num_actors: int):
     words = [*MAZE, f"network.core={core}", f"rule={rule}", f"fleet.num_actors={num_actors}"]

@@ -57,6 +57,7 @@ PLOTS = (
         ("sensitivity_fidelity_error", "rule_fidelity_error"),
         True,
     ),
+    Plot("importance", "Importance weights", ("importance_mean", "importance_clipped_share")),
     Plot("entropy", "Entropy of the policy", ("entropy",)),
     Plot("explained_variance", "Explained variance of the value", ("explained_variance",)),
     Plot("value_loss", "Value loss", ("value_loss",), True),
