@@ -4,15 +4,19 @@ Rows 0..T are what the network saw, the last one of them to bootstrap from; what
 ``t + 1`` says was done last. So that a learner that has the weights has the unroll, number for number (``replay.py``).
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from actors.games import Games
 from actors.rollout import Rollout
 from actors.stem import Stem, StepInput
+from conf.schema import ActorsConfig
+from envs.base import EnvSpec
 from rtrl_core import ContributionHeader, CoreState, PolicyNetwork, UnrollStatistics, carried
 from rtrl_core.shapes import Bool, Float, Int, Shaped, Tensor
 
@@ -125,6 +129,23 @@ class TrajectoryContribution:
     def size_bytes(self) -> int:
         """Of all tensors: in proportion to T and B, whatever the network."""
         return carried.size_bytes(self.trajectory)
+
+
+BYTES_OF_A_STEP = 24
+"""Of a transition beside its observation: rewards, actions, flags, probabilities."""
+
+
+def expected_bytes(spec: EnvSpec, options: ActorsConfig, carried_by_one: CoreState) -> int:
+    """About how large a trajectory is, where stacks of images move on by one per step and few episodes end.
+
+    Args:
+        carried_by_one: what the core carries for one stream.
+    """
+    whole = math.prod(spec.observation_shape) * np.dtype(spec.observation_dtype).itemsize
+    stacked = spec.layout == "CHW"
+    row = (whole // spec.observation_shape[0] if stacked else whole) + 8 * spec.instruction_length + BYTES_OF_A_STEP
+    first = whole if stacked else 0
+    return options.num_envs * ((options.unroll + 1) * row + first + carried.size_bytes(carried_by_one))
 
 
 def record(rollout: Rollout, network: PolicyNetwork, stem: Stem) -> tuple[Trajectory, Float[Tensor, "T B D"]]:

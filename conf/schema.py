@@ -101,7 +101,8 @@ class AlgorithmConfig:
 
     name: str = knob(
         "r2ac",
-        "r2ac: each actor ships its own gradient; stream_ac: one actor updates at every step; MODULE:CLASS is one of your own",
+        "r2ac: each actor ships its own gradient; impala: each ships what it saw and did, and the learner differentiates; stream_ac: one "
+        "actor updates at every step; MODULE:CLASS is one of your own",
         place=imports_module,
     )
     options: dict[str, Any] = knob({}, "the algorithm's own, as algorithm.options.NAME=VALUE", place=holds_text)
@@ -209,13 +210,17 @@ class LearnerConfig:
         maximum=MAX_STEPS,
     )
     lag_rule: str = knob("drop", "what happens to a later one", choices=("accept", "damp", "drop"))
-    optimizer: str = knob("rmsprop", "how a gradient changes the weights", choices=("rmsprop", "adam"))
+    optimizer: str = knob(
+        "rmsprop",
+        "how a gradient changes the weights; rmsprop is torch's, rmsprop_tf TensorFlow's, whose epsilon is inside the root",
+        choices=("rmsprop", "rmsprop_tf", "adam"),
+    )
     learning_rate: float = knob(
         6e-4, "at the start; falls linearly to final_learning_rate over total_steps", minimum=0, maximum=1
     )
     final_learning_rate: float = knob(0.0, "at total_steps", minimum=0, maximum=1)
     rmsprop_decay: float = knob(0.99, "alpha", minimum=0, maximum=BELOW_ONE)
-    rmsprop_epsilon: float = knob(0.01, "outside the root", minimum=1e-12, maximum=1)
+    rmsprop_epsilon: float = knob(0.01, "outside the root; inside it with rmsprop_tf", minimum=1e-12, maximum=1)
     adam_betas: list[float] = knob([0.9, 0.999], "moment decays", minimum=0, maximum=BELOW_ONE, length=(2, 2))
     adam_epsilon: float = knob(1e-8, "outside the root", minimum=1e-12, maximum=1)
     clip_norm: float = knob(40.0, "global norm above which the gradient is scaled down", minimum=0, maximum=1e12)

@@ -9,11 +9,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic
 
+import torch
+
 from actors.actor import Actor, build_actor
+from actors.build import build_seeded_network
 from actors.parts import find, rule_part, with_options
 from actors.stream_agent import StreamOptions
 from actors.stream_worker import StreamWorker, build_stream_worker
-from actors.trajectory import TrajectoryContribution
+from actors.trajectory import TrajectoryContribution, expected_bytes
 from actors.trajectory_actor import TrajectoryActor, build_trajectory_actor
 from actors.worker import ActorIdentity, C, Worker
 from conf.knobs import ConfigError
@@ -57,6 +60,11 @@ class Algorithm(ABC, Generic[C]):
     @abstractmethod
     def plan(self, config: TrainConfig, spec: EnvSpec, layout: ParameterLayout) -> LearnerPlan[C]:
         """How its learner is made, for a configuration whose sizes are all known, an environment and the network for it."""
+
+    def contribution_bytes(self, config: TrainConfig, spec: EnvSpec, layout: ParameterLayout) -> int:
+        """About how large a contribution is: what Ray's object store is sized by. Here one number per parameter."""
+        del config, spec
+        return layout.size * torch.float32.itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +121,11 @@ class IMPALA(Algorithm[TrajectoryContribution]):
 
     def plan(self, config: TrainConfig, spec: EnvSpec, layout: ParameterLayout) -> TrajectoryPlan:
         return TrajectoryPlan(config, spec, layout, _batch(config))
+
+    def contribution_bytes(self, config: TrainConfig, spec: EnvSpec, layout: ParameterLayout) -> int:
+        del layout
+        core = build_seeded_network(config.network, config.rule, spec, config.seed).core
+        return expected_bytes(spec, config.actors, core.initial_state(1))
 
 
 def _batch(config: TrainConfig) -> int | None:

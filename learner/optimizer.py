@@ -9,14 +9,17 @@ from torch.optim.rmsprop import rmsprop
 from conf.schema import LearnerConfig
 from rtrl_core.shapes import Float, Tensor
 
-MOMENTS = {"adam": ("exp_avg", "exp_avg_sq"), "rmsprop": ("square_avg",)}
+MOMENTS = {"adam": ("exp_avg", "exp_avg_sq"), "rmsprop": ("square_avg",), "rmsprop_tf": ("square_avg",)}
 """What each optimizer keeps of the gradients before, beside the number of its steps; names as in torch."""
+FIRST_MOMENT = {"rmsprop_tf": 1.0}
+"""What it begins with where that isn't zero."""
 
 
 class Optimizer:
     """An optimizer over the flat vector of weights, which it changes in place.
 
-    RMSProp is the paper's: epsilon is added outside the root, no momentum. The learning rate falls linearly from
+    ``rmsprop`` is torch's, as the paper's code uses it: epsilon is added outside the root, no momentum. ``rmsprop_tf`` is TensorFlow's,
+    of IMPALA's published code: epsilon is added inside, and the mean of the squares begins at 1. The learning rate falls linearly from
     ``learning_rate`` to ``final_learning_rate`` over ``total_steps`` agent steps.
 
     torch's optimizers are called as functions: its classes import the compiler, which takes longer than torch itself.
@@ -41,7 +44,8 @@ class Optimizer:
         if 0 < limit < norm:
             gradient.mul_(limit / norm)
         if not self._state:
-            self.set_state({"step": torch.zeros(()), **{name: torch.zeros_like(gradient) for name in self._moments}})
+            first = torch.full_like(gradient, FIRST_MOMENT.get(self._config.optimizer, 0.0))
+            self.set_state({"step": torch.zeros(()), **dict.fromkeys(self._moments, first)})
         with torch.no_grad():
             self._step(gradient, self.learning_rate(agent_steps))
 
@@ -64,6 +68,10 @@ class Optimizer:
                 eps=config.adam_epsilon,
                 maximize=False,
             )
+        elif config.optimizer == "rmsprop_tf":
+            square_avg = state["square_avg"].lerp_(gradient.square(), 1 - config.rmsprop_decay)
+            self._weights.addcdiv_(gradient, (square_avg + config.rmsprop_epsilon).sqrt_(), value=-learning_rate)
+            state["step"].add_(1)
         else:
             rmsprop(
                 [self._weights],

@@ -23,14 +23,17 @@ from actors.ray_fleet import PROCESS_ENVIRONMENT
 from conf.schema import TrainConfig
 from r2ac.cluster.addresses import AddressError, cluster_at
 
-STORE_BYTES = 512 * 1024**2
-"""Object store of a local Ray: weights and gradients of a few MB each, two or three per actor."""
+STORE_BYTES, STORE_BYTES_PER_ACTOR = 512 * 1024**2, 64 * 1024**2
+"""Object store of a local Ray, at the least."""
 SHARED_MEMORY = Path("/dev/shm")
 
 
 @contextmanager
-def ray_cluster(config: TrainConfig, num_actors: int) -> Iterator[None]:
+def ray_cluster(config: TrainConfig, num_actors: int, contribution_bytes: int = 0) -> Iterator[None]:
     """Ray for the length of a run: the cluster at ``fleet.address``, or one of our own on this machine, loopback only.
+
+    Args:
+        contribution_bytes: about the size of what an actor ships at a time.
 
     Raises:
         FleetError: if the cluster does not answer, or this machine cannot start one: too little shared memory, a port in use.
@@ -53,7 +56,7 @@ def ray_cluster(config: TrainConfig, num_actors: int) -> Iterator[None]:
     if config.fleet.address is not None:
         _join(config.fleet.address)
     else:
-        _start(config, num_actors)
+        _start(config, num_actors, contribution_bytes)
     try:
         yield
     finally:
@@ -76,8 +79,17 @@ def _join(address: str) -> None:
         raise FleetError(f"fleet.address={address} cannot be joined: {said}; {advice}") from None
 
 
-def _start(config: TrainConfig, num_actors: int) -> None:
-    store = config.fleet.object_store_bytes or max(STORE_BYTES, num_actors * 64 * 1024**2)
+def _start(config: TrainConfig, num_actors: int, contribution_bytes: int) -> None:
+    # Of each actor one is being written, as many as are in flight may have been finished, one waits at the learner, one is there.
+    of_an_actor = (3 + config.fleet.in_flight) * contribution_bytes
+    store = max(STORE_BYTES, num_actors * max(STORE_BYTES_PER_ACTOR, of_an_actor))
+    if (asked := config.fleet.object_store_bytes) is not None:
+        if asked < (least := 2 * num_actors * contribution_bytes):
+            raise FleetError(
+                f"fleet.object_store_bytes={asked} has no room for two contributions of each actor, {contribution_bytes} bytes each: "
+                f"set it to {least} at the least, leave it open (null), or lower actors.unroll or actors.num_envs"
+            )
+        store = asked
     if SHARED_MEMORY.is_dir() and (free := shutil.disk_usage(SHARED_MEMORY).free) < store:
         raise FleetError(
             f"Ray's object store needs {store >> 20} MiB of shared memory, but {SHARED_MEMORY} has {free >> 20} MiB free: "

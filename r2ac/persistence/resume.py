@@ -127,7 +127,7 @@ def _of_another_run(path: Path, saved: Checkpoint, config: TrainConfig, announce
         saved.score = None
     if _changed(saved, config, ("learner.optimizer",)):
         saved.learner["optimizer"] = {}
-        announce(f"resume={config.resume} was trained with another learner.optimizer: its moments begin at zero")
+        announce(f"resume={config.resume} was trained with another learner.optimizer: its moments begin anew")
     _require_moments(path, saved, config)
     return _less_actors_of_other_shape(saved, config, announce)
 

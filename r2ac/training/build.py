@@ -55,7 +55,7 @@ def open_machinery(
     from learner.ray_learner import RayLearner
     from r2ac.cluster.session import ray_cluster
 
-    stack.enter_context(ray_cluster(config, num_actors))
+    stack.enter_context(ray_cluster(config, num_actors, algorithm.contribution_bytes(config, spec, layout)))
     fleet = RayFleet(config, num_actors, start.fleet, announce, build)
     stack.callback(fleet.close)
     learner = RayLearner(

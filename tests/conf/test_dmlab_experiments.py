@@ -16,6 +16,7 @@ LEVELS = {
     "watermaze": ("rooms_watermaze", 200_000_000, 100_000_000),
 }
 """Level, steps of pre-training, steps after."""
+LAST_ROW = {level: "rtrl_m100" for level in LEVELS}
 
 
 def check_constants(config: TrainConfig) -> None:
@@ -67,6 +68,36 @@ def test_the_thirty_level_run_has_impalas_inputs_and_a_stream_for_every_level_in
     assert (config.network.last_reward, config.network.last_action) == (True, True)
     assert config.actors.num_envs == 30
     assert config.learner.batch_segments == 30, "an update is one contribution: a batch takes no part of one"
+
+
+def check_impalas_constants(config: TrainConfig) -> None:
+    assert isinstance(config.env, DMLabConfig)
+    assert (config.env.actions, config.env.frame_skip, config.env.width, config.env.height) == ("nine", 4, 96, 72)
+    assert (config.algorithm.name, config.algorithm.options, config.rule.name) == ("impala", {}, "tbptt")
+    network = config.network
+    assert (network.encoder, network.features, network.core, network.num_units) == ("impala", 256, "lstm", 256)
+    assert (network.forget_bias, network.last_reward, network.last_action, config.env.instruction) == (1, True, True, True)
+    assert (config.actors.unroll, config.loss.discount, config.loss.baseline_cost) == (100, 0.99, 0.5)
+    learner = config.learner
+    assert (learner.optimizer, learner.rmsprop_decay, learner.rmsprop_epsilon) == ("rmsprop_tf", 0.99, 0.1)
+    assert (learner.clip_norm, learner.final_learning_rate) == (0, 0)
+
+
+@pytest.mark.parametrize("level", ["nonmatching", "watermaze", "keys_doors"])
+def test_the_impala_rows_of_one_level_have_the_defaults_of_its_published_code(level: str):
+    config = load_train([f"experiment=dmlab_{level}_impala"])
+    check_impalas_constants(config)
+    assert config.env.name == load_train([f"experiment=dmlab_{level}_{LAST_ROW.get(level, 'rtrl')}"]).env.name
+    assert (config.total_steps, config.env.reward_clip, config.learner.batch_segments) == (250_000_000, "abs_one", 32)
+    assert (config.loss.entropy_cost, config.learner.learning_rate) == (0.00025, 0.00048)
+
+
+def test_the_impala_row_of_thirty_levels_is_the_command_of_its_readme():
+    config = load_train(["experiment=dmlab30_impala"])
+    check_impalas_constants(config)
+    assert isinstance(config.env, DMLab30Config)
+    assert (config.total_steps, config.env.reward_clip, config.actors.num_envs) == (2_500_000_000, "asymmetric", 30)
+    assert (config.loss.entropy_cost, config.learner.learning_rate) == (0.0033391, 0.00031867)
 
 
 @pytest.mark.seconds

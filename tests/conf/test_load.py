@@ -73,6 +73,18 @@ def test_the_rows_of_the_papers_atari_table_differ_only_in_their_rule_or_core(ga
     assert (rows["tbptt"].rule.name, rows["rtrl"].rule.name) == ("tbptt", "segment")
 
 
+@pytest.mark.parametrize("game", PAPER_GAMES)
+def test_the_impala_rows_of_atari_have_its_published_constants(game: str):
+    config = load_train([f"experiment=atari_{game}_impala"])
+    assert (config.env.name, config.algorithm.name, config.rule.name) == (game, "impala", "tbptt")
+    assert (config.total_steps, config.actors.unroll, config.learner.batch_segments) == (50_000_000, 20, 32)
+    assert (config.network.encoder, config.network.core) == ("impala", "feedforward")
+    assert (config.env.reward_clip, config.loss.entropy_cost, config.loss.baseline_cost) == ("abs_one", 0.01, 0.5)
+    learner = config.learner
+    assert (learner.optimizer, learner.learning_rate, learner.final_learning_rate) == ("rmsprop_tf", 6e-4, 0)
+    assert (learner.rmsprop_decay, learner.rmsprop_epsilon, learner.clip_norm) == (0.99, 0.01, 40)
+
+
 def test_any_name_of_a_suite_works_without_a_file():
     assert load_train(["env=atari/ms_pacman"]).env == AtariConfig(name="ms_pacman")
     assert load_train(["env=gym/ALE/Pong-v5"]).env == GymConfig(name="ALE/Pong-v5")

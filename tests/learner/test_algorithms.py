@@ -93,5 +93,5 @@ def test_a_learner_that_goes_on_from_its_state_ends_where_it_would_have_ended(na
 
 
 def test_an_unknown_one_lists_those_that_are_known():
-    with pytest.raises(ValueError, match=r"unknown algorithm.name 'impalla': expected one of r2ac"):
-        find_algorithm(AlgorithmConfig("impalla"))
+    with pytest.raises(ValueError, match=r"unknown algorithm.name 'a3c': expected one of r2ac"):
+        find_algorithm(AlgorithmConfig("a3c"))

@@ -38,7 +38,24 @@ def test_updates_and_state_are_those_of_torchs_optimizer_bit_for_bit(optimizer: 
         assert all(torch.equal(state[name], kept[name]) for name in kept)
 
 
-@pytest.mark.parametrize("optimizer", ["rmsprop", "adam"])
+def test_that_of_tensorflow_has_its_epsilon_inside_the_root_and_begins_at_one() -> None:
+    config = LearnerConfig(
+        optimizer="rmsprop_tf", clip_norm=0.0, learning_rate=0.01, rmsprop_decay=0.9, rmsprop_epsilon=0.1
+    )
+    torch.manual_seed(0)
+    vector = torch.randn(10, dtype=torch.float64)
+    expected, mean_square = vector.clone(), torch.ones(10, dtype=torch.float64)
+    ours = Optimizer(config, vector, total_steps=100)
+    for step in range(5):
+        gradient = torch.randn(10, dtype=torch.float64)
+        mean_square = 0.9 * mean_square + 0.1 * gradient**2
+        expected -= ours.learning_rate(step) * gradient / torch.sqrt(mean_square + 0.1)
+        ours.apply(gradient.clone(), norm=1.0, agent_steps=step)
+    torch.testing.assert_close(vector, expected, rtol=1e-12, atol=1e-14)
+    assert ours.get_state()["step"] == 5
+
+
+@pytest.mark.parametrize("optimizer", ["rmsprop", "rmsprop_tf", "adam"])
 def test_it_goes_on_from_its_state_and_leaves_that_state_alone(optimizer: str) -> None:
     config = LearnerConfig(optimizer=optimizer)
     gradients = torch.randn(4, 10)
