@@ -22,42 +22,61 @@ from rtrl_core.shapes import Bool, Float, Int, Shaped, Tensor
 
 
 class Observations(NamedTuple):
-    """Rows of observations. Of stacks of images, which move on by one image per step, only the newest is kept, and the whole stack where
-    one did not: at the first row and where an episode begins."""
+    """Rows of observations. Of stacks of images each image is kept once: a stack shares all but its newest with the one before."""
 
     rows: Shaped[Tensor, "R B ..."]
-    """Whole, or the newest image of each stack, ``[R, B, 1, H, W]``."""
-    stacks: Shaped[Tensor, "S ..."]
-    """``[S, C, H, W]``; none where the rows are whole."""
-    places: Int[Tensor, "S 2"]
-    """Row and stream of each stack."""
+    """Whole; or the images, ``[F, H, W]``."""
+    places: Int[Tensor, "R B C"]
+    """Of each channel of each stack, the number of its image; empty where the rows are whole."""
 
     @classmethod
     def pack(cls, observations: Shaped[Tensor, "R B ..."], layout: str) -> "Observations":
-        """Nothing is lost, whatever the channels are; as stacks if that is less."""
-        shape = observations.shape
-        whole = cls(observations, observations.new_empty(0, *shape[2:]), torch.empty(0, 2, dtype=torch.int64))
-        if layout != "CHW" or shape[2] == 1:
+        """Nothing is lost, whatever the channels are; as single images if that is less."""
+        whole = cls(observations, torch.empty(0, 0, 0, dtype=torch.int32))
+        if layout != "CHW" or observations.shape[2] == 1:
             return whole
+        images = _Images(observations)
         moved_on = (observations[1:, :, :-1] == observations[:-1, :, 1:]).flatten(2).all(-1)
-        places = torch.cat([torch.ones_like(moved_on[:1]), ~moved_on]).nonzero()
-        if len(places) * shape[2] + shape[0] * shape[1] >= shape[0] * shape[1] * shape[2]:
+        for row, moved in enumerate([torch.zeros_like(moved_on[0]), *moved_on]):
+            for stream, shared in enumerate(moved.tolist()):
+                images.look(row, stream, shared)
+        if len(images.found) >= images.places.size:
             return whole
-        return cls(observations[:, :, -1:].contiguous(), observations[places[:, 0], places[:, 1]], places)
+        return cls(observations[tuple(torch.tensor(images.found).T)], torch.from_numpy(images.places))
 
     def unpack(self) -> Shaped[Tensor, "R B ..."]:
-        if not len(self.places):
-            return self.rows
-        channels = self.stacks.shape[1]
-        whole = self.rows.new_empty(*self.rows.shape[:2], channels, *self.rows.shape[3:])
-        by_row = {row: (self.places[:, 0] == row).nonzero().squeeze(1) for row in set(self.places[:, 0].tolist())}
-        for row, newest in enumerate(self.rows):
-            if row:
-                whole[row, :, :-1] = whole[row - 1, :, 1:]
-                whole[row, :, -1:] = newest
-            if row in by_row:
-                whole[row, self.places[by_row[row], 1]] = self.stacks[by_row[row]]
-        return whole
+        return self.rows[self.places] if len(self.places) else self.rows
+
+
+class _Images:
+    """The different images of the stacks, which are looked at row by row."""
+
+    def __init__(self, observations: Shaped[Tensor, "R B C ..."]) -> None:
+        self.places = np.zeros(observations.shape[:3], dtype=np.int32)
+        self.found: list[tuple[int, int, int]] = []
+        """Row, stream and channel of each, by its number."""
+        self._observations = observations
+
+    def look(self, row: int, stream: int, shared: bool) -> None:
+        """``shared`` says that all but the newest image are those of the row before."""
+        places, newest = self.places[row, stream], self.places.shape[2] - 1
+        if shared:
+            places[:-1] = self.places[row - 1, stream, 1:]
+            places[-1] = self._new(row, stream, newest)
+            return
+        for channel in range(newest + 1):
+            known = self.places[row - 1, stream].tolist() if row else []
+            places[channel] = self._number(row, stream, channel, [*known, *places[:channel].tolist()])
+
+    def _number(self, row: int, stream: int, channel: int, known: list[int]) -> int:
+        image = self._observations[row, stream, channel]
+        same = (number for number in dict.fromkeys(known) if torch.equal(self._observations[self.found[number]], image))
+        found = next(same, None)
+        return self._new(row, stream, channel) if found is None else found
+
+    def _new(self, row: int, stream: int, channel: int) -> int:
+        self.found.append((row, stream, channel))
+        return len(self.found) - 1
 
 
 class Trajectory(NamedTuple):

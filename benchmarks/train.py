@@ -7,29 +7,25 @@ would run at ``1 / (1/env + 1/network)``.
 
 import statistics
 import time
-from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import ray
 import torch
 
 from actors.build import build_network
-from actors.fleet import FleetState
 from actors.precision import carries_bfloat16_well, prepare_process
-from actors.ray_fleet import RayFleet, process_options
+from actors.ray_fleet import process_options
 from actors.stem import RetainedStem, StemPass, StepInput
 from benchmarks.measurement import Result, at_least, informs
+from benchmarks.training import training
 from conf.load import load_train
 from conf.schema import RuleConfig, TrainConfig
 from envs.base import Discrete
 from envs.registry import make_env
-from learner.algorithms import R2AC
-from learner.ray_learner import RayLearner
 from learner.schedules import asynchronous
 from r2ac.cluster.session import ray_cluster
-from r2ac.training.build import available_cores, describe_environment, initial_weights
+from r2ac.training.build import available_cores
 from r2ac.training.sizing import sized
 
 ROUNDS = 2
@@ -112,27 +108,18 @@ def _config(task: Task, rule: str, actors: int) -> TrainConfig:
 
 def _training_speed(config: TrainConfig, actors: int, seconds: float) -> tuple[float, float]:
     """Steps per second of fleet, learner and schedule together, after a warm-up of two unrolls each; and bytes per step."""
-    spec = describe_environment(config, print)
-    layout, vector = initial_weights(config, spec)
-    algorithm = R2AC()
-    plan = algorithm.plan(config, spec, layout)
-    state = plan.first_state(vector)
-    fleet = RayFleet(config, actors, FleetState(), print, partial(algorithm.worker, config))
-    with (
-        closing(fleet),
-        closing(RayLearner(plan, state, newest_state=lambda: state, limits=config.fleet, announce=print)) as learner,
-    ):
-        started, elapsed, steps_before, steps, received = 0.0, 1.0, 0, 0, 0
+    with training(config) as (fleet, learner):
+        started, elapsed, steps_before, steps, received, sent = 0.0, 1.0, 0, 0, 0, 0
         for progress in asynchronous(fleet, learner, in_flight=1):
             for receipt in progress.receipts:
                 received += 1
-                steps = receipt.counters.agent_steps
+                steps, sent = receipt.counters.agent_steps, receipt.counters.wire_bytes
                 if received == 2 * actors:
                     started, steps_before = time.perf_counter(), steps
             elapsed = time.perf_counter() - started
             if received > 4 * actors and elapsed >= seconds:
                 break
-    return (steps - steps_before) / elapsed, layout.size * 4 / (config.actors.num_envs * config.actors.unroll)
+    return (steps - steps_before) / elapsed, sent / steps
 
 
 def _floor(config: TrainConfig, processes: int, seconds: float) -> float:
