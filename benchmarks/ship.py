@@ -4,6 +4,7 @@ run, at one, two and four actors; and the length of unroll from which gradients 
 
 import time
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 import torch
@@ -48,24 +49,30 @@ class Seen:
 
 def run(seconds: float) -> list[Result]:
     places = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    results = []
-    for place in places:
-        for num_actors in ACTORS:
-            for shipment in SHIPMENTS:
-                results += _figures(shipment, num_actors, place, seconds)
+    runs = list(product(places, ACTORS, SHIPMENTS))
+    configs = [_config(*run) for run in runs]
+    with ray_cluster(configs[-1], max(ACTORS), 2**24):
+        results = [
+            result
+            for run, config in zip(runs, configs, strict=True)
+            for result in _figures(*run, config, _watched(config, seconds))
+        ]
     return [*results, *(_break_even(shape, *network) for shape, network in SHAPES.items())]
 
 
-def _figures(shipment: str, num_actors: int, place: str, seconds: float) -> list[Result]:
+def _config(place: str, num_actors: int, shipment: str) -> TrainConfig:
     device = ("learner.device=cuda", "learner.num_gpus=1") if place == "cuda" else ()
     share = min(1.0, available_cores() / num_actors)
     words = (*RUN, *SHIPMENTS[shipment], *device, f"fleet.num_actors={num_actors}", f"actors.num_cpus={share:g}")
-    config = sized(load_train(list(words)), available_cores())
-    seen = _watched(config, seconds)
+    return sized(load_train(list(words)), available_cores())
+
+
+def _figures(place: str, num_actors: int, shipment: str, config: TrainConfig, seen: Seen) -> list[Result]:
     steps = sum(receipt.header.num_steps for receipt in seen.receipts)
     wire = seen.receipts[-1].counters.wire_bytes - seen.receipts[0].counters.wire_bytes
     lags = [receipt.lag for receipt in seen.receipts]
-    setting = f"Breakout, nature stem, eLSTM N=256, T=20, B=16, {available_cores()} cores, learner on {place}"
+    sizes = f"T={config.actors.unroll}, B={config.actors.num_envs}, N={config.network.num_units}"
+    setting = f"Breakout, nature stem, eLSTM, {sizes}, {available_cores()} cores, learner on {place}"
     figures = {
         "bytes_per_step": (wire / sum(receipt.header.num_steps for receipt in seen.receipts[1:]), "bytes"),
         "steps_per_second": (steps / seen.seconds, "steps/s"),
@@ -95,7 +102,7 @@ def _watched(config: TrainConfig, seconds: float) -> Seen:
     num_actors = config.fleet.num_actors
     assert num_actors is not None
     warm_up, received, seen, started = 4 * num_actors, 0, Seen(), 0.0
-    with ray_cluster(config, num_actors), training(config) as (fleet, learner):
+    with training(config) as (fleet, learner):
         for progress in asynchronous(fleet, learner, config.fleet.in_flight):
             received += len(progress.receipts)
             if received <= warm_up:

@@ -8,6 +8,7 @@
 ``sync`` and ``lockstep`` give the same run for the same seed, bit for bit, if the environment repeats.
 """
 
+import math
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,9 @@ from learner.receipts import Receipt
 
 POLL_S = 0.5
 """How long a schedule waits before it lets the loop look after other things."""
+WAITING = 8
+"""Of so many actors one contribution may wait at the learner while new ones are taken: enough for it to have work, and no more, because
+each makes those behind it a version later or fills a batch that could have been updated with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +35,15 @@ class Progress:
 
 
 def asynchronous(fleet: Fleet[W, C], learner: LearnerClient[W, C], in_flight: int) -> Iterator[Progress]:
+    waiting = math.ceil(fleet.num_actors / WAITING)
     for _ in range(in_flight):
         for actor_id in range(fleet.num_actors):
             fleet.submit(actor_id, learner.weights)
     while True:
         finished = fleet.wait(POLL_S)
         # Before the actors go on: the weights that their next unroll gets are the newest there are. A learner that cannot
-        # keep up stops the actors here instead of piling up gradients.
-        receipts = learner.receipts(at_most_pending=fleet.num_actors)
+        # keep up stops the actors here instead of piling up what they send, which would only get older.
+        receipts = learner.receipts(at_most_pending=waiting)
         for unroll in finished:
             _send(learner, unroll)
             fleet.submit(unroll.actor_id, learner.weights)
