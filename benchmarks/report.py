@@ -1,7 +1,9 @@
 """Tables in the pages, from results that were measured: no number in them is typed by hand."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 COMMAND = "python -m benchmarks docs"
 END = "<!-- end of table -->"
@@ -33,8 +35,8 @@ HEADLINES = (
 """Rows of the README: what, and the figures by their names in the results."""
 
 
-def write_docs(results: Path, docs: Path, readme: Path) -> None:
-    """Those of ``docs/benchmarks.md`` and of the README, from ``results/latest.json``."""
+def write_docs(results: Path, docs: Path, readme: Path, shipping: Path) -> None:
+    """Those of ``docs/benchmarks.md``, of the README and of ``docs/shipping.md``, from ``results/latest.json``."""
     entries = json.loads(results.read_text())
     lines = ["| what | value | unit | target | met | setting |", "|---|---|---|---|---|---|"]
     for entry in entries:
@@ -46,6 +48,53 @@ def write_docs(results: Path, docs: Path, readme: Path) -> None:
     values = {entry["name"]: entry["value"] for entry in entries}
     headlines = [f"| {what} | {figures.format_map(values)} |" for what, figures in HEADLINES]
     replace_table(readme, COMMAND, ["| two shared CPU cores, medians from `make bench` | |", "|---|---|", *headlines])
+    replace_table(shipping, f"{COMMAND} shipping", shipping_lines(entries))
+
+
+SHIPPED = (
+    ("bytes_per_step", "bytes per step", ",.0f"),
+    ("steps_per_second", "steps/s", ",.0f"),
+    ("learner_busy", "learner busy", ".0%"),
+    ("lag_p50", "lag p50", ".0f"),
+    ("lag_p95", "lag p95", ".0f"),
+    ("rho_mean", "mean rho", ".3f"),
+    ("rho_clipped", "clipped", ".0%"),
+)
+"""Of each run of the group ``ship``: name, column, format."""
+
+
+def shipping_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A table of the runs for each setting, and one of the break-evens."""
+    lines: list[str] = []
+    values = {entry["name"].removeprefix("ship/"): entry["value"] for entry in entries if _is_shipped(entry)}
+    of_runs = [entry for entry in entries if _is_shipped(entry) and entry["name"].endswith("_bytes_per_step")]
+    for setting in dict.fromkeys(entry["setting"] for entry in of_runs):
+        lines += [f"{setting}:", "", "| shipped | actors | " + " | ".join(column for _, column, _ in SHIPPED) + " |"]
+        lines.append("|---" * (2 + len(SHIPPED)) + "|")
+        for entry in of_runs:
+            if entry["setting"] != setting:
+                continue
+            run = entry["name"].removeprefix("ship/").removesuffix("_bytes_per_step")
+            shipped, _, actors = run.removeprefix("cuda_").rpartition("_")
+            cells = [
+                format(values[f"{run}_{name}"], form)
+                if f"{run}_{name}" in values
+                else "1"
+                if name == "rho_mean"
+                else "-"
+                for name, _, form in SHIPPED
+            ]
+            lines.append(f"| {shipped} | {actors} | " + " | ".join(cells) + " |")
+        lines.append("")
+    lines += ["| network and observation | gradients are less from `B T` steps on |", "|---|---|"]
+    for entry in entries:
+        if entry["name"].startswith("ship/break_even_"):
+            lines.append(f"| {entry['setting']} | {entry['value']:,.0f} |")
+    return lines
+
+
+def _is_shipped(entry: Mapping[str, Any]) -> bool:
+    return entry["name"].startswith("ship/") and not entry["name"].startswith("ship/break_even_")
 
 
 def replace_table(page: Path, command: str, lines: list[str]) -> None:

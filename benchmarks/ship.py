@@ -32,9 +32,9 @@ RUN = ("experiment=atari_breakout", "logging=quiet", "fleet.max_restarts=0", "ac
 ATARI = EnvSpec("atari", (4, 84, 84), "uint8", "CHW", Discrete(18))
 DMLAB = EnvSpec("dmlab", (72, 96, 3), "uint8", "HWC", Discrete(9))
 SHAPES = {
-    "atari_nature": (ATARI, ("network=nature", "network.num_units=256")),
-    "atari_impala": (ATARI, ("network=impala", "network.num_units=256")),
-    "dmlab_impala": (DMLAB, ("network=impala", "network.num_units=512")),
+    "atari_nature": (ATARI, "nature", 256),
+    "atari_impala": (ATARI, "impala", 256),
+    "dmlab_impala": (DMLAB, "impala", 512),
 }
 """Whose break-even is worked out."""
 
@@ -115,11 +115,17 @@ def _watched(config: TrainConfig, seconds: float) -> Seen:
     return seen
 
 
-def _break_even(shape: str, spec: EnvSpec, words: tuple[str, ...]) -> Result:
+def _break_even(shape: str, spec: EnvSpec, stem: str, num_units: int) -> Result:
     """Steps of an unroll, over all streams, from which a trajectory without sensitivities is larger than a gradient."""
-    config = sized(load_train([*words, "rule=tbptt", "algorithm=impala", "actors.unroll=50", "fleet.num_actors=1"]), 1)
+    words = [f"network={stem}", f"network.num_units={num_units}", "actors.unroll=50", "fleet.num_actors=1"]
+    config = sized(load_train(["rule=tbptt", "algorithm=impala", *words]), 1)
     layout, _ = initial_weights(config, spec)
     steps = config.actors.num_envs * config.actors.unroll
     of_a_step = IMPALA().contribution_bytes(config, spec, layout) / steps
     gradient = R2AC().contribution_bytes(config, spec, layout)
-    return informs(f"ship/break_even_{shape}", gradient / of_a_step, "steps", f"{' '.join(words)}, T=50")
+    return informs(
+        f"ship/break_even_{shape}",
+        gradient / of_a_step,
+        "steps",
+        f"{stem} stem, eLSTM N={num_units}, {spec.name}, T=50",
+    )
