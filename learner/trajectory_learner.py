@@ -62,10 +62,12 @@ class TrajectoryLearner(BatchLearner[TrajectoryContribution]):
         trajectory = carried.to(contribution.trajectory, self.device)
         unroll = replay(self.network, trajectory, self._stem_for(trajectory))
         learnt = unroll_gradient(self.network, self.parameters, unroll, self._loss, self._stem_for(trajectory))
-        ratios = unroll.log_ratios[unroll.valid].exp()
+        ratios = unroll.log_ratios[unroll.valid & ~learnt.left_out].exp()
         statistics = replace(
             contribution.statistics,
             **statistics_of(learnt),
+            # The actor has counted those that it began anew by itself, for the same reason as a rule.
+            streams_reset=max(contribution.statistics.streams_reset, int(learnt.left_out.sum())),
             importance_sum=float(ratios.clamp(max=1e6).sum()),
             importance_clipped=int((ratios > 1).sum()),
         )

@@ -41,17 +41,17 @@ def map_leaves(function: Callable[[Tensor], Tensor], carried: C) -> C:
 
 def rebuild(structure: C, tensors: Iterable[Tensor]) -> C:
     """``structure`` with these tensors in the place of its own, in the order of ``leaves``."""
-    rest = iter(tensors)
+    return _rebuilt(structure, iter(tensors))
 
-    def build(part: Any) -> Any:
-        if part is None:
-            return None
-        if isinstance(part, Tensor):
-            return next(rest)
-        parts = [build(element) for element in part]
-        return type(part)(*parts) if hasattr(part, "_fields") else tuple(parts)
 
-    return build(structure)
+def _rebuilt(part: Any, rest: Iterator[Tensor]) -> Any:
+    """A function of its own: one that names itself inside another is a cycle, which would keep the tensors until Python looks for such."""
+    if part is None:
+        return None
+    if isinstance(part, Tensor):
+        return next(rest)
+    parts = [_rebuilt(element, rest) for element in part]
+    return type(part)(*parts) if hasattr(part, "_fields") else tuple(parts)
 
 
 def select(carried: C, streams: Bool[Tensor, " B"] | Int[Tensor, " S"]) -> C:

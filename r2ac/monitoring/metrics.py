@@ -110,7 +110,11 @@ METRICS: dict[str, Metric] = {
     "dropped_share": _health("share", "of the interval's contributions: late or repeated, left out", "below 0.05"),
     "contributions_refused": _health("", "contributions that were not finite or of another network", "0", counter=True),
     "streams_reset": _health(
-        "", "streams whose state or sensitivity ran away and began anew inside an episode", "0", counter=True
+        "",
+        "streams whose state or sensitivity ran away and began anew inside an episode; of algorithm=impala also those that the "
+        "learner left out",
+        "0",
+        counter=True,
     ),
     "actor_restarts": _health("", "actors started again after dying", "0", counter=True),
     "learner_restarts": _health("", "learners started again after dying", "0", counter=True),

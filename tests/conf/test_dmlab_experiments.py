@@ -16,7 +16,7 @@ LEVELS = {
     "watermaze": ("rooms_watermaze", 200_000_000, 100_000_000),
 }
 """Level, steps of pre-training, steps after."""
-LAST_ROW = {level: "rtrl_m100" for level in LEVELS}
+LAST_ROW = dict.fromkeys(LEVELS, "rtrl_m100")
 
 
 def check_constants(config: TrainConfig) -> None:
@@ -76,7 +76,12 @@ def check_impalas_constants(config: TrainConfig) -> None:
     assert (config.algorithm.name, config.algorithm.options, config.rule.name) == ("impala", {}, "tbptt")
     network = config.network
     assert (network.encoder, network.features, network.core, network.num_units) == ("impala", 256, "lstm", 256)
-    assert (network.forget_bias, network.last_reward, network.last_action, config.env.instruction) == (1, True, True, True)
+    assert (network.forget_bias, network.last_reward, network.last_action, config.env.instruction) == (
+        1,
+        True,
+        True,
+        True,
+    )
     assert (config.actors.unroll, config.loss.discount, config.loss.baseline_cost) == (100, 0.99, 0.5)
     learner = config.learner
     assert (learner.optimizer, learner.rmsprop_decay, learner.rmsprop_epsilon) == ("rmsprop_tf", 0.99, 0.1)

@@ -89,6 +89,45 @@ def test_the_loop_has_its_turn_between_the_unrolls_of_a_round_that_come_one_afte
     assert learner.sent == ["first", "second", "third"]
 
 
+class QueueingLearner(GreedyLearner):
+    """Adds one contribution at a time, and only while more wait than the schedule lets it leave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting, self.longest = 0, 0
+
+    def send(self, contribution: object) -> None:
+        self.waiting += 1
+        self.longest = max(self.longest, self.waiting)
+
+    def receipts(self, *, at_most_pending: int) -> list:
+        self.waiting = min(self.waiting, at_most_pending)
+        return []
+
+
+class QuickFleet(SlowFleet):
+    """Everybody finishes at once."""
+
+    def __init__(self, num_actors: int) -> None:
+        super().__init__()
+        self.num_actors, self.submitted = num_actors, 0
+
+    def submit(self, actor_id: int, weights: WeightsSnapshot) -> None:
+        self.submitted += 1
+        self.done.append(FinishedUnroll(actor_id, "unroll"))
+
+
+@pytest.mark.parametrize("in_flight", [1, 2])
+@pytest.mark.parametrize(("num_actors", "may_wait"), [(1, 1), (2, 1), (8, 1), (9, 2), (60, 8)])
+def test_a_learner_that_is_behind_holds_the_actors_back(num_actors: int, may_wait: int, in_flight: int):
+    fleet, learner = QuickFleet(num_actors), QueueingLearner()
+    schedule = SCHEDULES["async"](fleet, learner, in_flight)
+    for _ in range(20):
+        next(schedule)
+        assert len(fleet.done) == in_flight * num_actors, "no actor has more under way than it may"
+    assert learner.longest == may_wait + in_flight * num_actors, "those that were let wait, and what had finished since"
+
+
 @pytest.fixture
 def hanging_fleet(monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
     """From the third round on nothing comes any more. Returns whether that is so."""
