@@ -16,6 +16,8 @@ from patience import patience  # noqa: E402
 
 TRAIN_FOR_LONG = {
     "test_copy.py",
+    "test_impala.py",
+    "test_impala_lag.py",
     "test_measured_fidelity.py",
     "test_own_environments.py",
     "test_refusals.py",

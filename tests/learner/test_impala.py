@@ -4,25 +4,20 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jaxtyping
 import pytest
 import torch
+from local_run import double_precision, local_run
 
-from actors.fleet import FleetState, LocalFleet
 from actors.trajectory import Trajectory, TrajectoryContribution
 from conf.load import load_train
 from conf.schema import AlgorithmConfig, TrainConfig
-from envs.base import EnvSpec
 from learner import trajectory_learner
-from learner.algorithms import find_algorithm
 from learner.clients import LocalLearner
 from learner.receipts import Receipt
 from learner.schedules import SCHEDULES
-from r2ac.training.build import describe_environment, initial_weights
 from r2ac.training.sizing import sized
 from rtrl_core import carried
 from rtrl_core.policies import DiagonalGaussian
@@ -45,10 +40,8 @@ EXACT = ["rule=segment", "algorithm=impala", "algorithm.options.ship=trajectorie
 
 @pytest.fixture(autouse=True)
 def _in_double_precision() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    jaxtyping.config.update("jaxtyping_disable", True)  # half of the time; test_algorithms.py has the checks
-    yield
-    torch.set_default_dtype(torch.float32)
+    with double_precision():
+        yield
 
 
 @pytest.fixture
@@ -91,33 +84,27 @@ class Run(NamedTuple):
         return [contribution.trajectory for contribution in self.sent]
 
 
-def trained(config: TrainConfig, spec: EnvSpec, updates: int = 3, alter: Callable[[Any], Any] = as_it_is) -> Run:
-    layout, vector = initial_weights(config, spec)
-    algorithm = find_algorithm(config.algorithm)
-    algorithm.require(config)
-    plan = algorithm.plan(config, spec, layout)
-    assert config.fleet.num_actors is not None
-    fleet = LocalFleet(config, config.fleet.num_actors, FleetState(), print, partial(algorithm.worker, config))
-    learner = NotingLearner(plan, plan.first_state(vector), alter)
+def trained(config: TrainConfig, updates: int = 3, alter: Callable[[Any], Any] = as_it_is) -> Run:
+    run = local_run(config)
+    learner = NotingLearner(run.plan, run.first, alter)
     receipts: list[Receipt] = []
-    for progress in SCHEDULES["sync"](fleet, learner, 1):
+    for progress in SCHEDULES["sync"](run.fleet, learner, 1):
         receipts += progress.receipts
         if learner.weights.version == updates:
             break
-    fleet.close()
-    return Run(vector, learner.weights.vector, receipts, learner.sent)
+    run.fleet.close()
+    return Run(run.vector, learner.weights.vector, receipts, learner.sent)
 
 
-def configured(words: list[str]) -> tuple[TrainConfig, EnvSpec]:
-    config = sized(load_train([*TOY, *words]), cores=1)
-    return config, describe_environment(config, print)
+def configured(words: list[str]) -> TrainConfig:
+    return sized(load_train([*TOY, *words]), cores=1)
 
 
 def compared(words: list[str], updates: int = 3, rtol: float = 1e-9, atol: float = 1e-11) -> Run:
     """The run of IMPALA, after a look at what R2AC makes of the same words."""
-    config, spec = configured(words)
-    ours = trained(config, spec, updates)
-    theirs = trained(replace(config, algorithm=AlgorithmConfig()), spec, updates)
+    config = configured(words)
+    ours = trained(config, updates)
+    theirs = trained(replace(config, algorithm=AlgorithmConfig()), updates)
     assert (ours.weights - ours.first).abs().max() > 1e-4
     torch.testing.assert_close(ours.weights, theirs.weights, rtol=rtol, atol=atol)
     for one, other in zip(ours.receipts, theirs.receipts, strict=True):
@@ -171,7 +158,7 @@ def test_episodes_that_end_and_that_are_cut_off_inside_unrolls_are_valued_as_r2a
         trajectory = sent.trajectory
         return replace(sent, trajectory=trajectory._replace(cut_observations=9 - trajectory.cut_observations))
 
-    other = trained(*configured(words), alter=without_what_was_last_seen)
+    other = trained(configured(words), alter=without_what_was_last_seen)
     assert (other.weights - run.weights).abs().max() > 1e-6, "what is bootstrapped from matters"
 
 
@@ -192,7 +179,7 @@ def test_levels_with_instructions_and_squashed_rewards_are_learned_as_r2ac_learn
     words += ["env.width=8", "env.height=8", "network.encoder_options.channels=[2]", "network.features=4"]
     words += ["network.num_units=4", "actors.num_envs=2", "actors.autocast=float32", "actors.unroll=9"]
     run = compared([*words, "fleet.num_actors=1", *EXACT])
-    config, _ = configured([*words, *EXACT])
+    config = configured([*words, *EXACT])
     assert (config.env.reward_clip, config.network.last_action) == ("asymmetric", True)
     terminated, cut, _ = ended(run)
     assert min(terminated, cut) > 0
@@ -254,7 +241,7 @@ def test_whatever_is_learned_with_the_weights_are_those_of_r2ac(words: list[str]
 def test_a_refreshed_sensitivity_is_what_is_shipped():
     words = [*MAZE, *EXACT, "env.corridor=20"]
     run = compared([*words, "rule.refresh=7", "rule.refresh_every=1"], updates=5)
-    other = trained(*configured(words), updates=5)
+    other = trained(configured(words), updates=5)
     assert (other.weights - run.weights).abs().max() > 1e-7, "it was refreshed"
     kinds = [type(one.trajectories[-1].before.sensitivity) for one in (run, other)]
     assert kinds[0] is kinds[1], "and the anchor stays with the actor"

@@ -6,10 +6,10 @@ from dataclasses import asdict, replace
 from functools import cache, partial
 from typing import Any, NamedTuple
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
+from local_run import double_precision, local_run
 
 from actors.build import build_seeded_network
 from actors.fleet import FleetState, LocalFleet
@@ -28,7 +28,6 @@ from learner.receipts import Receipt, Verdict
 from learner.schedules import SCHEDULES
 from learner.trajectory_learner import TrajectoryLearner, TrajectoryPlan
 from r2ac.monitoring.tally import Tally
-from r2ac.training.build import describe_environment, initial_weights
 from r2ac.training.sizing import sized
 from rtrl_core import CoreState, FlatParameters, PolicyNetwork, WeightsSnapshot, carried
 from rtrl_core.cores import GatedCore
@@ -50,10 +49,8 @@ EXACT = ("rule=segment", "algorithm.options.ship=trajectories_s0")
 
 @pytest.fixture(autouse=True)
 def _in_double_precision() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    jaxtyping.config.update("jaxtyping_disable", True)  # half of the time; test_algorithms.py has the checks
-    yield
-    torch.set_default_dtype(torch.float32)
+    with double_precision():
+        yield
 
 
 class Arrival(NamedTuple):
@@ -113,21 +110,14 @@ class Run(NamedTuple):
 def ran(*words: str, arrivals: int = 12) -> Run:
     """From words to weights as the program goes, until so many contributions have come."""
     config = sized(load_train(list(words)), cores=1)
-    spec = describe_environment(config, print)
-    layout, vector = initial_weights(config, spec)
-    algorithm = find_algorithm(config.algorithm)
-    algorithm.require(config)
-    plan = algorithm.plan(config, spec, layout)
-    assert isinstance(plan, TrajectoryPlan)
-    assert config.fleet.num_actors is not None
-    fleet = LocalFleet(config, config.fleet.num_actors, FleetState(), print, partial(algorithm.worker, config))
-    first = plan.first_state(vector)
-    learner = NotingLearner(plan, first)
-    schedule = SCHEDULES[config.learner.mode](fleet, learner, 1)
+    run = local_run(config)
+    assert isinstance(run.plan, TrajectoryPlan)
+    learner = NotingLearner(run.plan, run.first)
+    schedule = SCHEDULES[config.learner.mode](run.fleet, learner, 1)
     while len(learner.arrivals) < arrivals:
         next(schedule)
-    fleet.close()
-    return Run(config, spec, plan, first, learner.arrivals, learner.vectors)
+    run.fleet.close()
+    return Run(config, run.spec, run.plan, run.first, learner.arrivals, learner.vectors)
 
 
 def log_ratios(run: Run, trajectory: Trajectory, version: int) -> torch.Tensor:
