@@ -171,13 +171,13 @@ def saved_bytes(forward: StemPass, example: StepInput) -> int:
     """Bytes that autograd keeps for one step's gradient, parameters not counted."""
     storages: dict[int, int] = {}
 
-    def remember(tensor: Tensor) -> Tensor:
+    def remember(tensor: Tensor) -> None:
+        """Keeps nothing for a way back: a result that its own graph held would never be freed."""
         if not tensor.is_leaf or not tensor.requires_grad:
             storage = tensor.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(remember, lambda nothing: nothing):
         forward(example)
     return sum(storages.values())
 

@@ -51,6 +51,14 @@ TRAIN = [
     ),
 ]
 
+ALGORITHMS = pytest.mark.parametrize(
+    "algorithm",
+    [
+        pytest.param((), id="r2ac"),
+        pytest.param(("algorithm=impala", "rule=tbptt"), id="impala", marks=pytest.mark.soak),
+    ],
+)
+
 
 class Nodes:
     """A cluster in a process of its own, because Ray's settings are a process's."""
@@ -104,14 +112,17 @@ def nodes(environment: dict[str, str]) -> Iterator[Nodes]:
             process.kill()
 
 
-def test_a_run_survives_the_loss_of_any_node_but_its_own(nodes: Nodes, environment: dict[str, str], tmp_path: Path):
+@ALGORITHMS
+def test_a_run_survives_the_loss_of_any_node_but_its_own(
+    algorithm: tuple[str, ...], nodes: Nodes, environment: dict[str, str], tmp_path: Path
+):
     summary = tmp_path / "run" / "summary.json"
 
     def row() -> dict[str, float]:
         return json.loads(summary.read_text()) if summary.exists() else {}
 
     log = tmp_path / "log.txt"
-    command = [sys.executable, "-m", "r2ac.commands.train", *TRAIN]
+    command = [sys.executable, "-m", "r2ac.commands.train", *TRAIN, *algorithm]
     command += [f"fleet.address={nodes.address}", f"run_dir={tmp_path / 'run'}"]
     with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output, env=environment) as process:
 
@@ -141,12 +152,13 @@ def test_a_run_survives_the_loss_of_any_node_but_its_own(nodes: Nodes, environme
 
 
 @pytest.mark.soak
+@ALGORITHMS
 def test_a_learner_that_finds_no_place_again_ends_the_run_in_one_line_and_leaves_its_checkpoint(
-    nodes: Nodes, environment: dict[str, str], tmp_path: Path
+    algorithm: tuple[str, ...], nodes: Nodes, environment: dict[str, str], tmp_path: Path
 ):
     checkpoints = tmp_path / "run" / "checkpoints"
     limit_s = round(patience(16))  # the first learner must be up within it
-    command = [sys.executable, "-m", "r2ac.commands.train", *TRAIN, f"fleet.start_timeout_s={limit_s}"]
+    command = [sys.executable, "-m", "r2ac.commands.train", *TRAIN, *algorithm, f"fleet.start_timeout_s={limit_s}"]
     command += [f"fleet.address={nodes.address}", f"run_dir={tmp_path / 'run'}"]
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment

@@ -29,6 +29,10 @@ WORDS = [
     "logging.tensorboard=false",
     "fleet.object_store_bytes=80_000_000",
 ]
+IMPALA = ("algorithm=impala", "rule=tbptt")
+WITH_IMPALA = pytest.mark.parametrize(
+    "algorithm", [pytest.param((), id="r2ac"), pytest.param(IMPALA, id="impala", marks=pytest.mark.soak)]
+)
 
 
 @contextmanager
@@ -85,8 +89,11 @@ def workers(process: subprocess.Popen[str], name: str) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-def test_a_run_survives_the_death_of_an_actor_and_of_the_learner_and_its_counters_add_up(tmp_path: Path):
-    with training(tmp_path, "total_steps=100_000_000") as process:
+@pytest.mark.parametrize("algorithm", [(), IMPALA], ids=["r2ac", "impala"])
+def test_a_run_survives_the_death_of_an_actor_and_of_the_learner_and_its_counters_add_up(
+    algorithm: tuple[str, ...], tmp_path: Path
+):
+    with training(tmp_path, "total_steps=100_000_000", *algorithm) as process:
         wait_for(process, "progress", lambda: summary(tmp_path).get("agent_steps", 0) > 2000)
         workers(process, "ActorProcess")[0].kill()
         wait_for(process, "the actor's restart", lambda: summary(tmp_path).get("actor_restarts") == 1)
@@ -110,7 +117,9 @@ def test_a_run_survives_the_death_of_an_actor_and_of_the_learner_and_its_counter
         values = [line[name] for line in lines]
         assert values == sorted(values), f"{name} went back"
 
-    with training(tmp_path, f"total_steps={int(final['agent_steps']) + 2000}") as process:
+    assert all((line.get("importance_mean") is not None) == bool(algorithm) for line in lines)
+
+    with training(tmp_path, f"total_steps={int(final['agent_steps']) + 2000}", *algorithm) as process:
         output, _ = process.communicate(timeout=patience(120))
         assert process.returncode == 0, output[-3000:]
     assert "going on at" in output
@@ -119,9 +128,13 @@ def test_a_run_survives_the_death_of_an_actor_and_of_the_learner_and_its_counter
 
 
 @pytest.mark.slow
-def test_an_actor_that_hangs_is_replaced_and_holds_up_neither_checkpoints_nor_the_others(tmp_path: Path):
+@WITH_IMPALA
+def test_an_actor_that_hangs_is_replaced_and_holds_up_neither_checkpoints_nor_the_others(
+    algorithm: tuple[str, ...], tmp_path: Path
+):
     limit_s = round(patience(4))
-    with training(tmp_path, "total_steps=100_000_000", f"fleet.unroll_timeout_s={limit_s}") as process:
+    words = [f"fleet.unroll_timeout_s={limit_s}", *algorithm]
+    with training(tmp_path, "total_steps=100_000_000", *words) as process:
         wait_for(process, "progress", lambda: summary(tmp_path).get("agent_steps", 0) > 2000)
         stopped = workers(process, "ActorProcess")[0]
         stopped.suspend()  # alive, and silent: with a checkpoint every second, one waits for it too
@@ -137,8 +150,9 @@ def test_an_actor_that_hangs_is_replaced_and_holds_up_neither_checkpoints_nor_th
 
 
 @pytest.mark.soak
-def test_a_stop_does_not_wait_for_the_round_of_an_actor_that_hangs(tmp_path: Path):
-    words = ["learner.mode=sync", "fleet.unroll_timeout_s=100000"]  # the stop does not wait for that
+@WITH_IMPALA
+def test_a_stop_does_not_wait_for_the_round_of_an_actor_that_hangs(algorithm: tuple[str, ...], tmp_path: Path):
+    words = ["learner.mode=sync", "fleet.unroll_timeout_s=100000", *algorithm]  # the stop does not wait for that
     with training(tmp_path, "total_steps=100_000_000", *words) as process:
         wait_for(process, "progress", lambda: summary(tmp_path).get("agent_steps", 0) > 1000)
         workers(process, "ActorProcess")[0].suspend()
