@@ -16,10 +16,11 @@ from pathlib import Path
 from benchmarks.learning import RESULTS, Agent, Curve, Store, Study, Task
 from benchmarks.report import replace_table
 
+_PUBLISHED = ("R2AC, eLSTM, exact", "IMPALA, LSTM, tbptt")
 TASKS = (
     Task("T-maze 100", 1_200_000, ("experiment=tmaze", "env.corridor=100")),
     Task("delayed match", 2_000_000, ("experiment=delayed_match",)),
-    Task("Breakout", 20_000_000, ("experiment=atari_breakout",), minutes=15, row_steps=10_240),
+    Task("Breakout", 20_000_000, ("experiment=atari_breakout",), minutes=15, row_steps=10_240, agents=_PUBLISHED),
 )
 _LSTM = ("network.core=lstm", "rule=tbptt")
 AGENTS = (
@@ -40,12 +41,13 @@ def table(store: Store) -> list[str]:
     """Lines of Markdown: of each task, every agent's returns per seed after the same steps and after the same time."""
     lines = []
     for task in TASKS:
-        curves = [curve for agent in AGENTS for curve in store.of(task, agent)]
+        agents = [agent for agent in AGENTS if not task.agents or agent.name in task.agents]
+        curves = [curve for agent in agents for curve in store.of(task, agent)]
         steps = min(curve.steps[-1] for curve in curves)
         seconds = min(curve.wall[-1] for curve in curves)
         heads = [task.name, f"after {steps / 1e6:.2f} M steps", f"after {seconds / 60:.1f} minutes"]
         lines += [f"| {' | '.join([*heads, 'to 95 %, M steps', 'steps/s, alone on one core'])} |", "|---" * 5 + "|"]
-        for agent in AGENTS:
+        for agent in agents:
             of_agent = store.of(task, agent)
             reached = [curve.learned_at for curve in of_agent] if task.minutes is None else []
             rate = store.speed.get(agent.name, {}).get(task.name)
@@ -69,7 +71,8 @@ def draw(store: Store, path: Path) -> None:
     figure, panels = plt.subplots(1, len(TASKS), figsize=(5.2 * len(TASKS), 4.6), layout="constrained")
     for panel, task in zip(panels, TASKS, strict=True):
         for number, agent in enumerate(AGENTS):
-            curves = store.of(task, agent)
+            if not (curves := store.of(task, agent)):
+                continue
             last = statistics.mean(curve.wall[-1] for curve in curves)
             minutes = np.linspace(0, last, 60)
             returns = np.array([np.interp(minutes, curve.wall, curve.mean_return) for curve in curves])

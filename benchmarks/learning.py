@@ -34,6 +34,8 @@ class Task:
     """After which it is stopped as Ctrl-C does, where that is earlier."""
     row_steps: int = 40_960
     """Between two rows of its log."""
+    agents: tuple[str, ...] = ()
+    """Names of those that it is a task of; empty is all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,8 @@ class Study:
         parts = only.split(";")
         for task in self.tasks:
             for agent in self.agents:
-                if any(part.strip() in f"{task.name}, {agent.name}" for part in parts):
+                of_task = not task.agents or agent.name in task.agents
+                if of_task and any(part.strip() in f"{task.name}, {agent.name}" for part in parts):
                     yield task, agent
 
     def run(self, store: Store, root: Path, jobs: int, only: str) -> None:

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from local_run import local_run
 from patience import patience
 from unrolled import full_gradient
 
+from conf.load import load_train
+from learner.trajectory_learner import TrajectoryPlan
+from r2ac.training.sizing import sized
 from rtrl_core import CELLS, DiagonalCore
 
 pytestmark = [
@@ -40,9 +44,31 @@ def test_the_gradient_on_the_device_is_that_of_the_whole_episode(
         assert (ours - exact).abs().max() / exact.abs().max() < tolerance
 
 
+IMPALA = ("algorithm=impala", "algorithm.options.ship=trajectories_s0")
+
+
+def test_of_trajectories_a_learner_on_the_device_makes_what_one_on_the_cpu_makes():
+    small = ("actors.num_envs=4", "fleet.num_actors=1", "learner.optimizer=rmsprop", "actors.autocast=float32")
+    run = local_run(sized(load_train(["fleet=local", "env=atari/breakout", "network=nature", *small, *IMPALA]), 1))
+    assert isinstance(run.plan, TrajectoryPlan)
+    here, there = run.plan.begin(run.vector, "cpu"), run.plan.begin(run.vector, "cuda")
+    for _ in range(3):
+        run.fleet.submit(0, here.snapshot())
+        (unroll,) = run.fleet.wait(0)
+        assert unroll.contribution is not None
+        ours, theirs = there.add(unroll.contribution), here.add(unroll.contribution)
+        assert ours.statistics.policy_loss == pytest.approx(theirs.statistics.policy_loss, rel=1e-3, abs=1e-3)
+        for learner in (here, there):
+            learner.finish_round()
+    run.fleet.close()
+    torch.testing.assert_close(there.snapshot().vector, here.snapshot().vector, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", [(), IMPALA], ids=["r2ac", "impala"])
 @pytest.mark.parametrize("fleet", ["local", "ray"])
-def test_breakout_trains_with_actors_and_learner_on_the_device(tmp_path: Path, fleet: str):
+def test_breakout_trains_with_actors_and_learner_on_the_device(tmp_path: Path, fleet: str, algorithm: tuple[str, ...]):
     words = [
+        *algorithm,
         *(f"fleet={fleet}", "fleet.num_actors=1", "actors.device=cuda", "learner.device=cuda", f"run_dir={tmp_path}"),
         *("actors.num_gpus=0.5", "learner.num_gpus=0.5", "total_steps=2_000", "logging.terminal=plain"),
     ]

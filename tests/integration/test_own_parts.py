@@ -63,7 +63,7 @@ def test_it_trains_goes_on_and_is_evaluated(part: str, tmp_path: Path):
     assert json.loads((tmp_path / "score.json").read_text())["results"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_it_trains_in_processes_of_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     row = trained(tmp_path / "run", *OWN["all of them"], "fleet=ray", "learner.mode=async")

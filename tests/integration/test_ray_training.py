@@ -89,7 +89,7 @@ def workers(process: subprocess.Popen[str], name: str) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", [(), IMPALA], ids=["r2ac", "impala"])
+@WITH_IMPALA
 def test_a_run_survives_the_death_of_an_actor_and_of_the_learner_and_its_counters_add_up(
     algorithm: tuple[str, ...], tmp_path: Path
 ):
@@ -117,7 +117,7 @@ def test_a_run_survives_the_death_of_an_actor_and_of_the_learner_and_its_counter
         values = [line[name] for line in lines]
         assert values == sorted(values), f"{name} went back"
 
-    assert all((line.get("importance_mean") is not None) == bool(algorithm) for line in lines)
+    assert any(line.get("importance_mean") is not None for line in lines) == bool(algorithm)
 
     with training(tmp_path, f"total_steps={int(final['agent_steps']) + 2000}", *algorithm) as process:
         output, _ = process.communicate(timeout=patience(120))

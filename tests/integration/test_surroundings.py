@@ -53,6 +53,7 @@ def test_a_run_goes_on_without_the_helper_process_of_weights_and_biases(tmp_path
     assert run.rows[-1]["agent_steps"] == run.steps == run.checkpoint_steps
 
 
+@pytest.mark.soak
 def test_every_log_of_a_killed_run_goes_on_without_going_back(tmp_path: Path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
