@@ -93,8 +93,8 @@ METRICS: dict[str, Metric] = {
     "learn_share": _speed("share", "of the actors' time: computing gradients"),
     "actor_wait_share": _speed("share", "of the actors' time: waiting for weights", "below 0.1"),
     "learner_idle_share": _speed("share", "of the learner's time without work", "above 0.2"),
-    "wire_bytes_per_step": _speed("bytes", "gradient bytes per agent step"),
-    "wire_bytes_per_second": _speed("bytes/s", "gradient bytes per second"),
+    "wire_bytes_per_step": _speed("bytes", "of what actors ship, per agent step"),
+    "wire_bytes_per_second": _speed("bytes/s", "of what actors ship"),
     # Is it healthy?
     "policy_lag_mean": _health("versions", "learner's version minus that of an arriving contribution", "below 5"),
     "policy_lag_p95": _health("versions", "95th percentile of the lag", "below learner.max_lag"),
