@@ -1,7 +1,7 @@
 """What R2AC and IMPALA learn in the same steps and the same time: ``python -m benchmarks.algorithms [run|speed|table] [NAME=VALUE ...]``.
 
 ``run`` trains every agent on every task with every seed, each a program of its own on one core. What docs/results/data/algorithms.json
-has is left alone, so that it goes on where it was stopped. ``speed`` measures every agent alone, a hundred thousand steps. ``table``
+has is left alone, so that it goes on where it was stopped. ``speed`` measures every agent alone. ``table``
 makes the table and the picture of docs/results/README.md from that file. Without a word: all three.
 
 jobs=N        programs of ``run`` at a time (2)
@@ -20,7 +20,15 @@ _PUBLISHED = ("R2AC, eLSTM, exact", "IMPALA, LSTM, tbptt")
 TASKS = (
     Task("T-maze 100", 1_200_000, ("experiment=tmaze", "env.corridor=100")),
     Task("delayed match", 2_000_000, ("experiment=delayed_match",)),
-    Task("Breakout", 20_000_000, ("experiment=atari_breakout",), minutes=15, row_steps=10_240, agents=_PUBLISHED),
+    Task(
+        "Breakout",
+        20_000_000,
+        ("experiment=atari_breakout",),
+        minutes=15,
+        row_steps=10_240,
+        speed_steps=20_000,
+        agents=_PUBLISHED,
+    ),
 )
 _LSTM = ("network.core=lstm", "rule=tbptt")
 AGENTS = (

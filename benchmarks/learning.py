@@ -20,7 +20,6 @@ from r2ac.persistence.writing import replace_file
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 LEARNED = 0.95
-SPEED_STEPS = 100_000
 VERBS = ("run", "speed", "table")
 
 
@@ -34,6 +33,8 @@ class Task:
     """After which it is stopped as Ctrl-C does, where that is earlier."""
     row_steps: int = 40_960
     """Between two rows of its log."""
+    speed_steps: int = 100_000
+    """Of a measurement of speed."""
     agents: tuple[str, ...] = ()
     """Names of those that it is a task of; empty is all."""
 
@@ -155,9 +156,8 @@ class Study:
         """One agent after the other, so that none slows another; the first rows warm up."""
         for task, agent in self.chosen(only):
             folder = root / f"speed_{slug(task, agent)}_{os.getpid()}"
-            rows = self.program(
-                task, agent, folder, f"total_steps={SPEED_STEPS}", f"logging.interval_steps={SPEED_STEPS // 5}"
-            )
+            steps = (f"total_steps={task.speed_steps}", f"logging.interval_steps={task.speed_steps // 5}")
+            rows = self.program(task, agent, folder, *steps)
             first, last = rows[1], rows[-1]
             rate = (last["agent_steps"] - first["agent_steps"]) / (last["wall_time_s"] - first["wall_time_s"])
             store.speed.setdefault(agent.name, {})[task.name] = round(rate)
