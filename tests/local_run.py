@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from patience import patience
 
 from actors.fleet import FleetState, LocalFleet
 from conf.schema import TrainConfig
@@ -13,6 +14,7 @@ from envs.base import EnvSpec
 from learner.algorithms import find_algorithm
 from learner.plan import LearnerPlan
 from r2ac.training.build import describe_environment, initial_weights
+from rtrl_core import WeightsSnapshot
 
 
 class LocalRun(NamedTuple):
@@ -23,6 +25,12 @@ class LocalRun(NamedTuple):
     first: dict[str, Any]
     """State of the learner."""
     fleet: LocalFleet[Any]
+
+    def unroll(self, actor_id: int, weights: WeightsSnapshot) -> Any:
+        """The contribution of one actor."""
+        self.fleet.submit(actor_id, weights)
+        (finished,) = self.fleet.wait(patience(0))
+        return finished.contribution
 
 
 def local_run(config: TrainConfig) -> LocalRun:

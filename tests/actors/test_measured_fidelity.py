@@ -10,7 +10,7 @@ import torch
 from toy_actor import core_of, make_actor, present_weights
 from toy_parts import DenseCell
 
-import actors.actor
+import actors.base_actor
 from actors.actor import Actor
 from actors.build import build_seeded_network
 from conf.load import load_train
@@ -29,7 +29,7 @@ def env(seed: int = 4) -> TMaze:
 
 @pytest.fixture
 def _in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actors.actor, "build_seeded_network", lambda *args: build_seeded_network(*args).double())
+    monkeypatch.setattr(actors.base_actor, "build_seeded_network", lambda *args: build_seeded_network(*args).double())
 
 
 def moving(actor: Actor, version: int, size: float = 0.01) -> WeightsSnapshot:

@@ -53,10 +53,8 @@ def test_of_trajectories_a_learner_on_the_device_makes_what_one_on_the_cpu_makes
     assert isinstance(run.plan, TrajectoryPlan)
     here, there = run.plan.begin(run.vector, "cpu"), run.plan.begin(run.vector, "cuda")
     for _ in range(3):
-        run.fleet.submit(0, here.snapshot())
-        (unroll,) = run.fleet.wait(0.0)
-        assert unroll.contribution is not None
-        ours, theirs = there.add(unroll.contribution), here.add(unroll.contribution)
+        contribution = run.unroll(0, here.snapshot())
+        ours, theirs = there.add(contribution), here.add(contribution)
         assert ours.statistics.policy_loss == pytest.approx(theirs.statistics.policy_loss, rel=1e-3, abs=1e-3)
         for learner in (here, there):
             learner.finish_round()
