@@ -13,13 +13,13 @@ from typing import Any
 from actors.base_actor import BaseActor, Made
 from actors.fidelity import FidelityProbe, Figures
 from actors.gradients import UnrollGradient, unroll_gradient
+from actors.opening import open_actor
 from actors.precision import autocast_type
 from actors.stem import choose_stem
 from actors.wire import WireEncoder
 from actors.worker import ActorIdentity
 from conf.schema import ActorsConfig, LossConfig, NetworkConfig, RuleConfig, TrainConfig
 from envs.base import VectorEnv
-from envs.registry import make_env
 from rtrl_core import (
     ContributionHeader,
     GradientContribution,
@@ -120,15 +120,6 @@ def _named(metric: str, fidelity: Fidelity | None) -> dict[str, float]:
 def build_actor(
     config: TrainConfig, identity: ActorIdentity, state: dict[str, Any] | None = None, actor: type[Actor] = Actor
 ) -> Actor:
-    """Raises ``UnknownEnvironment``, ``MissingDependency`` or ``ValueError`` for a configuration that cannot work,
-    ``EnvironmentFailure`` if the environment does not start."""
-    env = make_env(config.env, config.actors.num_envs, identity.env_seed)
-    try:
-        sections = (config.network, config.rule, config.loss, config.actors, config.env.reward_clip)
-        built = actor(identity, env, *sections)
-        if state is not None:
-            built.set_state(state)
-    except Exception:
-        env.close()
-        raise
-    return built
+    """Raises as ``open_actor``."""
+    sections = (config.network, config.rule, config.loss, config.actors, config.env.reward_clip)
+    return open_actor(config, identity, state, lambda env: actor(identity, env, *sections))

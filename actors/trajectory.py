@@ -1,7 +1,7 @@
 """What an actor saw and did, to be learned from elsewhere: all that its unroll was made of but the weights.
 
 Rows 0..T are what the network saw, the last one of them to bootstrap from; what was done at row t, and what that brought, is what row
-``t + 1`` says was done last. So that a learner that has the weights has the unroll, number for number (``replay.py``).
+``t + 1`` says was done last. So that a learner that has the weights has the unroll, up to rounding (``replay.py``).
 """
 
 import math

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from actors.base_actor import BaseActor, Made
+from actors.opening import open_actor
 from actors.precision import autocast_type
 from actors.stem import FrozenStem, StemPass
 from actors.trajectory import TrajectoryContribution, record
 from actors.worker import ActorIdentity
 from conf.schema import ActorsConfig, NetworkConfig, RuleConfig, TrainConfig
 from envs.base import VectorEnv
-from envs.registry import make_env
 from rtrl_core import ContributionHeader, UnrollStatistics
 
 UNKNOWN = {
@@ -68,14 +68,6 @@ class TrajectoryActor(BaseActor[TrajectoryContribution]):
 def build_trajectory_actor(
     config: TrainConfig, identity: ActorIdentity, state: dict[str, Any] | None = None
 ) -> TrajectoryActor:
-    """Raises as ``build_actor``."""
-    env = make_env(config.env, config.actors.num_envs, identity.env_seed)
-    try:
-        sections = (config.network, config.rule, config.actors, config.env.reward_clip)
-        actor = TrajectoryActor(identity, env, *sections)
-        if state is not None:
-            actor.set_state(state)
-    except Exception:
-        env.close()
-        raise
-    return actor
+    """Raises as ``open_actor``."""
+    sections = (config.network, config.rule, config.actors, config.env.reward_clip)
+    return open_actor(config, identity, state, lambda env: TrajectoryActor(identity, env, *sections))

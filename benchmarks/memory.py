@@ -70,7 +70,8 @@ def of_trajectories(seconds: float) -> list[Result]:
 
 
 def judged_trajectories(config: TrainConfig, watched: Watched) -> list[Result]:
-    """Of each actor one may wait at the learner when one more is sent there, and ``in_flight`` are under way, whatever their speeds."""
+    """Of each actor at most one waits at the learner when one more is sent there (``schedules.WAITING`` lets fewer), and ``in_flight`` are
+    under way, whatever their speeds."""
     name = "memory/trajectories_"
     setting = f"algorithm=impala, Breakout, small nature stem, N=32, T=20, {_size(config)}, {watched.seconds:.0f} s"
     few = FEW + FREED_AFTER_S * watched.contributions / watched.seconds

@@ -37,6 +37,8 @@ BREAKOUT = [
 TBPTT = ["rule=tbptt", "algorithm=impala", "algorithm.options.ship=trajectories"]
 EXACT = ["rule=segment", "algorithm=impala", "algorithm.options.ship=trajectories_s0"]
 
+pytestmark = pytest.mark.seconds
+
 
 @pytest.fixture(autouse=True)
 def _in_double_precision() -> Iterator[None]:

@@ -46,6 +46,8 @@ BREAKOUT = (
 )
 EXACT = ("rule=segment", "algorithm.options.ship=trajectories_s0")
 
+pytestmark = pytest.mark.seconds
+
 
 @pytest.fixture(autouse=True)
 def _in_double_precision() -> Iterator[None]:
