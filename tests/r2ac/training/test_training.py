@@ -7,8 +7,8 @@ import pytest
 import torch
 from counting_env import CountingEnv
 
-import actors.actor
 import actors.games
+import actors.opening
 from actors.fleet import FleetError, LocalFleet
 from actors.precision import carries_bfloat16_well
 from conf.load import load_train
@@ -135,7 +135,7 @@ def test_an_environment_that_dies_costs_its_unroll_and_is_counted(tmp_path: Path
         built.append(CountingEnv(num_envs, seed, fail_at=7 if len(built) == 1 else None))
         return built[-1]
 
-    monkeypatch.setattr(actors.actor, "make_env", make)
+    monkeypatch.setattr(actors.opening, "make_env", make)
     monkeypatch.setattr("r2ac.training.build.make_env", lambda config, num_envs, seed: CountingEnv(num_envs, seed))
     row = run(toy("total_steps=480", "learner.batch_segments=32"), tmp_path)
     assert row["actor_restarts"] == 1
@@ -171,7 +171,7 @@ def test_an_unroll_whose_weights_were_lost_is_asked_for_again_with_others(
 
 
 def test_too_many_restarts_end_the_run_with_the_first_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(actors.actor, "make_env", lambda config, num_envs, seed: CountingEnv(num_envs, seed, fail_at=1))
+    monkeypatch.setattr(actors.opening, "make_env", lambda config, num_envs, seed: CountingEnv(num_envs, seed, fail_at=1))
     monkeypatch.setattr("r2ac.training.build.make_env", lambda config, num_envs, seed: CountingEnv(num_envs, seed))
     with pytest.raises(FleetError, match=r"gave up after 3 actor restarts.*told to fail"):
         run(toy("fleet.max_restarts=3"), tmp_path)
