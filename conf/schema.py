@@ -56,6 +56,12 @@ class NetworkConfig:
     )
     last_reward: bool = knob(True, "feed the last (clipped) reward to the core")
     last_action: bool = knob(False, "feed the last action, one-hot, to the core")
+    heads: str = knob(
+        "policy",
+        "policy: a distribution over actions, and a value; dueling: values of actions, for algorithm=r2d2",
+        choices=("policy", "dueling"),
+    )
+    head_sizes: list[int] = knob([], "hidden layers of each head", minimum=1, maximum=65_536, length=(0, 64))
     critic: str = knob(
         "shared",
         "policy and value read one core, or each has an encoder and a core of its own",

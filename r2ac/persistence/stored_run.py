@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from learner.algorithms import IMPALA, R2AC, StreamAC
+from learner.algorithms import IMPALA, R2AC, R2D2, StreamAC
 from learner.optimizer import MOMENTS
 from learner.receipts import Counters
 from r2ac.persistence.manifest import is_count
@@ -125,6 +125,15 @@ def _learner(size: int, algorithm: Any) -> dict[str, Any]:
             "optimizer": _moments(size),
             "seen": _dict_of(_actor, _mark),
             "oldest_version": is_count,
+        }
+    if algorithm == R2D2.name:
+        return common | {
+            "optimizer": _moments(size),
+            "seen": _dict_of(_actor, _mark),
+            "oldest_version": is_count,
+            "target": _vector(size),
+            "owed": lambda value: type(value) in (float, int) and value >= 0,
+            "replay?": lambda value: isinstance(value, dict),
         }
     return common | ({"seen": _dict_of(_actor, _mark)} if algorithm == StreamAC.name else {})
 
