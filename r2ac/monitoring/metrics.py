@@ -75,7 +75,9 @@ METRICS: dict[str, Metric] = {
         "near 1",
     ),
     "importance_clipped_share": _learning("share", "steps at which it is above 1, where V-trace clips it"),
-    "td_error": _learning("", "size of the errors of n-step double Q-learning, in rescaled values; of algorithm=r2d2", "falls"),
+    "td_error": _learning(
+        "", "size of the errors of n-step double Q-learning, in rescaled values; of algorithm=r2d2", "falls"
+    ),
     "q_value": _learning("", "mean value of the actions that were replayed, rescaled", "bounded"),
     "replay_sequences": _learning("sequences", "that can be drawn from the replay"),
     "replay_lag_mean": _learning("versions", "of the learner since those that acted in what is replayed"),
