@@ -33,7 +33,11 @@ OWN_WORDS = {
     "impala": ["algorithm.options.ship=trajectories_s0"],
     "r2d2": [
         *("rule=tbptt", "network.heads=dueling", "algorithm.options.burn_in=3", "algorithm.options.length=3"),
-        *("algorithm.options.min_sequences=2", "algorithm.options.batch_sequences=4", "algorithm.options.replay_ratio=2.0"),
+        *(
+            "algorithm.options.min_sequences=2",
+            "algorithm.options.batch_sequences=4",
+            "algorithm.options.replay_ratio=2.0",
+        ),
         "algorithm.options.checkpoint_replay=true",
     ],
 }
