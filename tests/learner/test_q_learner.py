@@ -71,10 +71,7 @@ class Played:
         assert isinstance(run.plan, QPlan)
         self.learner: QLearner = run.plan.resume(run.first)
         for _ in range(unrolls):
-            run.fleet.submit(0, self.learner.snapshot())
-            (unroll,) = run.fleet.wait(0.0)
-            assert unroll.contribution is not None
-            self.learner.add(unroll.contribution)
+            self.learner.add(run.unroll(0, self.learner.snapshot()))
         run.fleet.close()
 
     def every_sequence(self) -> Drawn:
@@ -299,10 +296,7 @@ def test_the_replay_forgets_the_oldest_and_no_sequence_has_a_gap(monkeypatch: py
     assert isinstance(run.plan, QPlan)
     replay = run.plan.resume(run.first).replay
     for sequence in (0, 1, 2, 4, 5, 6, 7, 8):  # the fourth was lost on its way
-        run.fleet.submit(0, learner.snapshot())
-        (unroll,) = run.fleet.wait(0.0)
-        contribution = unroll.contribution
-        assert contribution is not None
+        contribution = run.unroll(0, learner.snapshot())
         replay.add(replace(contribution, header=replace(contribution.header, sequence=sequence)))
         assert replay.size_bytes <= 5.5 * one.size_bytes
     run.fleet.close()
