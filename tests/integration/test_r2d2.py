@@ -12,7 +12,13 @@ from r2ac.persistence import checkpoint as checkpoints
 
 SMALL = [
     *("experiment=tmaze", "algorithm=r2d2", "rule=tbptt", "fleet.num_actors=2", "actors.num_envs=8", "actors.unroll=5"),
-    *("actors.num_cpus=0.5", "network.num_units=8", "network.head_sizes=[8]", "learner.mode=sync"),
+    *(
+        "actors.num_cpus=0.5",
+        "network.num_units=8",
+        "network.head_sizes=[8]",
+        "learner.mode=sync",
+        "learner.final_learning_rate=0.01",
+    ),
     *("algorithm.options.burn_in=5", "algorithm.options.length=10", "algorithm.options.batch_sequences=4"),
     *("algorithm.options.min_sequences=16", "algorithm.options.target_period=5", "logging=quiet"),
     *("logging.interval_steps=320", "fleet.object_store_bytes=80_000_000"),
@@ -39,7 +45,7 @@ def test_it_ends_on_ray_where_it_ends_in_one_process_and_says_what_it_does(tmp_p
     for run in ("ray", "local"):
         last = rows(tmp_path / run)[-1]
         assert last["updates"] > 10
-        assert last["replay_sequences"] == (20 - 2) * 16
+        assert (20 - 6) * 16 <= last["replay_sequences"] <= (20 - 2) * 16  # at the last update
         assert last["td_error"] > 0
         assert last["replay_lag_mean"] > 0
         for name in ("policy_loss", "value_loss", "entropy", "importance_mean"):
