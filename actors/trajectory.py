@@ -173,6 +173,32 @@ def expected_bytes(spec: EnvSpec, options: ActorsConfig, carried_by_one: CoreSta
     return options.num_envs * ((options.unroll + 1) * row + first + carried.size_bytes(carried_by_one))
 
 
+def blank(spec: EnvSpec, options: ActorsConfig, before: CoreState) -> Trajectory:
+    """Zeros in the shapes and types of a trajectory that is recorded, without ends, of which that one may have some, and with whole
+    observations, of which that one may keep images."""
+    streams = options.num_envs
+    rows, steps = (options.unroll + 1, streams), (options.unroll, streams)
+    observations = torch.zeros(*rows, *spec.observation_shape, dtype=getattr(torch, spec.observation_dtype))
+    words = torch.zeros(*rows, spec.instruction_length, dtype=torch.int64) if spec.instruction_length else None
+    action = torch.from_numpy(spec.actions.zeros(streams))
+    flags = torch.zeros(steps, dtype=torch.bool)
+    return Trajectory(
+        Observations(observations, torch.empty(0, 0, 0, dtype=torch.int32)),
+        words,
+        torch.zeros(rows),
+        action.expand(options.unroll + 1, *action.shape),
+        torch.zeros(rows, dtype=torch.bool),
+        flags,
+        flags,
+        flags,
+        torch.zeros(steps),
+        torch.empty(0, 2, dtype=torch.int64),
+        observations[0, :0],
+        None if words is None else words[0, :0],
+        before,
+    )
+
+
 class Recorded(NamedTuple):
     """An unroll as it was played. What stands beside the trajectory is where the actor's network is."""
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
-import psutil
 import torch
 
 from actors.build import build_seeded_network
@@ -17,11 +16,13 @@ from actors.gradients import is_representable
 from actors.precision import autocast_type, require_device
 from actors.replay import ROWS_AT_ONCE, ReplayedStem, gathered
 from actors.stem import FrozenStem, StemPass, StepInput, choose_stem
-from actors.trajectory import TrajectoryContribution
+from actors.trajectory import TrajectoryContribution, blank
 from conf.knobs import ConfigError
 from conf.schema import LearnerConfig, TrainConfig
-from envs.base import EnvSpec
+from envs.base import Discrete, EnvSpec
 from learner.base_learner import BaseLearner, Judgement
+from learner.chunks import Kept
+from learner.memory import total_memory
 from learner.q_options import QOptions
 from learner.receipts import Counters, RoundEnd, Update
 from learner.sequence_replay import Drawn, Past, SequenceReplay, Sequences
@@ -71,12 +72,13 @@ class QLearner(BaseLearner[TrajectoryContribution]):
         super().__init__(
             config.learner, self._parameters.layout, self._parameters.vector, total_steps=config.total_steps
         )
-        self._options, self._loss, self._actors = options, config.loss, config.actors
+        self._options, self._loss, self._actors, self._spec = options, config.loss, config.actors, spec
         self._in_rounds = config.learner.mode != "async"
         self._owed = 0.0
         """Steps that are still to be learned from."""
         unroll = config.actors.unroll
         self.replay = SequenceReplay(
+            streams=config.actors.num_envs,
             max_bytes=options.replay_bytes,
             chunks=(options.burn_in + options.length) // unroll,
             burn_in=options.burn_in // unroll,
@@ -215,9 +217,6 @@ class QLearner(BaseLearner[TrajectoryContribution]):
         at_once = ROWS_AT_ONCE[self.device.type] // self._options.batch_sequences
         return ReplayedStem(FrozenStem(StemPass(self._target, autocast)), at_once)
 
-    def _carried_by(self, streams: int) -> CoreState:
-        return carried.to(self._network.initial_state(streams), "cpu")
-
     def get_state(self) -> dict[str, Any]:
         state = {
             **super().get_state(),
@@ -232,8 +231,22 @@ class QLearner(BaseLearner[TrajectoryContribution]):
         super().set_state(state)
         self._target_parameters.load(state["target"])
         if "replay" in state and self._options.checkpoint_replay:
-            self.replay.set_state(state["replay"], self._carried_by)
+            self._continue_replay(state["replay"])
             self._owed = state["owed"]
+
+    def _continue_replay(self, state: dict[str, Any]) -> None:
+        before = carried.to(self._network.initial_state(self._actors.num_envs), "cpu")
+        trajectory = blank(self._spec, self._actors, before)
+        steps = trajectory.terminated.shape
+        inputs = torch.empty(*steps, self._network.input_size, dtype=torch.bfloat16) if self.replay.looks_back else None
+        actions = self._spec.actions
+        assert isinstance(actions, Discrete)
+        try:
+            self.replay.set_state(state, Kept(trajectory, inputs), actions.num_actions)
+        except ValueError as error:
+            raise ConfigError(
+                f"the checkpoint's replay cannot be used: {error}; go on without it with algorithm.options.checkpoint_replay=false"
+            ) from None
 
     def continue_from(self, last: Counters) -> None:
         super().continue_from(last)
@@ -339,18 +352,19 @@ class QPlan:
         return self.begin(vector, device="cpu").get_state()
 
     def resume(self, state: dict[str, Any]) -> QLearner:
-        """Raises ``ConfigError`` if this machine has no room for the replay."""
-        require_memory(self.options.replay_bytes)
+        """Raises ``ConfigError`` if this machine has no room for the replay, or what the state holds is another run's."""
+        require_memory(self.options)
         learner = self.begin(state["weights"])
         learner.set_state(state)
         return learner
 
 
-def require_memory(replay_bytes: int) -> None:
-    """Raises ``ConfigError`` if this machine has no room for a replay of so many bytes."""
-    total = psutil.virtual_memory().total
-    if replay_bytes > (most := int(LARGEST_SHARE_OF_MEMORY * total)):
+def require_memory(options: QOptions) -> None:
+    """Raises ``ConfigError`` if this machine has no room for the replay; while one is saved it is there twice."""
+    total, times = total_memory(), 2 if options.checkpoint_replay else 1
+    if options.replay_bytes > (most := int(LARGEST_SHARE_OF_MEMORY * total / times)):
+        twice = ", twice while it is saved" if options.checkpoint_replay else ""
         raise ConfigError(
-            f"algorithm.options.replay_bytes={replay_bytes}, but the learner's machine has {total} bytes of memory: set it to {most} "
-            "at the most, or run the learner where there is more"
+            f"algorithm.options.replay_bytes={options.replay_bytes}{twice}, but the learner's machine has {total} bytes of memory: set it "
+            f"to {most} at the most, or run the learner where there is more"
         )

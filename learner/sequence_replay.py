@@ -6,35 +6,20 @@ neighbours share all chunks but one. The oldest chunk goes when there is no room
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from actors.trajectory import Observations, Trajectory, TrajectoryContribution
+from actors.trajectory import Trajectory, TrajectoryContribution
+from learner.chunks import Chunk, Kept, load_chunks, save_chunks
 from rtrl_core import CoreState, carried
 from rtrl_core.q_values import priorities
 from rtrl_core.shapes import Bool, Float, Int, Shaped, Tensor
 
 LEAST_PRIORITY = 1e-6
 """Of a sequence whose errors are zero: it may be drawn again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    number: int
-    """In the order in which they came."""
-    previous: int | None
-    """Number of the chunk before it, in its streams."""
-    trajectory: Trajectory
-    inputs: Float[Tensor, "P B D"] | None
-    policy_version: int
-
-    @property
-    def size_bytes(self) -> int:
-        return carried.size_bytes((self.trajectory, self.inputs))
 
 
 class Sequences(NamedTuple):
@@ -82,6 +67,7 @@ class Drawn(NamedTuple):
 class SequenceReplay:
     """
     Args:
+        streams: of a contribution.
         max_bytes: of what is kept.
         chunks: of a sequence.
         burn_in: of these, how many lead to the part that is learned from and that priorities are of.
@@ -92,11 +78,21 @@ class SequenceReplay:
     """
 
     def __init__(
-        self, *, max_bytes: int, chunks: int, burn_in: int, past: int, exponent: float, correction: float, seed: int
+        self,
+        *,
+        streams: int,
+        max_bytes: int,
+        chunks: int,
+        burn_in: int,
+        past: int,
+        exponent: float,
+        correction: float,
+        seed: int,
     ) -> None:
         self._max_bytes = max_bytes
         self._length, self._burn_in, self._past = chunks, burn_in, past
         self._exponent, self._correction = exponent, correction
+        self._powers_of = f"chunks={chunks} burn_in={burn_in} exponent={exponent}"
         self._noise = np.random.default_rng(seed)
         self._chunks: OrderedDict[int, Chunk] = OrderedDict()
         self._last: dict[int, tuple[int, int, int]] = {}
@@ -105,9 +101,14 @@ class SequenceReplay:
         """Number of the chunk that follows one, in its streams."""
         self._next = 0
         self._oldest = 0
-        self._powers = np.zeros((64, 0))
+        self._powers = np.zeros((64, streams))
         """``p_i^alpha`` of each sequence that can be drawn, by chunk (a ring) and stream; else 0."""
         self.size_bytes = 0
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether something of what led to a sequence is drawn with it, for which contributions must have the core's inputs."""
+        return self._past > 0
 
     def __len__(self) -> int:
         """Sequences that can be drawn."""
@@ -115,17 +116,18 @@ class SequenceReplay:
 
     def add(self, contribution: TrajectoryContribution) -> None:
         """Keeps a copy, and makes room for it."""
-        header, streams = contribution.header, contribution.trajectory.num_envs
-        if not self._powers.shape[1]:
-            self._powers = np.zeros((64, streams))
+        header = contribution.header
         incarnation, sequence, number = self._last.get(header.actor_id, (-1, -1, -1))
         follows = (incarnation, sequence + 1) == (header.incarnation, header.sequence) and number in self._chunks
-        kept = carried.map_leaves(torch.clone, (contribution.trajectory, contribution.inputs))
-        chunk = Chunk(self._next, number if follows else None, *kept, header.policy_version)
+        kept = carried.map_leaves(torch.clone, Kept(contribution.trajectory, contribution.inputs))
+        self._last[header.actor_id] = (header.incarnation, header.sequence, self._next)
+        self._keep(Chunk(self._next, number if follows else None, header.policy_version, kept))
+
+    def _keep(self, chunk: Chunk) -> None:
+        """The newest one, with which a sequence may be whole."""
         self._insert(chunk)
-        if follows:
-            self._after[number] = chunk.number
-        self._last[header.actor_id] = (header.incarnation, header.sequence, chunk.number)
+        if chunk.previous is not None and chunk.previous in self._chunks:
+            self._after[chunk.previous] = chunk.number
         whole = self._chain(chunk, self._length)
         if whole is not None:
             self._powers[self._slot(whole[0].number)] = self._first_powers(whole)
@@ -201,7 +203,7 @@ class SequenceReplay:
             streams,
             torch.from_numpy(weights / weights.max()),
             joined(picked),
-            [self._past_of(chain[0], stream) for chain, stream in picked] if self._past else [],
+            [self._past_of(chain[0], stream) for chain, stream in picked] if self.looks_back else [],
             torch.tensor([float(chunk.policy_version) for chunk in first]),
         )
 
@@ -237,55 +239,50 @@ class SequenceReplay:
                 self._powers[self._slot(number), stream] = power
 
     def get_state(self) -> dict[str, Any]:
-        """All that is kept, and what will be drawn: as nested dictionaries of tensors and numbers."""
+        """Copies of all that is kept, and what will be drawn: as nested dictionaries of tensors and numbers."""
+        kept = list(self._chunks.values())
         return {
-            "chunks": {str(chunk.number): _saved(chunk) for chunk in self._chunks.values()},
-            "powers": {
-                str(number): torch.from_numpy(self._powers[self._slot(number)].copy()) for number in self._chunks
-            },
+            "chunks": save_chunks(kept),
+            "powers": torch.from_numpy(self._powers[[self._slot(chunk.number) for chunk in kept]]),
+            "powers_of": self._powers_of,
             "last": {str(actor_id): list(mark) for actor_id, mark in self._last.items()},
-            "next": self._next,
             "noise": json.dumps(self._noise.bit_generator.state),
         }
 
-    def set_state(self, state: dict[str, Any], carried_by: Callable[[int], CoreState]) -> None:
-        """
+    def set_state(self, state: Mapping[str, Any], example: Kept, num_actions: int) -> None:
+        """Goes on from ``get_state``. Where there is less room now, what is oldest goes; where sequences are others now, or priorities
+        of another exponent, they have their first priorities again.
+
         Args:
-            carried_by: what the core carries for so many streams.
+            example: a contribution's, whatever is in it.
+            num_actions: that there are.
+
+        Raises:
+            ValueError: if this is nothing that could have been saved of such contributions.
         """
-        chunks = [_restored(int(number), saved, carried_by) for number, saved in state["chunks"].items()]
-        for chunk in sorted(chunks, key=lambda chunk: chunk.number):
-            if not self._chunks:
-                self._oldest = chunk.number
-                self._powers = np.zeros((64, chunk.trajectory.num_envs))
-            self._insert(chunk)
-            if chunk.previous is not None and chunk.previous in self._chunks:
-                self._after[chunk.previous] = chunk.number
-            self._powers[self._slot(chunk.number)] = state["powers"][str(chunk.number)].numpy()
+        powers = state["powers"]
+        loaded = list(load_chunks(state["chunks"], example, num_actions))
+        if (
+            powers.shape != (len(loaded), self._powers.shape[1])
+            or not (powers >= 0).all()
+            or not powers.isfinite().all()
+        ):
+            raise ValueError("its priorities are not those of its sequences")
+        self._oldest = loaded[0].number if loaded else 0
+        for chunk in loaded:
+            self._keep(chunk)
+        if state["powers_of"] == self._powers_of:
+            for number, saved in zip([chunk.number for chunk in loaded], powers.numpy(), strict=True):
+                if (
+                    number in self._chunks
+                ):  # a sequence that begins there can be drawn where it could be when it was whole
+                    slot = self._slot(number)
+                    self._powers[slot] = np.where(self._powers[slot] > 0, saved, 0)
         self._last = {int(actor_id): (mark[0], mark[1], mark[2]) for actor_id, mark in state["last"].items()}
-        self._next = state["next"]
-        self._noise.bit_generator.state = json.loads(state["noise"])
-
-
-def _saved(chunk: Chunk) -> dict[str, Any]:
-    trajectory = chunk.trajectory
-    plain = {name: value for name, value in trajectory._asdict().items() if isinstance(value, Tensor)}
-    return {
-        "previous": -1 if chunk.previous is None else chunk.previous,
-        "policy_version": chunk.policy_version,
-        "observations": {"rows": trajectory.observations.rows, "places": trajectory.observations.places},
-        "before": carried.save(trajectory.before),
-        "plain": plain,
-        "inputs": {} if chunk.inputs is None else {"inputs": chunk.inputs},
-    }
-
-
-def _restored(number: int, saved: dict[str, Any], carried_by: Callable[[int], CoreState]) -> Chunk:
-    plain = {"instructions": None, "cut_instructions": None, **saved["plain"]}
-    before = carried.load(carried_by(plain["valid"].shape[1]), saved["before"])
-    trajectory = Trajectory(observations=Observations(**saved["observations"]), before=before, **plain)
-    previous = None if saved["previous"] < 0 else saved["previous"]
-    return Chunk(number, previous, trajectory, saved["inputs"].get("inputs"), saved["policy_version"])
+        try:
+            self._noise.bit_generator.state = json.loads(state["noise"])
+        except (ValueError, KeyError, TypeError, OverflowError):
+            raise ValueError("its source of chance is another one") from None
 
 
 def joined(picked: Sequence[tuple[Sequence[Chunk], int]]) -> Sequences:
