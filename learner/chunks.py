@@ -154,4 +154,4 @@ def _within(numbers: Tensor, count: int) -> bool:
 
 def _require(is_so: bool, name: str) -> None:
     if not is_so:
-        raise ValueError(f"its {name} are not those of this run")
+        raise ValueError(f"{name!r} in it is nothing that this run could have saved")

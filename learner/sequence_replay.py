@@ -267,7 +267,7 @@ class SequenceReplay:
             or not (powers >= 0).all()
             or not powers.isfinite().all()
         ):
-            raise ValueError("its priorities are not those of its sequences")
+            raise ValueError("'powers' in it is nothing that this run could have saved")
         self._oldest = loaded[0].number if loaded else 0
         for chunk in loaded:
             self._keep(chunk)
@@ -282,7 +282,7 @@ class SequenceReplay:
         try:
             self._noise.bit_generator.state = json.loads(state["noise"])
         except (ValueError, KeyError, TypeError, OverflowError):
-            raise ValueError("its source of chance is another one") from None
+            raise ValueError("'noise' in it is nothing that this run could have saved") from None
 
 
 def joined(picked: Sequence[tuple[Sequence[Chunk], int]]) -> Sequences:

@@ -75,6 +75,19 @@ class PolicyOutput(NamedTuple):
     values: Float[Tensor, "*batch"]
 
 
+class Head(nn.Linear):
+    """A last layer, with hidden ones before it if there are any."""
+
+    def __init__(self, inputs: int, hidden: Sequence[int], outputs: int) -> None:
+        sizes = (inputs, *hidden)
+        super().__init__(sizes[-1], outputs)  # pyright: ignore[reportUnknownMemberType]  # of PyTorch's own signature
+        layers = [layer for before, size in pairwise(sizes) for layer in (nn.Linear(before, size), nn.ReLU())]
+        self.hidden = nn.Sequential(*layers)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(self.hidden(input))
+
+
 class PolicyNetwork(nn.Module):
     """Raises ``ValueError`` for an unknown encoder, core or rule, or an encoder that does not fit the observation."""
 
@@ -108,8 +121,8 @@ class PolicyNetwork(nn.Module):
             for _ in range(networks)
         ]
         self.core: Core = cores[0] if len(cores) == 1 else SideBySideCore(*cores)
-        self.policy_head = _head(cores[0].output_size, spec.head_sizes, self.distribution.num_parameters)
-        self.value_head = _head(cores[-1].output_size, spec.head_sizes, 1)
+        self.policy_head = Head(cores[0].output_size, spec.head_sizes, self.distribution.num_parameters)
+        self.value_head = Head(cores[-1].output_size, spec.head_sizes, 1)
         if spec.encoder_init == "sparse":
             initialise_sparsely(self.policy_head)
             initialise_sparsely(self.value_head)
@@ -267,10 +280,8 @@ class PolicyNetwork(nn.Module):
     @torch.no_grad()
     def act_evenly(self) -> None:
         """From here on no action is preferred, whatever it sees."""
-        for parameter in (
-            self.policy_head if isinstance(self.policy_head, nn.Linear) else self.policy_head[-1]
-        ).parameters():
-            parameter.zero_()
+        self.policy_head.weight.zero_()
+        self.policy_head.bias.zero_()
         if isinstance(self.distribution, QValues):
             self.distribution.epsilon = 1.0
 
@@ -279,11 +290,3 @@ class PolicyNetwork(nn.Module):
 
     def _normed(self, hidden: Tensor) -> Tensor:
         return functional.layer_norm(hidden, hidden.shape[-1:]) if self.spec.normalise_outputs else hidden
-
-
-def _head(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Linear | nn.Sequential:
-    if not hidden:
-        return nn.Linear(inputs, outputs)
-    sizes = (inputs, *hidden)
-    layers = [layer for before, size in pairwise(sizes) for layer in (nn.Linear(before, size), nn.ReLU())]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))

@@ -85,6 +85,7 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
 
     with ExitStack() as stack:
         machinery = open_machinery(config, algorithm, spec, start, run_dir, layout, sinks.event, stack)
+        start.learner.clear()  # the learner has it, and a replay may be most of the memory
         return TrainingRun(config, layout, run_dir, start, machinery, tally, sinks, hooks).to_its_end()
 
 

@@ -1,27 +1,22 @@
 """``algorithm=r2d2`` as a program: on Ray and in one process, gone on with, evaluated, filmed, and what it refuses."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from altered_checkpoint import alter
+from every_algorithm import R2D2
 
 from r2ac.commands import evaluate, play, train
 from r2ac.persistence import checkpoint as checkpoints
 
 SMALL = [
-    *("experiment=tmaze", "algorithm=r2d2", "rule=tbptt", "fleet.num_actors=2", "actors.num_envs=8", "actors.unroll=5"),
-    *(
-        "actors.num_cpus=0.5",
-        "network.num_units=8",
-        "network.head_sizes=[8]",
-        "learner.mode=sync",
-        "learner.final_learning_rate=0.01",
-    ),
-    *("algorithm.options.burn_in=5", "algorithm.options.length=10", "algorithm.options.batch_sequences=4"),
-    *("algorithm.options.min_sequences=16", "algorithm.options.target_period=5", "logging=quiet"),
-    *("logging.interval_steps=320", "fleet.object_store_bytes=80_000_000"),
+    *("experiment=tmaze", *R2D2, "fleet.num_actors=2", "actors.num_envs=8", "actors.unroll=5", "actors.num_cpus=0.5"),
+    *("network.num_units=8", "learner.mode=sync", "learner.final_learning_rate=0.01"),
+    *("logging=quiet", "logging.interval_steps=320", "fleet.object_store_bytes=80_000_000"),
 ]
 TOY = [*SMALL, "env.corridor=6"]
 ROUND = 2 * 8 * 5
@@ -59,6 +54,62 @@ def test_a_run_whose_replay_is_kept_goes_on_bit_for_bit(tmp_path: Path):
     trained(tmp_path / "parts", *words, f"total_steps={9 * ROUND}")
     parts = trained(tmp_path / "parts", *words, f"total_steps={16 * ROUND}")
     assert torch.equal(parts.vector, whole.vector)
+
+
+@pytest.mark.slow
+def test_a_replay_that_is_not_there_or_does_not_fit_is_filled_anew_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run, kept = tmp_path / "run", "algorithm.options.checkpoint_replay=true"
+    words = ["fleet=local", "logging.terminal=plain"]
+    trained(run, *words, f"total_steps={6 * ROUND}")
+    capsys.readouterr()
+    assert "replay" in trained(run, *words, kept, f"total_steps={8 * ROUND}").learner
+    assert "has no replay, so it is filled anew" in capsys.readouterr().out
+    trained(run, *words, kept, f"total_steps={10 * ROUND}")
+    assert "filled anew" not in capsys.readouterr().out
+    trained(run, *words, kept, "actors.unroll=10", "algorithm.options.burn_in=10", f"total_steps={18 * ROUND}")
+    assert "actors.unroll changed since the checkpoint: the replay is filled anew" in capsys.readouterr().out
+    assert rows(run)[-1]["updates"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fleet", ["local", "ray"])
+def test_a_replay_that_was_altered_ends_the_run_in_one_line(
+    fleet: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run, kept = tmp_path / "run", "algorithm.options.checkpoint_replay=true"
+    trained(run, kept, "fleet=local", f"total_steps={6 * ROUND}")
+    alter(checkpoints.find(run), with_first_of_replay(-1))
+    capsys.readouterr()
+    assert train.main([*TOY, kept, f"fleet={fleet}", f"total_steps={8 * ROUND}", f"run_dir={run}"]) == 2
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("going on at")]
+    assert "the checkpoint's replay cannot be used: 'first' in it is nothing that this run could have saved" in error
+
+
+def with_first_of_replay(number: int) -> Callable[[dict[str, Any]], None]:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["structures"]["learner"]["replay"]["chunks"]["first"] = number
+
+    return change
+
+
+@pytest.mark.slow
+def test_what_a_run_began_with_is_not_kept_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A replay may be most of the memory there is."""
+    words = ["algorithm.options.checkpoint_replay=true", "fleet=local"]
+    trained(tmp_path, *words, f"total_steps={6 * ROUND}")
+    loaded: list[checkpoints.Checkpoint] = []
+    load = checkpoints.load
+
+    def noted(path: Path) -> checkpoints.Checkpoint:
+        loaded.append(load(path))
+        return loaded[-1]
+
+    monkeypatch.setattr(checkpoints, "load", noted)
+    assert train.main([*TOY, *words, f"total_steps={8 * ROUND}", f"run_dir={tmp_path}"]) == 0
+    assert loaded
+    assert all(not checkpoint.learner for checkpoint in loaded)
 
 
 @pytest.mark.slow

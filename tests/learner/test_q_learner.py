@@ -10,49 +10,23 @@ import numpy as np
 import pytest
 import torch
 from local_run import double_precision, local_run
+from replayed import BREAKOUT, LAB, POLE, configured, places
 
 from actors import q_actor
 from actors.trajectory import Recorded
-from conf.load import load_train
 from conf.schema import TrainConfig
 from learner.clients import LocalLearner
 from learner.q_learner import QLearner, QPlan
 from learner.schedules import SCHEDULES
 from learner.sequence_replay import Drawn, Sequences
-from r2ac.training.parts import require_all_parts
-from r2ac.training.sizing import sized
 from rtrl_core import DiagonalCore, GatedCore, PolicyNetwork
 from rtrl_core.rules.segment import SegmentRule
-
-SMALL = [
-    *(
-        "experiment=tmaze",
-        "algorithm=r2d2",
-        "rule=tbptt",
-        "network.forget_bias=1.0",
-        "fleet=local",
-        "fleet.num_actors=1",
-        "logging=quiet",
-        "learner.mode=sync",
-    ),
-    *("actors.num_envs=3", "actors.unroll=4", "network.num_units=5", "algorithm.options.n_step=3"),
-    *("algorithm.options.burn_in=8", "algorithm.options.length=4", "algorithm.options.batch_sequences=6"),
-    *("algorithm.options.min_sequences=4", "algorithm.options.replay_ratio=1.0", "network.head_sizes=[7]"),
-    *("network.last_action=true", "algorithm.options.burn_in_gradient=false"),
-]
-POLE = ["env=gym/CartPole-v1", "env.max_episode_steps=9", "network.encoder=mlp", "network.features=4"]
-"""Poles that fall and games that are cut off."""
 
 
 @pytest.fixture(autouse=True)
 def _in_double_precision() -> Iterator[None]:
     with double_precision():
         yield
-
-
-def configured(*words: str) -> TrainConfig:
-    maze = [] if "env=gym/CartPole-v1" in words else ["env.corridor=3"]
-    return sized(require_all_parts(load_train([*SMALL, *maze, *words])), cores=1)
 
 
 class Played:
@@ -116,15 +90,19 @@ def network_of(learner: QLearner) -> PolicyNetwork:
         ["rule.refresh=8"],
         POLE,
         [*POLE, "network.core=lstm"],
+        BREAKOUT,
+        [*LAB, "rule.refresh=4"],
     ],
     ids=",".join,
 )
 def test_a_stored_sequence_replayed_with_the_weights_that_acted_has_the_values_of_acting(
-    words: list[str], monkeypatch: pytest.MonkeyPatch
+    words: list[str], monkeypatch: pytest.MonkeyPatch, lab: None
 ):
     config = configured(*words)
     played = Played(config, 7, monkeypatch)
     drawn = played.every_sequence()
+    assert drawn.sequences.is_first[1:].any(), "an episode begins inside"
+    assert (drawn.sequences.instructions is not None) == (config.env.suite == "dmlab")
     options = played.learner._options
     errors = played.learner.errors(drawn.sequences, drawn.pasts)
     skipped, unroll = options.burn_in // config.actors.unroll, config.actors.unroll
@@ -273,10 +251,6 @@ def test_what_is_drawn_and_its_weights_are_those_of_a_sampler_without_trees(monk
         (found[place] - draws * power / total) ** 2 / (draws * power / total) for place, power in expected.items()
     )
     assert chi_square < 45, "of 14 degrees of freedom one in twenty thousand is above"
-
-
-def places(drawn: Drawn) -> list[tuple[int, int]]:
-    return list(zip(drawn.numbers.tolist(), drawn.streams.tolist(), strict=True))
 
 
 def test_first_priorities_are_those_of_the_errors_that_acting_saw(monkeypatch: pytest.MonkeyPatch):
