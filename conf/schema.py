@@ -107,8 +107,9 @@ class AlgorithmConfig:
 
     name: str = knob(
         "r2ac",
-        "r2ac: each actor ships its own gradient; impala: each ships what it saw and did, and the learner differentiates; stream_ac: one "
-        "actor updates at every step; MODULE:CLASS is one of your own",
+        "r2ac: each actor ships its own gradient; impala: each ships what it saw and did, and the learner differentiates; r2d2: the "
+        "learner keeps that, and learns values from it again and again; stream_ac: one actor updates at every step; MODULE:CLASS is one of "
+        "your own",
         place=imports_module,
     )
     options: dict[str, Any] = knob({}, "the algorithm's own, as algorithm.options.NAME=VALUE", place=holds_text)

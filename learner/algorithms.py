@@ -47,6 +47,8 @@ class Algorithm(ABC, Generic[C]):
     name: ClassVar[str]
     refreshes_what_is_replayed: ClassVar[bool] = False
     """Whether ``rule.refresh`` is about states of a replay, not about those of actors."""
+    takes_whatever_its_age: ClassVar[bool] = False
+    """Whether ``learner.batch_segments``, ``max_lag`` and ``lag_rule`` are no matter: what arrives is kept, and learned from later."""
 
     def require(self, config: TrainConfig) -> None:
         """Asked before anything is built or written.
@@ -156,6 +158,7 @@ class R2D2(QOptions, Algorithm[TrajectoryContribution]):
 
     name: ClassVar[str] = "r2d2"
     refreshes_what_is_replayed: ClassVar[bool] = True
+    takes_whatever_its_age: ClassVar[bool] = True
 
     def require(self, config: TrainConfig) -> None:
         _require_no_moments(config, self.name)

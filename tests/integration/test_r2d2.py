@@ -56,6 +56,15 @@ def test_a_run_whose_replay_is_kept_goes_on_bit_for_bit(tmp_path: Path):
     assert torch.equal(parts.vector, whole.vector)
 
 
+@pytest.mark.seconds
+def test_nothing_is_too_old_for_it_and_nothing_is_said_of_that(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["fleet=local", "fleet.num_actors=4", "learner.mode=async", "learner.max_lag=1", "learner.batch_segments=8"]
+    trained(tmp_path, *words, "logging.terminal=plain", "total_steps=1600")
+    assert "max_lag" not in "".join(capsys.readouterr())
+    assert rows(tmp_path)[-1]["contributions_dropped"] == 0
+    assert max(row["policy_lag_max"] for row in rows(tmp_path)) > 1
+
+
 @pytest.mark.slow
 def test_a_replay_that_is_not_there_or_does_not_fit_is_filled_anew_and_that_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
