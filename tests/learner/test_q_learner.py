@@ -13,13 +13,17 @@ from local_run import double_precision, local_run
 from replayed import BREAKOUT, LAB, POLE, configured, places
 
 from actors import q_actor
+from actors.q_actor import QActor, ladder
 from actors.trajectory import Recorded
+from actors.worker import ActorIdentity
 from conf.schema import TrainConfig
+from learner.algorithms import find_algorithm
 from learner.clients import LocalLearner
-from learner.q_learner import QLearner, QPlan
+from learner.q_learner import QLearner, QPlan, _begun
 from learner.schedules import SCHEDULES
 from learner.sequence_replay import Drawn, Sequences
-from rtrl_core import DiagonalCore, GatedCore, PolicyNetwork
+from rtrl_core import DiagonalCore, GatedCore, PolicyNetwork, carried
+from rtrl_core.policies import QValues
 from rtrl_core.rules.segment import SegmentRule
 
 
@@ -325,3 +329,45 @@ def test_a_run_that_is_saved_goes_on_bit_for_bit_if_its_replay_is_saved_too(kept
     assert torch.equal(whole, parts) == kept
     assert (versions == fewer) == kept
     assert fewer > 0
+
+
+@pytest.mark.parametrize("words", [[], ["network.core=lstm"]], ids=",".join)
+def test_a_refreshed_state_is_what_the_present_weights_come_to_from_before_the_sequence(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    """W steps before it, or as many as there are; each network by its own weights."""
+    played = Played(configured("rule.refresh=8", *words), 7, monkeypatch)
+    learner, drawn = played.learner, played.every_sequence()
+    learner._parameters.vector.add_(0.1 * torch.randn_like(learner._parameters.vector))
+    lengths = [0 if past is None else len(past.inputs) for past in drawn.pasts]
+    assert lengths == [min(8, 4 * int(number)) for number in drawn.numbers]
+    for network in (network_of(learner), learner._target):
+        found = _begun(network, drawn.sequences, drawn.pasts)
+        for of, past in enumerate(drawn.pasts):
+            if past is None:
+                expected = carried.select(drawn.sequences.before, torch.tensor([of]))
+            else:
+                expected = past.before
+                for inputs, is_first in zip(past.inputs, past.is_first, strict=True):
+                    cell = network.core.step(inputs[None].double(), expected.cell, is_first[None])[1]
+                    expected = expected._replace(cell=cell)
+            of_ours = carried.leaves(carried.select(found, torch.tensor([of])))
+            for ours, theirs in zip(of_ours, carried.leaves(expected), strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    stored = carried.leaves(drawn.sequences.before)
+    refreshed = carried.leaves(_begun(network_of(learner), drawn.sequences, drawn.pasts))
+    assert max(float((one - other).abs().max()) for one, other in zip(stored, refreshed, strict=True)) > 1e-3
+
+
+def test_streams_of_all_actors_have_shares_of_chance_from_the_ladder():
+    """``0.4 ** linspace(1, 8, 12)``, as seed_rl has it."""
+    config = configured("fleet.num_actors=4")
+    algorithm, found = find_algorithm(config.algorithm), []
+    for actor_id in range(4):
+        actor = algorithm.worker(config, ActorIdentity(actor_id, 0, config.seed), None)
+        assert isinstance(actor, QActor)
+        assert isinstance(actor.network.distribution, QValues)
+        found.append(torch.as_tensor(actor.network.distribution.epsilon))
+        actor.close()
+    torch.testing.assert_close(torch.cat(found), 0.4 ** torch.linspace(1, 8, 12))
+    assert ladder(0.4, 7.0, 0, 1, 1).tolist() == [0.4], "of a single one"
