@@ -1,8 +1,7 @@
-"""What R2D2 learns on a small machine: ``python -m benchmarks.r2d2 [run|speed|table] [NAME=VALUE ...]``.
+"""What R2D2 learns on a small machine: ``python -m benchmarks.r2d2 run table [NAME=VALUE ...]``.
 
 ``run`` trains every agent on every task with every seed, each a program of its own on one core. What docs/results/data/r2d2.json has is
-left alone, so that it goes on where it was stopped. ``speed`` measures every agent alone. ``table`` makes the
-table and the picture of docs/results/README.md from that file. Without a word: all three.
+left alone, so that it goes on where it was stopped. ``table`` makes the table and the picture of docs/results/README.md from that file.
 
 jobs=N        programs of ``run`` at a time (2)
 only=A;B      agents and tasks whose "task, agent" has one of these in it
@@ -24,7 +23,6 @@ TASKS = (
         ("experiment=atari_breakout_r2d2_small",),
         minutes=20,
         row_steps=10_240,
-        speed_steps=30_000,
         agents=(FULL,),
     ),
 )
@@ -37,20 +35,18 @@ AGENTS = (
 def table(store: Store) -> list[str]:
     """Lines of Markdown: of each agent on each task what it got at the end, seed by seed."""
     lines = [
-        "| task, agent | return, last tenth of the run | to 95 %, M steps | M steps | minutes | steps/s, alone on one core |",
-        "|---" * 6 + "|",
+        "| task, agent | return, last tenth of the run | to 95 %, M steps | M steps | minutes |",
+        "|---" * 5 + "|",
     ]
     for task, agent in STUDY.chosen(""):
         curves = store.of(task, agent)
         reached = [curve.learned_at for curve in curves] if task.minutes is None else []
-        rate = store.speed.get(agent.name, {}).get(task.name)
         cells = [
             f"{task.name}, {agent.name}",
             " ".join(f"{curve.final:.2f}" for curve in curves),
             " ".join("never" if step is None else f"{step / 1e6:.2f}" for step in reached) or "-",
             " ".join(f"{curve.steps[-1] / 1e6:.2f}" for curve in curves),
             " ".join(f"{curve.seconds / 60:.1f}" for curve in curves),
-            "-" if rate is None else f"{rate:,.0f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines

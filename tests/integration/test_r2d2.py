@@ -83,7 +83,7 @@ def test_a_replay_that_is_not_there_or_does_not_fit_is_filled_anew_and_that_is_s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fleet", ["local", "ray"])
+@pytest.mark.parametrize("fleet", ["local", pytest.param("ray", marks=pytest.mark.soak)])
 def test_a_replay_that_was_altered_ends_the_run_in_one_line(
     fleet: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

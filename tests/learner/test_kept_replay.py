@@ -115,6 +115,14 @@ def test_other_sequences_and_exponents_have_first_priorities_again(changed: list
     np.testing.assert_array_equal(again._powers, fresh._powers)
 
 
+@pytest.fixture(scope="module")
+def of_a_maze() -> tuple[QPlan, Tree]:
+    """A plan, and the state of a learner that has learned by it."""
+    run, plan, learner = filled()
+    run.fleet.close()
+    return plan, saved_and_read(learner)
+
+
 def replaced(tree: Tree, path: str, value: Any) -> None:
     *folders, name = path.split("/")
     for folder in folders:
@@ -159,10 +167,10 @@ def with_entry(place: int, value: Any) -> Any:
         ("chunks/tensors/1", lambda tensor: tensor.view(1, -1)),
     ],
 )
-def test_what_was_altered_is_refused_in_one_line_that_says_how_to_go_on(path: str, value: Any):
-    run, plan, learner = filled()
-    run.fleet.close()
-    state = saved_and_read(learner)
+def test_what_was_altered_is_refused_in_one_line_that_says_how_to_go_on(
+    path: str, value: Any, of_a_maze: tuple[QPlan, Tree]
+):
+    plan, state = of_a_maze[0], copy.deepcopy(of_a_maze[1])
     replaced(state["replay"], path, value)
     with pytest.raises(
         ConfigError, match=r"replay cannot be used: .*go on without it with .*checkpoint_replay=false"
@@ -181,7 +189,7 @@ def odd(tensor: torch.Tensor, chance: np.random.Generator) -> Any:
     return int(np.clip(chance.choice([0, 1, -1, 3, 1000]), limits.min, limits.max))
 
 
-@pytest.mark.parametrize("words", [POLE, BREAKOUT, LAB], ids=["pole", "breakout", "lab"])
+@pytest.mark.parametrize("words", [POLE, LAB], ids=["pole", "lab"])
 def test_whatever_was_altered_it_is_refused_or_can_be_learned_from(words: list[str], lab: None):
     run, plan, learner = filled(*words)
     run.fleet.close()
@@ -189,7 +197,7 @@ def test_whatever_was_altered_it_is_refused_or_can_be_learned_from(words: list[s
     chunks = state["replay"]["chunks"]
     paths = ["previous", "policy_version", "shapes", *(f"tensors/{place}" for place in chunks["tensors"])]
     refused = 0
-    for number in range(80):
+    for number in range(40):
         altered = copy.deepcopy(state)
         for _ in range(3):
             replaced(
@@ -207,7 +215,7 @@ def test_whatever_was_altered_it_is_refused_or_can_be_learned_from(words: list[s
             refused += 1
             continue
         again._update_from_replay()
-    assert 5 < refused < 75
+    assert 3 < refused < 37
 
 
 @pytest.fixture(autouse=True)
