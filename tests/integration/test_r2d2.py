@@ -10,7 +10,7 @@ import torch
 from altered_checkpoint import alter
 from every_algorithm import R2D2
 
-from r2ac.commands import evaluate, play, train
+from r2ac.commands import evaluate, play, report, train
 from r2ac.persistence import checkpoint as checkpoints
 
 SMALL = [
@@ -122,7 +122,7 @@ def test_what_a_run_began_with_is_not_kept_while_it_goes_on(tmp_path: Path, monk
 
 
 @pytest.mark.slow
-def test_its_policy_is_evaluated_and_filmed(tmp_path: Path):
+def test_its_policy_is_evaluated_reported_and_filmed(tmp_path: Path):
     small = ["env.image_size=36", "env.max_frames=40", "network=impala", "network.encoder_options.channels=[2,2]"]
     words = [*SMALL, "fleet=local", "env=atari/breakout", *small, "network.features=8", "actors.num_envs=2"]
     words += ["network.heads=dueling", "fleet.num_actors=1", "algorithm.options.min_sequences=2"]
@@ -131,6 +131,8 @@ def test_its_policy_is_evaluated_and_filmed(tmp_path: Path):
     assert evaluate.main([run, "episodes=2", "num_envs=2", f"output={tmp_path}/score.json"]) == 0
     results = json.loads((tmp_path / "score.json").read_text())["results"]
     assert [(entry["policy"], entry["episodes"]) for entry in results] == [("greedy", 2), ("sampled", 2)]
+    assert report.main([f"{tmp_path}/run", "--output", f"{tmp_path}/report.html"]) == 0
+    assert "Errors of Q-learning" in (tmp_path / "report.html").read_text()
     for policy in ("greedy", "random"):
         assert play.main([run, "steps=4", f"policy={policy}", f"output={tmp_path}/game.gif"]) == 0
     assert (tmp_path / "game.gif").stat().st_size > 0
