@@ -84,6 +84,7 @@ class R2AC(Algorithm[GradientContribution]):
 
     def require(self, config: TrainConfig) -> None:
         _require_no_moments(config, self.name)
+        _require_policy(config, self.name)
 
     def worker(self, config: TrainConfig, identity: ActorIdentity, state: dict[str, Any] | None) -> Actor:
         return build_actor(config, identity, state)
@@ -109,6 +110,7 @@ class IMPALA(Algorithm[TrajectoryContribution]):
 
     def require(self, config: TrainConfig) -> None:
         _require_no_moments(config, self.name)
+        _require_policy(config, self.name)
         if config.actors.wire != "float32":
             raise ConfigError(
                 f"actors.wire={config.actors.wire} rounds gradients, and algorithm=impala ships none: use actors.wire=float32"
@@ -150,6 +152,13 @@ def _require_no_moments(config: TrainConfig, name: str) -> None:
             raise ConfigError(
                 f"network.{option}=true needs algorithm=stream_ac: the actors of {name} do not keep running moments"
             )
+
+
+def _require_policy(config: TrainConfig, name: str) -> None:
+    if config.network.heads != "policy":
+        raise ConfigError(
+            f"network.heads={config.network.heads} needs algorithm=r2d2: {name} learns a policy; use network.heads=policy"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +256,7 @@ class StreamAC(Algorithm[WeightsContribution]):
                 )
 
     def require(self, config: TrainConfig) -> None:
+        _require_policy(config, self.name)
         fleet, learner, actors = config.fleet, config.learner, config.actors
         if fleet.num_actors != 1 or learner.mode != "sync":
             raise ConfigError(

@@ -10,6 +10,7 @@ import torch
 from altered_checkpoint import alter
 from every_algorithm import R2D2
 
+from learner.memory import total_memory
 from r2ac.commands import evaluate, play, report, train
 from r2ac.persistence import checkpoint as checkpoints
 
@@ -152,6 +153,13 @@ def test_its_policy_is_evaluated_reported_and_filmed(tmp_path: Path):
         (["actors.wire=bfloat16"], "algorithm=r2d2 ships none"),
         (["network.scale_rewards=true"], "the actors of r2d2 do not keep running moments"),
         (["fleet=local", f"algorithm.options.replay_bytes={10**15}"], "bytes of memory: set it to"),
+        (
+            [
+                *("fleet=local", "algorithm.options.checkpoint_replay=true"),
+                f"algorithm.options.replay_bytes={total_memory() * 6 // 10}",
+            ],
+            "twice while it is saved, but the learner's machine has",
+        ),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, list) else "",
 )

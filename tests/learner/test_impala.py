@@ -211,6 +211,8 @@ def test_actions_that_are_vectors_are_learned_from_as_r2ac_learns_from_them(monk
         ["network.critic=separate", "network.layers=2", "network.core=lstm", *TBPTT],
         ["network.normalise_outputs=true", "network.last_reward=false", *TBPTT],
         ["network.core=lru", "network.encoder=stream_mlp", "network.features=4"],
+        ["network.head_sizes=[7,5]"],
+        ["network.critic=separate", "network.head_sizes=[6]"],
         ["network.encoder=mlp", "network.features=4", "network.freeze_encoder=true"],
         [
             "learner=rmsprop",
