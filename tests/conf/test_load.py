@@ -208,7 +208,8 @@ def test_a_configuration_from_before_openings_means_what_was_played_then():
 )
 def test_the_papers_rows_compute_the_same_on_every_machine(experiment: str):
     config = load_train([f"experiment={experiment}"])
-    assert experiment in ("atari_breakout", "procgen_chaser") or config.actors.autocast == "float32"
+    ours = ("atari_breakout", "atari_breakout_r2d2_small", "procgen_chaser")
+    assert experiment in ours or config.actors.autocast == "float32"
 
 
 @pytest.mark.seconds
