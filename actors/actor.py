@@ -99,7 +99,7 @@ class Actor(BaseActor[GradientContribution]):
         self._wire.set_state(state["wire"])
 
 
-def statistics_of(learnt: UnrollGradient) -> dict[str, float]:
+def statistics_of(learnt: UnrollGradient) -> dict[str, Any]:
     """The fields of ``UnrollStatistics`` that whoever learns from an unroll knows."""
     losses = learnt.losses
     return {
@@ -109,6 +109,7 @@ def statistics_of(learnt: UnrollGradient) -> dict[str, float]:
         "target_sum": float(learnt.targets.sum()),
         "target_square_sum": float(learnt.targets.square().sum()),
         "error_square_sum": 2 * float(losses.value),
+        "losses_known": True,
     }
 
 

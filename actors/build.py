@@ -9,12 +9,24 @@ from envs.actions import Discrete, MultiDiscrete
 from envs.base import EnvSpec
 from rtrl_core.cores import RefreshedCore
 from rtrl_core.network import NetworkSpec, PolicyNetwork
-from rtrl_core.policies import ActionDistribution, Categorical, DiagonalGaussian, FactoredCategorical
+from rtrl_core.policies import ActionDistribution, Categorical, DiagonalGaussian, FactoredCategorical, QValues
 
 
-def distribution(env: EnvSpec) -> ActionDistribution:
-    """The family of policies for an environment's actions."""
+def distribution(env: EnvSpec, heads: str = "policy") -> ActionDistribution:
+    """The family of policies for an environment's actions.
+
+    Raises:
+        ConfigError: if each action is to have a value, and they cannot be counted.
+    """
     actions = env.actions
+    if heads == "dueling":
+        if not isinstance(actions, Discrete):
+            kind = "several choices at once" if isinstance(actions, MultiDiscrete) else "a vector"
+            raise ConfigError(
+                f"an action of {env.name} is {kind}, but network.heads=dueling (algorithm=r2d2) values each action of a "
+                "list: use an environment with one choice per step, or algorithm=r2ac or impala"
+            )
+        return QValues(actions.num_actions)
     if isinstance(actions, Discrete):
         return Categorical(actions.num_actions)
     if isinstance(actions, MultiDiscrete):
@@ -29,7 +41,7 @@ def network_spec(network: NetworkConfig, rule: RuleConfig, env: EnvSpec) -> Netw
     return NetworkSpec(
         observation_shape=env.observation_shape,
         layout=env.layout,
-        actions=distribution(env),
+        actions=distribution(env, network.heads),
         encoder=encoder,
         encoder_options=encoder_options,
         encoder_init=network.encoder_init,
@@ -43,6 +55,8 @@ def network_spec(network: NetworkConfig, rule: RuleConfig, env: EnvSpec) -> Netw
         last_reward=network.last_reward,
         last_action=network.last_action,
         instruction=env.instruction_length > 0,
+        heads=network.heads,
+        head_sizes=tuple(network.head_sizes),
         critic=network.critic,
         normalise_outputs=network.normalise_outputs,
         normalise_observations=network.normalise_observations,

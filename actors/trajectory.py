@@ -44,6 +44,10 @@ class Observations(NamedTuple):
             return whole
         return cls(observations[tuple(torch.tensor(images.found).T)], torch.from_numpy(images.places))
 
+    def of(self, stream: int) -> Shaped[Tensor, "R ..."]:
+        """Those of one stream, unpacked."""
+        return self.rows[self.places[:, stream]] if len(self.places) else self.rows[:, stream]
+
     def unpack(self) -> Shaped[Tensor, "R B ..."]:
         return self.rows[self.places] if len(self.places) else self.rows
 
@@ -92,8 +96,8 @@ class Trajectory(NamedTuple):
     terminated: Bool[Tensor, "T B"]
     truncated: Bool[Tensor, "T B"]
     valid: Bool[Tensor, "T B"]
-    log_probs: Float[Tensor, "T B"]
-    """``log mu(a_t)``, of the policy that acted."""
+    noted: Float[Tensor, "T B"]
+    """What the algorithm wants to know of acting: IMPALA ``log mu(a_t)``, R2D2 the error of ``Q(a_t)`` as far as it could be told then."""
     cut_places: Int[Tensor, "K 2"]
     """Row and stream, of the transitions whose episode was cut off and whose next row shows another's first observation."""
     cut_observations: Shaped[Tensor, "K ..."]
@@ -143,11 +147,13 @@ class TrajectoryContribution:
     trajectory: Trajectory
     statistics: UnrollStatistics
     """Losses and targets are 0: whoever learns from it knows them."""
+    inputs: Float[Tensor, "T B D"] | None = None
+    """Core inputs as acting saw them, in bfloat16, where a state is to be computed anew from them."""
 
     @property
     def size_bytes(self) -> int:
         """Of all tensors: in proportion to T and B, whatever the network."""
-        return carried.size_bytes(self.trajectory)
+        return carried.size_bytes((self.trajectory, self.inputs))
 
 
 BYTES_OF_A_STEP = 24
@@ -167,8 +173,52 @@ def expected_bytes(spec: EnvSpec, options: ActorsConfig, carried_by_one: CoreSta
     return options.num_envs * ((options.unroll + 1) * row + first + carried.size_bytes(carried_by_one))
 
 
-def record(rollout: Rollout, network: PolicyNetwork, stem: Stem) -> tuple[Trajectory, Float[Tensor, "T B D"]]:
-    """Takes the steps of an unroll. Returns also the core's inputs, which stay where they are.
+def blank(spec: EnvSpec, options: ActorsConfig, before: CoreState) -> Trajectory:
+    """Zeros in the shapes and types of a trajectory that is recorded, without ends, of which that one may have some, and with whole
+    observations, of which that one may keep images."""
+    streams = options.num_envs
+    rows, steps = (options.unroll + 1, streams), (options.unroll, streams)
+    observations = torch.zeros(*rows, *spec.observation_shape, dtype=getattr(torch, spec.observation_dtype))
+    words = torch.zeros(*rows, spec.instruction_length, dtype=torch.int64) if spec.instruction_length else None
+    action = torch.from_numpy(spec.actions.zeros(streams))
+    flags = torch.zeros(steps, dtype=torch.bool)
+    return Trajectory(
+        Observations(observations, torch.empty(0, 0, 0, dtype=torch.int32)),
+        words,
+        torch.zeros(rows),
+        action.expand(options.unroll + 1, *action.shape),
+        torch.zeros(rows, dtype=torch.bool),
+        flags,
+        flags,
+        flags,
+        torch.zeros(steps),
+        torch.empty(0, 2, dtype=torch.int64),
+        observations[0, :0],
+        None if words is None else words[0, :0],
+        before,
+    )
+
+
+class Recorded(NamedTuple):
+    """An unroll as it was played. What stands beside the trajectory is where the actor's network is."""
+
+    trajectory: Trajectory
+    """Nothing is noted yet."""
+    inputs: Float[Tensor, "T B D"]
+    """Of the core."""
+    parameters: Float[Tensor, "T B A"]
+    """Of the action distribution."""
+
+    def noting(self, noted: Float[Tensor, "T B"]) -> Trajectory:
+        return self.trajectory._replace(noted=noted.cpu())
+
+    @property
+    def actions(self) -> Shaped[Tensor, "T B ..."]:
+        return self.trajectory.last_actions[1:].to(self.parameters.device)
+
+
+def record(rollout: Rollout, network: PolicyNetwork, stem: Stem) -> Recorded:
+    """Takes the steps of an unroll.
 
     Raises:
         EnvironmentFailure: if the environment died.
@@ -178,12 +228,12 @@ def record(rollout: Rollout, network: PolicyNetwork, stem: Stem) -> tuple[Trajec
     seen: list[StepInput] = []
     inputs: list[Tensor] = []
     flags: list[Tensor] = []
-    log_probs: list[Tensor] = []
+    parameters: list[Tensor] = []
     cuts = _Cuts(games)
     for taken in rollout.steps(stem):
         seen.append(taken.seen)
         inputs.append(taken.inputs)
-        log_probs.append(network.distribution.log_prob(taken.output.parameters, taken.action))
+        parameters.append(taken.output.parameters)
         now = taken.now
         flags.append(torch.stack([torch.from_numpy(flag) for flag in (now.terminated, now.truncated, now.valid)]))
         cuts.look(len(seen) - 1)
@@ -198,11 +248,11 @@ def record(rollout: Rollout, network: PolicyNetwork, stem: Stem) -> tuple[Trajec
         terminated,
         truncated,
         valid,
-        _stacked(log_probs),
+        torch.empty(0, 0),
         *cuts.found(seen[0]),
         before,
     )
-    return trajectory, torch.stack(inputs)
+    return Recorded(trajectory, torch.stack(inputs), torch.stack(parameters))
 
 
 class _Cuts:

@@ -27,6 +27,7 @@ UNKNOWN = {
     "target_sum": 0.0,
     "target_square_sum": 0.0,
     "error_square_sum": 0.0,
+    "losses_known": False,
 }
 """What only the learner knows, until it does."""
 
@@ -51,11 +52,12 @@ class TrajectoryActor(BaseActor[TrajectoryContribution]):
 
     def _make(self) -> Made:
         before = self.rollout.core
-        trajectory, inputs = record(self.rollout, self.network, self._stem)
+        recorded = record(self.rollout, self.network, self._stem)
         acted_at = time.perf_counter()
+        trajectory = recorded.noting(self.network.distribution.log_prob(recorded.parameters, recorded.actions))
         is_first = trajectory.is_first[:-1].to(self.device)
         if self.network.core.carries_sensitivity:
-            self.rollout.core = self.network.core.advance(inputs, before, is_first)
+            self.rollout.core = self.network.core.advance(recorded.inputs, before, is_first)
         nobody = torch.zeros_like(is_first[0])
         return Made(trajectory, is_first, nobody, acted_at, {**UNKNOWN, "bfloat16": self._bfloat16})
 

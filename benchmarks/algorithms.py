@@ -9,11 +9,9 @@ only=A;B      agents and tasks whose "task, agent" has one of these in it
 folder=PATH   where the runs go (runs/algorithms)
 """
 
-import statistics
 import sys
-from pathlib import Path
 
-from benchmarks.learning import RESULTS, Agent, Curve, Store, Study, Task
+from benchmarks.learning import RESULTS, Agent, Curve, Store, Study, Task, curves_by_minutes
 from benchmarks.report import replace_table
 
 _PUBLISHED = ("R2AC, eLSTM, exact", "IMPALA, LSTM, tbptt")
@@ -71,33 +69,9 @@ def table(store: Store) -> list[str]:
     return lines[:-1]
 
 
-def draw(store: Store, path: Path) -> None:
-    """A panel per task; the line is the mean over seeds, the band goes from the lowest to the highest."""
-    import matplotlib.pyplot as plt
-    import numpy as np
-
-    figure, panels = plt.subplots(1, len(TASKS), figsize=(5.2 * len(TASKS), 4.6), layout="constrained")
-    for panel, task in zip(panels, TASKS, strict=True):
-        for number, agent in enumerate(AGENTS):
-            if not (curves := store.of(task, agent)):
-                continue
-            last = statistics.mean(curve.wall[-1] for curve in curves)
-            minutes = np.linspace(0, last, 60)
-            returns = np.array([np.interp(minutes, curve.wall, curve.mean_return) for curve in curves])
-            panel.plot(minutes / 60, returns.mean(0), color=f"C{number}", label=agent.name)
-            panel.fill_between(
-                minutes / 60, returns.min(0), returns.max(0), color=f"C{number}", alpha=0.15, linewidth=0
-            )
-        panel.set(title=task.name, xlabel="minutes of one core")
-        panel.grid(alpha=0.3)
-    panels[0].set_ylabel("mean return of the last 100 games")
-    figure.legend(*panels[0].get_legend_handles_labels(), fontsize=9, loc="outside lower center", ncols=len(AGENTS))
-    figure.savefig(path, dpi=80)
-
-
 def write(store: Store) -> None:
     replace_table(RESULTS / "README.md", "python -m benchmarks.algorithms table", table(store))
-    draw(store, RESULTS / "algorithms.png")
+    curves_by_minutes(store, TASKS, AGENTS, RESULTS / "algorithms.png")
 
 
 STUDY = Study("algorithms", TASKS, AGENTS, (1, 2), ("fleet=local", "fleet.num_actors=4"), write, __doc__ or "")

@@ -1,6 +1,6 @@
 """Agents that learn tasks, each run a program of its own on one core, and a file of results that goes on where it was stopped.
 
-What is compared is a ``Study``: ``recurrences.py`` and ``algorithms.py`` are two, and make the tables and pictures of their page.
+What is compared is a ``Study``; ``recurrences.py``, ``algorithms.py`` and ``r2d2.py`` have one each, and make tables and pictures of it.
 """
 
 import json
@@ -205,3 +205,27 @@ class Study:
 
 def slug(task: Task, agent: Agent) -> str:
     return f"{task.name}_{agent.name}".replace(",", "").replace(" ", "_").lower()
+
+
+def curves_by_minutes(store: Store, tasks: Sequence[Task], agents: Sequence[Agent], path: Path) -> None:
+    """A picture with a panel per task; the line is the mean over seeds, the band goes from the lowest to the highest."""
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    figure, panels = plt.subplots(1, len(tasks), figsize=(5.2 * len(tasks), 4.6), layout="constrained")
+    for panel, task in zip(panels, tasks, strict=True):
+        for number, agent in enumerate(agents):
+            if not (curves := store.of(task, agent)):
+                continue
+            last = statistics.mean(curve.wall[-1] for curve in curves)
+            minutes = np.linspace(0, last, 60)
+            returns = np.array([np.interp(minutes, curve.wall, curve.mean_return) for curve in curves])
+            panel.plot(minutes / 60, returns.mean(0), color=f"C{number}", label=agent.name)
+            panel.fill_between(
+                minutes / 60, returns.min(0), returns.max(0), color=f"C{number}", alpha=0.15, linewidth=0
+            )
+        panel.set(title=task.name, xlabel="minutes of one core")
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("mean return of the last 100 games")
+    figure.legend(*panels[0].get_legend_handles_labels(), fontsize=9, loc="outside lower center", ncols=len(agents))
+    figure.savefig(path, dpi=80)

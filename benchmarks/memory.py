@@ -1,5 +1,5 @@
 """Memory of a training run on Ray: size of its processes, bounded object store, no growth; of one that ships gradients, of one that ships
-trajectories."""
+trajectories, and of one that keeps them."""
 
 import statistics
 import time
@@ -22,6 +22,13 @@ GRADIENTS = ("experiment=atari_breakout", "logging=quiet", "fleet.max_restarts=0
 TRAJECTORIES = (*GRADIENTS, "algorithm=impala", "rule=tbptt", "network.features=32", "network.num_units=32")
 """So few weights that it is trajectories what the store holds. The learner goes forward and backward for all actors, which go forward
 only: they would be far ahead of it if nothing held them."""
+REPLAY_BYTES = 30_000_000
+REPLAY = (
+    *("experiment=atari_breakout_r2d2_small", "logging=quiet", "fleet.max_restarts=0", "network.features=32"),
+    *("network.num_units=32", "network.head_sizes=[]", f"algorithm.options.replay_bytes={REPLAY_BYTES}"),
+    *("algorithm.options.min_sequences=100", "algorithm.options.replay_ratio=4"),
+)
+"""A replay that is full long before the second third of the run, and a learner that the actors wait for."""
 FEW = 2
 """Contributions, in all: the weights on their way to the actors."""
 GROWTH = 0.05
@@ -51,8 +58,8 @@ class Watched:
 
 
 def run(seconds: float) -> list[Result]:
-    """Six times as long as the other measurements, twice: three minutes by default."""
-    return [*of_gradients(seconds), *of_trajectories(seconds)]
+    """Six times as long as the other measurements, three times: four and a half minutes by default."""
+    return [*of_gradients(seconds), *of_trajectories(seconds), *of_replay(seconds)]
 
 
 def of_gradients(seconds: float) -> list[Result]:
@@ -69,11 +76,23 @@ def of_trajectories(seconds: float) -> list[Result]:
     return judged_trajectories(config, watch(config, 6 * seconds))
 
 
+def of_replay(seconds: float) -> list[Result]:
+    """As long."""
+    config = configured(REPLAY)
+    setting = f"algorithm=r2d2, a replay of {REPLAY_BYTES / 1e6:.0f} MB, Breakout, small nature stem, N=32, T=10"
+    return _held_back("memory/replay_", setting, config, watch(config, 6 * seconds))
+
+
 def judged_trajectories(config: TrainConfig, watched: Watched) -> list[Result]:
+    return _held_back(
+        "memory/trajectories_", "algorithm=impala, Breakout, small nature stem, N=32, T=20", config, watched
+    )
+
+
+def _held_back(name: str, setting: str, config: TrainConfig, watched: Watched) -> list[Result]:
     """Of each actor at most one waits at the learner when one more is sent there (``schedules.WAITING`` lets fewer), and ``in_flight`` are
     under way, whatever their speeds."""
-    name = "memory/trajectories_"
-    setting = f"algorithm=impala, Breakout, small nature stem, N=32, T=20, {_size(config)}, {watched.seconds:.0f} s"
+    setting = f"{setting}, {_size(config)}, {watched.seconds:.0f} s"
     few = FEW + FREED_AFTER_S * watched.contributions / watched.seconds
     limit = 2 + config.fleet.in_flight + few / _num_actors(config)
     return [

@@ -47,6 +47,8 @@ ADDED: dict[str, Any] = {
     "network.normalise_observations": False,
     "network.scale_rewards": False,
     "network.layers": 1,
+    "network.heads": "policy",
+    "network.head_sizes": [],
     "rule.options": {},
     "rule.across_layers": "local",
     "rule.refresh": 0,

@@ -56,6 +56,12 @@ class NetworkConfig:
     )
     last_reward: bool = knob(True, "feed the last (clipped) reward to the core")
     last_action: bool = knob(False, "feed the last action, one-hot, to the core")
+    heads: str = knob(
+        "policy",
+        "policy: a distribution over actions, and a value; dueling: values of actions, for algorithm=r2d2",
+        choices=("policy", "dueling"),
+    )
+    head_sizes: list[int] = knob([], "hidden layers of each head", minimum=1, maximum=65_536, length=(0, 64))
     critic: str = knob(
         "shared",
         "policy and value read one core, or each has an encoder and a core of its own",
@@ -101,8 +107,9 @@ class AlgorithmConfig:
 
     name: str = knob(
         "r2ac",
-        "r2ac: each actor ships its own gradient; impala: each ships what it saw and did, and the learner differentiates; stream_ac: one "
-        "actor updates at every step; MODULE:CLASS is one of your own",
+        "r2ac: each actor ships its own gradient; impala: each ships what it saw and did, and the learner differentiates; r2d2: the "
+        "learner keeps that, and learns values from it again and again; stream_ac: one actor updates at every step; MODULE:CLASS is one of "
+        "your own",
         place=imports_module,
     )
     options: dict[str, Any] = knob({}, "the algorithm's own, as algorithm.options.NAME=VALUE", place=holds_text)

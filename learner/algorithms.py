@@ -2,18 +2,21 @@
 
 r2ac         actor: rollout -> gradient              wire: gradient      learner: add, update
 impala       actor: rollout                          wire: trajectory    learner: replay -> gradient, add, update
+r2d2         actor: rollout                          wire: trajectory    learner: keep; draw -> gradient, update, as often as is owed
 stream_ac    actor: T steps, an update after each    wire: weights       learner: keep
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic
 
 import torch
 
 from actors.actor import Actor, build_actor
 from actors.build import build_seeded_network
+from actors.opening import open_actor
 from actors.parts import find, rule_part, with_options
+from actors.q_actor import QActor, ladder
 from actors.stream_agent import StreamOptions
 from actors.stream_worker import StreamWorker, build_stream_worker
 from actors.trajectory import TrajectoryContribution, expected_bytes
@@ -21,9 +24,11 @@ from actors.trajectory_actor import TrajectoryActor, build_trajectory_actor
 from actors.worker import ActorIdentity, C, Worker
 from conf.knobs import ConfigError
 from conf.schema import AlgorithmConfig, TrainConfig
-from envs.base import EnvSpec
+from envs.base import EnvSpec, VectorEnv
 from learner.learner import GradientPlan
 from learner.plan import LearnerPlan
+from learner.q_learner import QPlan
+from learner.q_options import QOptions
 from learner.stream_learner import StreamPlan
 from learner.trajectory_learner import TrajectoryPlan
 from rtrl_core import GradientContribution, ParameterLayout, WeightsContribution
@@ -40,6 +45,10 @@ class Algorithm(ABC, Generic[C]):
     """
 
     name: ClassVar[str]
+    refreshes_what_is_replayed: ClassVar[bool] = False
+    """Whether ``rule.refresh`` is about states of a replay, not about those of actors."""
+    takes_whatever_its_age: ClassVar[bool] = False
+    """Whether ``learner.batch_segments``, ``max_lag`` and ``lag_rule`` are no matter: what arrives is kept, and learned from later."""
 
     def require(self, config: TrainConfig) -> None:
         """Asked before anything is built or written.
@@ -75,6 +84,7 @@ class R2AC(Algorithm[GradientContribution]):
 
     def require(self, config: TrainConfig) -> None:
         _require_no_moments(config, self.name)
+        _require_policy(config, self.name)
 
     def worker(self, config: TrainConfig, identity: ActorIdentity, state: dict[str, Any] | None) -> Actor:
         return build_actor(config, identity, state)
@@ -100,6 +110,7 @@ class IMPALA(Algorithm[TrajectoryContribution]):
 
     def require(self, config: TrainConfig) -> None:
         _require_no_moments(config, self.name)
+        _require_policy(config, self.name)
         if config.actors.wire != "float32":
             raise ConfigError(
                 f"actors.wire={config.actors.wire} rounds gradients, and algorithm=impala ships none: use actors.wire=float32"
@@ -143,6 +154,82 @@ def _require_no_moments(config: TrainConfig, name: str) -> None:
             )
 
 
+def _require_policy(config: TrainConfig, name: str) -> None:
+    if config.network.heads != "policy":
+        raise ConfigError(
+            f"network.heads={config.network.heads} needs algorithm=r2d2: {name} learns a policy; use network.heads=policy"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class R2D2(QOptions, Algorithm[TrajectoryContribution]):
+    """Q-learning from a replay of sequences. ``loss.discount`` is its own too; of the learner's options it has no batch and no lag."""
+
+    name: ClassVar[str] = "r2d2"
+    refreshes_what_is_replayed: ClassVar[bool] = True
+    takes_whatever_its_age: ClassVar[bool] = True
+
+    def require(self, config: TrainConfig) -> None:
+        _require_no_moments(config, self.name)
+        if config.network.heads != "dueling":
+            raise ConfigError(
+                f"algorithm=r2d2 values actions: add network.heads=dueling, got network.heads={config.network.heads}"
+            )
+        if config.actors.wire != "float32":
+            raise ConfigError(
+                f"actors.wire={config.actors.wire} rounds gradients, and algorithm=r2d2 ships none: use actors.wire=float32"
+            )
+        if config.network.core != FEEDFORWARD and rule_part(config.rule).carries_sensitivity:
+            raise ConfigError(
+                f"rule {config.rule.name} carries credit from unroll to unroll, but a replayed sequence begins with a state alone: use "
+                "rule=tbptt; with algorithm.options.burn_in_gradient=true it has all credit from the start of the burn-in on"
+            )
+        unroll = config.actors.unroll
+        for option, steps in (("algorithm.options.burn_in", self.burn_in), ("algorithm.options.length", self.length)):
+            if steps % unroll:
+                raise ConfigError(
+                    f"{option}={steps} is no multiple of actors.unroll={unroll}, of which sequences are made"
+                )
+        if config.rule.refresh % unroll:
+            raise ConfigError(
+                f"rule.refresh={config.rule.refresh} is no multiple of actors.unroll={unroll}, of which sequences are made"
+            )
+        if config.rule.refresh and config.network.core == FEEDFORWARD:
+            raise ConfigError(f"rule.refresh={config.rule.refresh}: network.core={FEEDFORWARD} has no state to refresh")
+
+    def worker(self, config: TrainConfig, identity: ActorIdentity, state: dict[str, Any] | None) -> QActor:
+        num_actors, num_envs = config.fleet.num_actors, config.actors.num_envs
+        assert num_actors is not None
+        epsilons = ladder(
+            self.epsilon_base, self.epsilon_exponent, identity.actor_id * num_envs, num_envs, num_actors * num_envs
+        )
+
+        def build(env: VectorEnv) -> QActor:
+            return QActor(
+                identity,
+                env,
+                config.network,
+                replace(config.rule, refresh=0),
+                config.loss,
+                config.actors,
+                config.env.reward_clip,
+                epsilons=epsilons,
+                steps=self.n_step,
+                with_inputs=bool(config.rule.refresh),
+            )
+
+        return open_actor(config, identity, state, build)
+
+    def plan(self, config: TrainConfig, spec: EnvSpec, layout: ParameterLayout) -> QPlan:
+        return QPlan(config, self, spec, layout)
+
+    def contribution_bytes(self, config: TrainConfig, spec: EnvSpec, layout: ParameterLayout) -> int:
+        del layout
+        network = build_seeded_network(config.network, config.rule, spec, config.seed)
+        of_inputs = 2 * network.input_size * config.actors.num_envs * config.actors.unroll if config.rule.refresh else 0
+        return expected_bytes(spec, config.actors, network.initial_state(1)) + of_inputs
+
+
 @dataclass(frozen=True, slots=True)
 class StreamAC(Algorithm[WeightsContribution]):
     """AC(lambda) with an update at every step: one actor, no batches, no replay (Elsayed, Vasan & Mahmood 2024).
@@ -169,6 +256,7 @@ class StreamAC(Algorithm[WeightsContribution]):
                 )
 
     def require(self, config: TrainConfig) -> None:
+        _require_policy(config, self.name)
         fleet, learner, actors = config.fleet, config.learner, config.actors
         if fleet.num_actors != 1 or learner.mode != "sync":
             raise ConfigError(
@@ -203,7 +291,9 @@ class StreamAC(Algorithm[WeightsContribution]):
         return StreamPlan(config.learner, layout)
 
 
-ALGORITHMS: dict[str, type[Algorithm[Any]]] = {algorithm.name: algorithm for algorithm in (R2AC, IMPALA, StreamAC)}
+ALGORITHMS: dict[str, type[Algorithm[Any]]] = {
+    algorithm.name: algorithm for algorithm in (R2AC, IMPALA, R2D2, StreamAC)
+}
 
 
 def find_algorithm(config: AlgorithmConfig) -> Algorithm[Any]:

@@ -1,6 +1,7 @@
 """What a learner answers: what became of a contribution, and what an update was like."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from rtrl_core import ContributionHeader, UnrollStatistics
@@ -43,6 +44,8 @@ class Update:
     """Before clipping."""
     part_norms: dict[str, float]
     """Of stem, core and heads."""
+    gauges: Mapping[str, float] = field(default_factory=dict)
+    """What else the algorithm says of it, by the names of metrics."""
 
 
 @dataclass(frozen=True, slots=True)

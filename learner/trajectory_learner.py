@@ -9,7 +9,7 @@ from actors.actor import statistics_of
 from actors.build import build_seeded_network
 from actors.gradients import unroll_gradient
 from actors.precision import autocast_type, require_device
-from actors.replay import ReplayedStem, replay
+from actors.replay import ROWS_AT_ONCE, ReplayedStem, replay
 from actors.stem import choose_stem
 from actors.trajectory import Trajectory, TrajectoryContribution
 from conf.schema import LearnerConfig, TrainConfig
@@ -17,9 +17,6 @@ from envs.base import EnvSpec
 from learner.batch_learner import BatchLearner
 from rtrl_core import FlatParameters, ParameterLayout, UnrollStatistics, carried
 from rtrl_core.shapes import Float, Tensor
-
-ROWS_AT_ONCE = {"cpu": 128, "cuda": 4096}
-"""Observations that go through the encoder together: on a CPU what stays in its caches, on a GPU what fills it."""
 
 
 class TrajectoryLearner(BatchLearner[TrajectoryContribution]):

@@ -4,7 +4,7 @@ A cell decides what its state consists of, a learning rule what its sensitivity 
 reset, save and load them with these functions and never look inside. Named tuples keep their types.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
@@ -57,6 +57,11 @@ def _rebuilt(part: Any, rest: Iterator[Tensor]) -> Any:
 def select(carried: C, streams: Bool[Tensor, " B"] | Int[Tensor, " S"]) -> C:
     """A copy with these streams only: those that are true, or those of these numbers, in their order."""
     return map_leaves(lambda tensor: tensor[streams], carried)
+
+
+def joined(parts: Sequence[C]) -> C:
+    """The streams of several of the same structure, one after the other."""
+    return rebuild(parts[0], [torch.cat(tensors) for tensors in zip(*map(leaves, parts), strict=True)])
 
 
 def reset_(carried: Carried, streams: Bool[Tensor, " B"]) -> None:

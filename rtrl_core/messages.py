@@ -72,6 +72,8 @@ class UnrollStatistics:
     rule_fidelity_cosine: float | None = None
     """The same against an exact rule, where the learning rule is not."""
     rule_fidelity_error: float | None = None
+    losses_known: bool = True
+    """Whether losses, entropy and targets mean anything: who learns from a replay knows them of no unroll."""
     importance_sum: float | None = None
     """Of ``pi(a_t) / mu(a_t)``, the policy that learned over the one that acted; ``None`` where they are one."""
     importance_clipped: int = 0

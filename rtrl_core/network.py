@@ -7,6 +7,7 @@ takes the same core inputs as a whole unroll: ``unroll``, under autograd. Both g
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ from rtrl_core.encoders import ENCODERS, Encoder, InstructionEncoder, TwinEncode
 from rtrl_core.initialisation import initialise_orthogonally, initialise_sparsely
 from rtrl_core.moments import RunningMoments
 from rtrl_core.names import look_up
-from rtrl_core.policies import ActionDistribution
+from rtrl_core.policies import ActionDistribution, QValues
 from rtrl_core.rules import LearningRule
 from rtrl_core.shapes import Bool, Float, Int, Shaped, Tensor
 
@@ -53,6 +54,11 @@ class NetworkSpec:
     last_reward: bool = True
     last_action: bool = False
     instruction: bool = False
+    heads: str = "policy"
+    """``policy``: a distribution over actions, and a value; ``dueling``: a value, and what each action is worth beside it, which are the
+    parameters of ``QValues`` (Wang et al. 2016)."""
+    head_sizes: tuple[int, ...] = ()
+    """Of hidden layers, with rectifiers, in each head."""
     critic: str = "shared"
     """``shared``: policy and value are read off one core; ``separate``: each has an encoder and a core of its own."""
     normalise_outputs: bool = False
@@ -69,11 +75,28 @@ class PolicyOutput(NamedTuple):
     values: Float[Tensor, "*batch"]
 
 
+class Head(nn.Linear):
+    """A last layer, with hidden ones before it if there are any."""
+
+    def __init__(self, inputs: int, hidden: Sequence[int], outputs: int) -> None:
+        sizes = (inputs, *hidden)
+        super().__init__(sizes[-1], outputs)  # pyright: ignore[reportUnknownMemberType]  # of PyTorch's own signature
+        layers = [layer for before, size in pairwise(sizes) for layer in (nn.Linear(before, size), nn.ReLU())]
+        self.hidden = nn.Sequential(*layers)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(self.hidden(input))
+
+
 class PolicyNetwork(nn.Module):
     """Raises ``ValueError`` for an unknown encoder, core or rule, or an encoder that does not fit the observation."""
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
+        if spec.heads == "dueling" and spec.critic == "separate":
+            raise ValueError(
+                "heads=dueling: values and what actions are worth beside them are read off one core, so critic=shared"
+            )
         self.spec = spec
         self.distribution = spec.actions
         self.encoder = self._build_encoder()
@@ -98,8 +121,8 @@ class PolicyNetwork(nn.Module):
             for _ in range(networks)
         ]
         self.core: Core = cores[0] if len(cores) == 1 else SideBySideCore(*cores)
-        self.policy_head = nn.Linear(cores[0].output_size, self.distribution.num_parameters)
-        self.value_head = nn.Linear(cores[-1].output_size, 1)
+        self.policy_head = Head(cores[0].output_size, spec.head_sizes, self.distribution.num_parameters)
+        self.value_head = Head(cores[-1].output_size, spec.head_sizes, 1)
         if spec.encoder_init == "sparse":
             initialise_sparsely(self.policy_head)
             initialise_sparsely(self.value_head)
@@ -122,6 +145,11 @@ class PolicyNetwork(nn.Module):
             return encoder
 
         return TwinEncoder(build(), build()) if spec.critic == "separate" else build()
+
+    @property
+    def _example(self) -> Tensor:
+        """Of the type and on the device of all of it."""
+        return next(self.value_head.parameters())
 
     @property
     def observation_moments(self) -> RunningMoments | None:
@@ -158,7 +186,7 @@ class PolicyNetwork(nn.Module):
     def _encoded(self, encoder: Encoder, observation: Tensor) -> Tensor:
         if (moments := self.observation_moments) is not None:
             observation = moments.normalised(observation.flatten(1)).view(observation.shape)
-        return encoder(observation).to(self.value_head.weight.dtype)
+        return encoder(observation).to(self._example.dtype)
 
     def core_inputs(
         self,
@@ -175,7 +203,7 @@ class PolicyNetwork(nn.Module):
         Raises:
             TypeError, ValueError: for an argument of another dtype, shape or device.
         """
-        device = self.value_head.weight.device
+        device = self._example.device
         expect("features", features, "B F", (None, self.encoder.features), FLOATING, device)
         streams = (features.shape[0],)
         expect("last_reward", last_reward, "B", streams, FLOATING, device)
@@ -243,7 +271,19 @@ class PolicyNetwork(nn.Module):
     def heads(self, hidden: Float[Tensor, "*batch H"]) -> PolicyOutput:
         """Policy and value from what the core puts out."""
         actor, critic = hidden.chunk(2, dim=-1) if self.spec.critic == "separate" else (hidden, hidden)
-        return PolicyOutput(self.policy_head(self._normed(actor)), self._value_of(critic))
+        parameters, values = self.policy_head(self._normed(actor)), self._value_of(critic)
+        if self.spec.heads == "dueling":
+            parameters = values.unsqueeze(-1) + parameters - parameters.mean(-1, keepdim=True)
+            values = parameters.amax(-1)
+        return PolicyOutput(parameters, values)
+
+    @torch.no_grad()
+    def act_evenly(self) -> None:
+        """From here on no action is preferred, whatever it sees."""
+        self.policy_head.weight.zero_()
+        self.policy_head.bias.zero_()
+        if isinstance(self.distribution, QValues):
+            self.distribution.epsilon = 1.0
 
     def _value_of(self, hidden: Tensor) -> Tensor:
         return self.value_head(self._normed(hidden)).squeeze(-1)

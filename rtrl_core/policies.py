@@ -65,6 +65,23 @@ class Categorical:
         return functional.one_hot(actions, self.encoding_size).float()
 
 
+class QValues(Categorical):
+    """``num_actions`` values, of which the action with the largest is taken; sampled, any other one as well now and then."""
+
+    def __init__(self, num_actions: int, epsilon: float = 0.001) -> None:
+        super().__init__(num_actions)
+        self.epsilon: float | Float[Tensor, " streams"] = epsilon
+        """Probability with which a sampled action is drawn evenly, of all streams or of each; at the start that of evaluations."""
+
+    def sample(
+        self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None
+    ) -> Shaped[Tensor, "..."]:
+        shape, device = parameters.shape[:-1], parameters.device
+        explores = torch.rand(shape, generator=generator, device=device) < self.epsilon
+        evenly = torch.randint(self.num_parameters, shape, generator=generator, device=device)
+        return torch.where(explores, evenly, self.mode(parameters))
+
+
 class FactoredCategorical:
     """Several independent choices at once, one after the other in the parameters: A is the sum of ``sizes``; actions int64 ``[..., K]``."""
 

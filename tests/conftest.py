@@ -18,6 +18,7 @@ TRAIN_FOR_LONG = {
     "test_copy.py",
     "test_impala.py",
     "test_impala_lag.py",
+    "test_q_learner.py",
     "test_measured_fidelity.py",
     "test_own_environments.py",
     "test_refusals.py",

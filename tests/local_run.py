@@ -33,15 +33,15 @@ class LocalRun(NamedTuple):
         return finished.contribution
 
 
-def local_run(config: TrainConfig) -> LocalRun:
-    """``config`` is sized. Whoever asks for the fleet closes it."""
+def local_run(config: TrainConfig, state: FleetState | None = None) -> LocalRun:
+    """``config`` is sized. Whoever asks for the fleet, new or as it was saved, closes it."""
     spec = describe_environment(config, print)
     layout, vector = initial_weights(config, spec)
     algorithm = find_algorithm(config.algorithm)
     algorithm.require(config)
     plan = algorithm.plan(config, spec, layout)
     assert config.fleet.num_actors is not None
-    fleet = LocalFleet(config, config.fleet.num_actors, FleetState(), print, partial(algorithm.worker, config))
+    fleet = LocalFleet(config, config.fleet.num_actors, state or FleetState(), print, partial(algorithm.worker, config))
     return LocalRun(spec, vector, plan, plan.first_state(vector), fleet)
 
 

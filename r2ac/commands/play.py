@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import torch
 from PIL import Image
 from rich.console import Console
 
@@ -116,9 +115,7 @@ def policy_for(config: PlayConfig, played: Played | None, spec: EnvSpec) -> Poli
         options.encoder = "none" if spec.layout == "vector" else "impala"
         network = build_seeded_network(options, RuleConfig(), spec, config.seed)
     if config.policy == "random":
-        with torch.no_grad():
-            network.policy_head.weight.zero_()
-            network.policy_head.bias.zero_()
+        network.act_evenly()
     return network
 
 

@@ -92,6 +92,9 @@ ROWS: dict[str, tuple[Curves, ...]] = {
             logarithmic=True,
         ),
         Curves("Importance weights", ("importance_mean", "importance_clipped_share")),
+        Curves("Errors and values of a replay", ("td_error", "q_value")),
+        Curves("Sequences in a replay", ("replay_sequences",)),
+        Curves("Versions since a replay was played", ("replay_lag_mean",)),
         Curves("Learning rate", ("learning_rate",)),
         Curves("Agent steps and frames", ("agent_steps", "frames")),
         Curves("Updates and versions", ("updates", "policy_version")),
@@ -126,7 +129,7 @@ ROWS: dict[str, tuple[Curves, ...]] = {
         Curves("Environment steps over their deadline", ("env_deadlines_missed",)),
         Curves("Age of the checkpoint", ("checkpoint_age_s",)),
         Curves("Object store", ("object_store_bytes",)),
-        Curves("Memory", ("rss_bytes", "peak_rss_bytes")),
+        Curves("Memory", ("rss_bytes", "peak_rss_bytes", "replay_bytes")),
         Curves("Level cache", ("cache_hits", "cache_misses", "cache_failures")),
     ),
     "Per actor": (

@@ -75,6 +75,12 @@ METRICS: dict[str, Metric] = {
         "near 1",
     ),
     "importance_clipped_share": _learning("share", "steps at which it is above 1, where V-trace clips it"),
+    "td_error": _learning(
+        "", "size of the errors of n-step double Q-learning, in rescaled values; of algorithm=r2d2", "falls"
+    ),
+    "q_value": _learning("", "mean value of the actions that were replayed, rescaled", "bounded"),
+    "replay_sequences": _learning("sequences", "that can be drawn from the replay"),
+    "replay_lag_mean": _learning("versions", "of the learner since those that acted in what is replayed"),
     "learning_rate": _learning("", "of the last update"),
     "level_return": _learning("reward", "mean raw return of a level's last 100 games", per="level"),
     "level_steps": _learning("steps", "steps spent in a level", per="level", counter=True),
@@ -125,6 +131,7 @@ METRICS: dict[str, Metric] = {
     "cache_misses": _health("", "levels that had to be built", counter=True),
     "cache_failures": _health("", "levels that were built and could not be kept in the level cache", "0", counter=True),
     "checkpoint_age_s": _health("s", "since the last checkpoint", "below twice logging.checkpoint_interval_s"),
+    "replay_bytes": _health("bytes", "kept in the replay", "at most algorithm.options.replay_bytes"),
     "object_store_bytes": _health("bytes", "in Ray's object store", "below 10 contributions per actor"),
     "rss_bytes": _health("bytes", "memory of the driver process", "constant"),
     "peak_rss_bytes": _health("bytes", "largest memory of driver and actors together", "constant"),

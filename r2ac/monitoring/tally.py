@@ -158,7 +158,9 @@ class Tally:
             "sensitivity_norm": float(np.mean([part.sensitivity_norm for part in statistics])),
             "sensitivity_norm_max": max(part.sensitivity_norm_max for part in statistics),
             **self._of_fidelity(statistics),
-            **self._of_losses([receipt for receipt in receipts if receipt.verdict in LEARNED]),
+            **self._of_losses(
+                [receipt for receipt in receipts if receipt.verdict in LEARNED and receipt.statistics.losses_known]
+            ),
             "episode_length_mean": float(np.mean(lengths)) if lengths else None,
             "episode_return_mean": float(np.mean(returns)) if returns else None,
         }
@@ -202,7 +204,11 @@ class Tally:
             for part in updates[0].part_norms
         }
         norm = float(np.mean([update.gradient_norm for update in updates]))
-        return {"gradient_norm": norm, "learning_rate": updates[-1].learning_rate, **parts}
+        gauges: Row = {
+            name: float(np.mean([update.gauges[name] for update in updates if name in update.gauges]))
+            for name in sorted({name for update in updates for name in update.gauges})
+        }
+        return {"gradient_norm": norm, "learning_rate": updates[-1].learning_rate, **parts, **gauges}
 
     def _of_actors(self, receipts: list[Receipt]) -> Row:
         """Shares of the actors' time."""

@@ -11,6 +11,7 @@ from actors.fleet import FleetState
 from conf.data_yaml import read_yaml
 from conf.load import to_yaml
 from conf.schema import TrainConfig
+from learner.algorithms import R2D2
 from learner.optimizer import MOMENTS
 from r2ac.persistence import checkpoint as checkpoints
 from r2ac.persistence.checkpoint import Checkpoint, CheckpointError
@@ -28,6 +29,8 @@ SHAPES_OF_ACTORS = (
     "actors.device",
 )
 """With another value, an actor cannot go on in the middle of its games."""
+SHAPES_OF_REPLAY = ("env", "network.core", "network.core_options", "rule", "actors.num_envs", "actors.unroll")
+"""With another value, what is kept to be learned from again cannot be."""
 SHAPES_OF_REFRESHED = ("rule.refresh", "actors.unroll")
 """The same, where its core is refreshed: how many inputs are kept."""
 ABSENT = object()
@@ -64,7 +67,7 @@ def resume_point(
     require_same_run(run_dir, saved, config)
     require_same_network(present[-1], saved, layout)
     _require_moments(present[-1], saved, config)
-    return _less_actors_of_other_shape(saved, config, announce)
+    return _less_what_has_other_shapes(saved, config, announce)
 
 
 def finished(config: TrainConfig, run_dir: Path) -> str | None:
@@ -129,7 +132,7 @@ def _of_another_run(path: Path, saved: Checkpoint, config: TrainConfig, announce
         saved.learner["optimizer"] = {}
         announce(f"resume={config.resume} was trained with another learner.optimizer: its moments begin anew")
     _require_moments(path, saved, config)
-    return _less_actors_of_other_shape(saved, config, announce)
+    return _less_what_has_other_shapes(saved, config, announce)
 
 
 def _require_moments(path: Path, saved: Checkpoint, config: TrainConfig) -> None:
@@ -139,6 +142,32 @@ def _require_moments(path: Path, saved: Checkpoint, config: TrainConfig) -> None
         raise CheckpointError(
             f"checkpoint {path} is not of this program: it has no moments of {config.learner.optimizer}; use another one"
         )
+
+
+def newest_learner(config: TrainConfig, run_dir: Path, layout: ParameterLayout) -> dict[str, Any]:
+    """What the newest checkpoint of this run says of the learner: what one that takes the place of a failed one begins with."""
+    saved = load_matching(checkpoints.find(run_dir), layout)
+    return _less_replay_of_other_shape(saved, config, lambda line: None).learner
+
+
+def _less_what_has_other_shapes(saved: Checkpoint, config: TrainConfig, announce: Callable[[str], None]) -> Checkpoint:
+    return _less_replay_of_other_shape(_less_actors_of_other_shape(saved, config, announce), config, announce)
+
+
+def _less_replay_of_other_shape(saved: Checkpoint, config: TrainConfig, announce: Callable[[str], None]) -> Checkpoint:
+    if config.algorithm.name != R2D2.name:
+        return saved
+    changed = list(_changed(saved, config, SHAPES_OF_REPLAY))
+    if changed and "replay" in saved.learner:
+        saved.learner = {name: state for name, state in saved.learner.items() if name != "replay"}
+        announce(
+            f"{', '.join(changed)} changed since the checkpoint: the replay is filled anew before anything is learned"
+        )
+    elif "replay" not in saved.learner:
+        announce(
+            "the checkpoint has no replay, so it is filled anew before anything is learned; algorithm.options.checkpoint_replay keeps one"
+        )
+    return saved
 
 
 def _less_actors_of_other_shape(saved: Checkpoint, config: TrainConfig, announce: Callable[[str], None]) -> Checkpoint:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from learner.algorithms import IMPALA, R2AC, StreamAC
+from learner.algorithms import IMPALA, R2AC, R2D2, StreamAC
 from learner.optimizer import MOMENTS
 from learner.receipts import Counters
 from r2ac.persistence.manifest import is_count
@@ -109,6 +109,20 @@ def _identifier(value: Any) -> bool:
     return value is None or (_text(value) and _IDENTIFIER.fullmatch(value) is not None)
 
 
+def _replay(value: Any) -> bool:
+    """As far as that can be told without the environment; the rest is the replay's to check."""
+    checks: dict[str, Check] = {
+        "chunks": lambda chunks: isinstance(chunks, dict),
+        "powers": lambda powers: (
+            isinstance(powers, torch.Tensor) and powers.dtype == torch.float64 and powers.dim() == 2
+        ),
+        "powers_of": _text,
+        "last": _dict_of(_actor, lambda mark: isinstance(mark, list) and len(mark) == 3 and all(map(is_count, mark))),
+        "noise": _text,
+    }
+    return isinstance(value, dict) and _first_unsound("", value, checks) is None
+
+
 def _learner(size: int, algorithm: Any) -> dict[str, Any]:
     common = {
         "weights": _vector(size),
@@ -125,6 +139,15 @@ def _learner(size: int, algorithm: Any) -> dict[str, Any]:
             "optimizer": _moments(size),
             "seen": _dict_of(_actor, _mark),
             "oldest_version": is_count,
+        }
+    if algorithm == R2D2.name:
+        return common | {
+            "optimizer": _moments(size),
+            "seen": _dict_of(_actor, _mark),
+            "oldest_version": is_count,
+            "target": _vector(size),
+            "owed": lambda value: type(value) in (float, int) and value >= 0,
+            "replay?": _replay,
         }
     return common | ({"seen": _dict_of(_actor, _mark)} if algorithm == StreamAC.name else {})
 

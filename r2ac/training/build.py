@@ -16,7 +16,7 @@ from learner.algorithms import Algorithm
 from learner.clients import LearnerClient, LocalLearner
 from r2ac.persistence import checkpoint as checkpoints
 from r2ac.persistence.checkpoint import Checkpoint, CheckpointError
-from r2ac.persistence.resume import load_matching
+from r2ac.persistence.resume import newest_learner
 from rtrl_core import FlatParameters, ParameterLayout
 from rtrl_core.shapes import Float, Tensor
 
@@ -61,7 +61,7 @@ def open_machinery(
     learner = RayLearner(
         plan,
         start.learner,
-        newest_state=lambda: load_matching(checkpoints.find(run_dir), layout).learner,
+        newest_state=lambda: newest_learner(config, run_dir, layout),
         limits=config.fleet,
         announce=announce,
     )

@@ -70,7 +70,7 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
     layout, vector = initial_weights(config, spec)
     config = sized(config, available_cores())
     saved = resume_point(config, run_dir, layout, sinks.event)
-    for doubt in doubts(config):
+    for doubt in [] if algorithm.takes_whatever_its_age else doubts(config):
         sinks.event(doubt)
     tally = Tally(spec.levels, config.total_steps, own_processes=config.fleet.kind == "ray")
     start = Start(algorithm.plan(config, spec, layout).first_state(vector), FleetState(), {"actor": 0, "learner": 0})
@@ -85,6 +85,7 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
 
     with ExitStack() as stack:
         machinery = open_machinery(config, algorithm, spec, start, run_dir, layout, sinks.event, stack)
+        start.learner.clear()  # the learner has it, and a replay may be most of the memory
         return TrainingRun(config, layout, run_dir, start, machinery, tally, sinks, hooks).to_its_end()
 
 

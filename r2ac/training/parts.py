@@ -18,8 +18,10 @@ def require_all_parts(config: TrainConfig) -> TrainConfig:
             options that the algorithm cannot do anything with.
     """
     require_parts(config.network, config.rule)
-    require_refresh(config.network, config.rule, config.actors.unroll)
-    find_algorithm(config.algorithm).require(config)
+    algorithm = find_algorithm(config.algorithm)
+    if not algorithm.refreshes_what_is_replayed:
+        require_refresh(config.network, config.rule, config.actors.unroll)
+    algorithm.require(config)
     return config
 
 

@@ -186,7 +186,7 @@ def test_help_lists_ones_own_files(folder: Path, capsys) -> None:
     assert train(["--help", "--config-dir=."]) == 0
     text = capsys.readouterr().out
     assert "environments of your own: coin, maze, nothing, wrong" in text
-    assert "tmaze, corridor, mine, row" in text
+    assert "tmaze_r2d2, corridor, mine, row" in text
     assert submit(["--help", "--config-dir=."]) == 0
     assert "my_cluster" in capsys.readouterr().out
     assert train(["--help", "--config-dir=/nope"]) == 2

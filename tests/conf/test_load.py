@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 
+from actors.trajectory import BYTES_OF_A_STEP
 from conf.describe import describe
-from conf.env_schema import ENV_CONFIGS, AtariConfig, GymConfig, TMazeConfig
+from conf.env_schema import ENV_CONFIGS, AtariConfig, DMLabConfig, GymConfig, TMazeConfig
 from conf.folder import Folder
 from conf.knobs import ConfigError
 from conf.load import GROUPS, _translate, config_hash, experiments, load_evaluate, load_train, to_yaml
 from conf.options import is_dict_option, sections_with_name
 from conf.schema import TrainConfig
 from conf.stored import from_yaml, read_verbatim
+from learner.q_options import QOptions
 
 PAPER_GAMES = ("breakout", "gravitar", "ms_pacman", "qbert", "seaquest")
 
@@ -85,6 +87,47 @@ def test_the_impala_rows_of_atari_have_its_published_constants(game: str):
     assert (learner.rmsprop_decay, learner.rmsprop_epsilon, learner.clip_norm) == (0.99, 0.01, 40)
 
 
+R2D2_ROWS = {f"atari_{game}_r2d2": 84 * 84 for game in PAPER_GAMES} | {
+    f"dmlab_{level}_r2d2": 72 * 96 * 3 for level in ("nonmatching", "watermaze", "keys_doors")
+}
+"""And bytes of a frame."""
+
+
+@pytest.mark.parametrize(("row", "frame"), R2D2_ROWS.items())
+def test_the_r2d2_rows_have_the_papers_constants(row: str, frame: int):
+    config = load_train([f"experiment={row}"])
+    assert (config.algorithm.name, config.rule.name, config.total_steps) == ("r2d2", "tbptt", 2_500_000_000)
+    network = config.network
+    assert (network.encoder, network.features, network.core, network.num_units) == ("nature", 512, "lstm", 512)
+    assert (network.heads, network.head_sizes, network.last_reward, network.last_action) == (
+        "dueling",
+        [512],
+        True,
+        True,
+    )
+    assert (config.actors.unroll, config.fleet.num_streams, config.loss.discount) == (40, 256, 0.997)
+    learner = config.learner
+    assert (learner.optimizer, learner.learning_rate, learner.final_learning_rate) == ("adam", 1e-4, 1e-4)
+    assert (learner.adam_epsilon, learner.clip_norm, config.env.reward_clip) == (1e-3, 40, "none")
+    options = QOptions(**config.algorithm.options)
+    assert (options.burn_in, options.length, options.burn_in_gradient, options.batch_sequences) == (40, 80, False, 64)
+    assert (options.n_step, options.target_period, options.replay_ratio) == (5, 2500, 0.8)
+    assert (options.priority_exponent, options.importance_exponent, options.max_share) == (0.9, 0.6, 0.9)
+    assert (options.epsilon_base, options.epsilon_exponent, options.min_sequences) == (0.4, 7, 5000)
+    of_state = 2 * 512 * 4 / config.actors.unroll
+    steps = options.replay_bytes / (frame + of_state + BYTES_OF_A_STEP)
+    assert 4_000_000 <= steps < 4_300_000, "a hundred thousand sequences that begin every forty steps"
+    if row.startswith("atari"):
+        assert isinstance(config.env, AtariConfig)
+        assert (config.env.full_action_space, config.env.episodic_life, config.env.max_frames) == (True, False, 108_000)
+        assert row == f"atari_{config.env.name}_r2d2"
+    else:
+        assert isinstance(config.env, DMLabConfig)
+        assert config.env.actions == "fifteen"
+        impala = load_train([f"experiment={row.replace('r2d2', 'impala')}"])
+        assert config.env.name == impala.env.name
+
+
 def test_any_name_of_a_suite_works_without_a_file():
     assert load_train(["env=atari/ms_pacman"]).env == AtariConfig(name="ms_pacman")
     assert load_train(["env=gym/ALE/Pong-v5"]).env == GymConfig(name="ALE/Pong-v5")
@@ -127,7 +170,7 @@ def test_paths_may_hold_any_character():
         (["learner.learning_rate=5"], "learner.learning_rate must be at most 1, got 5"),
         (["learner.mode=often"], "learner.mode must be one of sync, lockstep, async, got 'often'"),
         (["fleet.in_flight=3"], "fleet.in_flight must be at most 2, got 3"),
-        (["experiment=nothing"], "unknown experiment 'nothing': expected one of atari_breakout"),
+        (["experiment=nothing"], "unknown experiment 'nothing': see --help"),
         (["rule=bptt"], "unknown rule 'bptt': did you mean tbptt?"),
         (["env=nes/mario"], "unknown environment suite 'nes': expected one of atari"),
         (["env=tmaze", "env.kwargs.x=1"], "unknown option 'env.kwargs': env=tmaze takes none, env=gym/ID does"),
@@ -165,7 +208,8 @@ def test_a_configuration_from_before_openings_means_what_was_played_then():
 )
 def test_the_papers_rows_compute_the_same_on_every_machine(experiment: str):
     config = load_train([f"experiment={experiment}"])
-    assert experiment in ("atari_breakout", "procgen_chaser") or config.actors.autocast == "float32"
+    ours = ("atari_breakout", "atari_breakout_r2d2_small", "procgen_chaser")
+    assert experiment in ours or config.actors.autocast == "float32"
 
 
 @pytest.mark.seconds

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import algorithms, recurrences
+from benchmarks import algorithms, r2d2, recurrences
 from benchmarks.learning import RESULTS, Agent, Curve, Store, Study, Task
 from benchmarks.report import replace_table
 from conf.load import load_train
 from r2ac.training.parts import require_all_parts
 
-STUDIES = (recurrences.STUDY, algorithms.STUDY)
-TABLES = {"recurrences": recurrences.table, "algorithms": algorithms.table}
+STUDIES = (recurrences.STUDY, algorithms.STUDY, r2d2.STUDY)
+TABLES = {"recurrences": recurrences.table, "algorithms": algorithms.table, "r2d2": r2d2.table}
 every_study = pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
 
 

@@ -11,6 +11,7 @@ from patience import patience
 from unrolled import full_gradient
 
 from conf.load import load_train
+from learner.q_learner import QPlan
 from learner.trajectory_learner import TrajectoryPlan
 from r2ac.training.sizing import sized
 from rtrl_core import CELLS, DiagonalCore
@@ -62,7 +63,36 @@ def test_of_trajectories_a_learner_on_the_device_makes_what_one_on_the_cpu_makes
     torch.testing.assert_close(there.snapshot().vector, here.snapshot().vector, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("algorithm", [(), IMPALA], ids=["r2ac", "impala"])
+R2D2 = (
+    *(
+        "algorithm=r2d2",
+        "rule=tbptt",
+        "actors.unroll=10",
+        "algorithm.options.burn_in=10",
+        "algorithm.options.length=20",
+    ),
+    *("algorithm.options.batch_sequences=4", "algorithm.options.min_sequences=8", "network.head_sizes=[16]"),
+)
+
+
+@pytest.mark.parametrize("through", [False, True])
+def test_of_sequences_a_learner_on_the_device_makes_what_one_on_the_cpu_makes(through: bool):
+    small = ("actors.num_envs=4", "fleet.num_actors=1", "actors.autocast=float32", "learner.mode=sync")
+    words = [*R2D2, *small, f"algorithm.options.burn_in_gradient={through}"]
+    run = local_run(sized(load_train(["fleet=local", "env=atari/breakout", "network=nature", *words]), 1))
+    assert isinstance(run.plan, QPlan)
+    here, there = run.plan.begin(run.vector, "cpu"), run.plan.begin(run.vector, "cuda")
+    for _ in range(8):
+        contribution = run.unroll(0, here.snapshot())
+        for learner in (here, there):
+            learner.add(contribution)
+            learner.finish_round()
+    run.fleet.close()
+    assert here.counters.updates == there.counters.updates > 0
+    torch.testing.assert_close(there.snapshot().vector, here.snapshot().vector, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", [(), IMPALA, R2D2], ids=["r2ac", "impala", "r2d2"])
 @pytest.mark.parametrize("fleet", ["local", "ray"])
 def test_breakout_trains_with_actors_and_learner_on_the_device(tmp_path: Path, fleet: str, algorithm: tuple[str, ...]):
     words = [

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from every_algorithm import with_every_algorithm
 from patience import patience, wait_until
 
 pytestmark = pytest.mark.slow
@@ -50,14 +51,6 @@ TRAIN = [
         "logging.tensorboard=false",
     ),
 ]
-
-ALGORITHMS = pytest.mark.parametrize(
-    "algorithm",
-    [
-        pytest.param((), id="r2ac"),
-        pytest.param(("algorithm=impala", "rule=tbptt"), id="impala", marks=pytest.mark.soak),
-    ],
-)
 
 
 class Nodes:
@@ -112,7 +105,7 @@ def nodes(environment: dict[str, str]) -> Iterator[Nodes]:
             process.kill()
 
 
-@ALGORITHMS
+@with_every_algorithm
 def test_a_run_survives_the_loss_of_any_node_but_its_own(
     algorithm: tuple[str, ...], nodes: Nodes, environment: dict[str, str], tmp_path: Path
 ):
@@ -152,7 +145,7 @@ def test_a_run_survives_the_loss_of_any_node_but_its_own(
 
 
 @pytest.mark.soak
-@ALGORITHMS
+@with_every_algorithm
 def test_a_learner_that_finds_no_place_again_ends_the_run_in_one_line_and_leaves_its_checkpoint(
     algorithm: tuple[str, ...], nodes: Nodes, environment: dict[str, str], tmp_path: Path
 ):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from every_algorithm import KNOWS, with_every_algorithm
 from patience import patience, wait_until
 
 WORDS = [
@@ -29,10 +30,6 @@ WORDS = [
     "logging.tensorboard=false",
     "fleet.object_store_bytes=80_000_000",
 ]
-IMPALA = ("algorithm=impala", "rule=tbptt")
-WITH_IMPALA = pytest.mark.parametrize(
-    "algorithm", [pytest.param((), id="r2ac"), pytest.param(IMPALA, id="impala", marks=pytest.mark.soak)]
-)
 
 
 @contextmanager
@@ -89,7 +86,7 @@ def workers(process: subprocess.Popen[str], name: str) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-@WITH_IMPALA
+@with_every_algorithm
 def test_a_run_survives_the_death_of_an_actor_and_of_the_learner_and_its_counters_add_up(
     algorithm: tuple[str, ...], tmp_path: Path
 ):
@@ -117,7 +114,7 @@ def test_a_run_survives_the_death_of_an_actor_and_of_the_learner_and_its_counter
         values = [line[name] for line in lines]
         assert values == sorted(values), f"{name} went back"
 
-    assert any(line.get("importance_mean") is not None for line in lines) == bool(algorithm)
+    assert any(line.get(KNOWS[algorithm]) is not None for line in lines)
 
     with training(tmp_path, f"total_steps={int(final['agent_steps']) + 2000}", *algorithm) as process:
         output, _ = process.communicate(timeout=patience(120))
@@ -128,7 +125,7 @@ def test_a_run_survives_the_death_of_an_actor_and_of_the_learner_and_its_counter
 
 
 @pytest.mark.slow
-@WITH_IMPALA
+@with_every_algorithm
 def test_an_actor_that_hangs_is_replaced_and_holds_up_neither_checkpoints_nor_the_others(
     algorithm: tuple[str, ...], tmp_path: Path
 ):
@@ -150,7 +147,7 @@ def test_an_actor_that_hangs_is_replaced_and_holds_up_neither_checkpoints_nor_th
 
 
 @pytest.mark.soak
-@WITH_IMPALA
+@with_every_algorithm
 def test_a_stop_does_not_wait_for_the_round_of_an_actor_that_hangs(algorithm: tuple[str, ...], tmp_path: Path):
     words = ["learner.mode=sync", "fleet.unroll_timeout_s=100000", *algorithm]  # the stop does not wait for that
     with training(tmp_path, "total_steps=100_000_000", *words) as process:

@@ -12,6 +12,7 @@ from actors.fleet import FleetState, LocalFleet
 from actors.trajectory import Trajectory
 from actors.wire import split
 from actors.worker import ActorIdentity, Worker
+from conf.knobs import ConfigError
 from conf.load import load_train
 from conf.schema import AlgorithmConfig, TrainConfig
 from learner.algorithms import ALGORITHMS, Algorithm, find_algorithm
@@ -28,7 +29,19 @@ WORDS = [
 ]
 
 
-OWN_WORDS = {"stream_ac": ["fleet.num_actors=1"], "impala": ["algorithm.options.ship=trajectories_s0"]}
+OWN_WORDS = {
+    "stream_ac": ["fleet.num_actors=1"],
+    "impala": ["algorithm.options.ship=trajectories_s0"],
+    "r2d2": [
+        *("rule=tbptt", "network.heads=dueling", "algorithm.options.burn_in=3", "algorithm.options.length=3"),
+        *(
+            "algorithm.options.min_sequences=2",
+            "algorithm.options.batch_sequences=4",
+            "algorithm.options.replay_ratio=2.0",
+        ),
+        "algorithm.options.checkpoint_replay=true",
+    ],
+}
 
 
 def ends(name: str) -> tuple[TrainConfig, Algorithm[Any], LearnerPlan[Any], dict[str, Any]]:
@@ -95,3 +108,10 @@ def test_a_learner_that_goes_on_from_its_state_ends_where_it_would_have_ended(na
 def test_an_unknown_one_lists_those_that_are_known():
     with pytest.raises(ValueError, match=r"unknown algorithm.name 'a3c': expected one of r2ac"):
         find_algorithm(AlgorithmConfig("a3c"))
+
+
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "r2d2"])
+def test_heads_that_value_actions_are_refused_by_whoever_learns_a_policy(name: str):
+    config = load_train([*WORDS, f"algorithm.name={name}", *OWN_WORDS.get(name, []), "network.heads=dueling"])
+    with pytest.raises(ConfigError, match=f"network.heads=dueling needs algorithm=r2d2: {name} learns a policy"):
+        find_algorithm(config.algorithm).require(config)

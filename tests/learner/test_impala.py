@@ -1,10 +1,7 @@
 """IMPALA against R2AC: where no weights have changed in between, one is the other, whatever is shipped, played and learned with."""
 
-import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -22,7 +19,6 @@ from r2ac.training.sizing import sized
 from rtrl_core import carried
 from rtrl_core.policies import DiagonalGaussian
 
-STANDINS = Path(__file__).parents[1] / "standins"
 TOY = ["fleet=local", "actors.unroll=5", "learner.mode=sync", "logging=quiet"]
 SMALL = ["experiment=tmaze", "actors.num_envs=4", "fleet.num_actors=1", "network.num_units=6"]
 MAZE = [*SMALL, "env.corridor=3"]
@@ -44,16 +40,6 @@ pytestmark = pytest.mark.seconds
 def _in_double_precision() -> Iterator[None]:
     with double_precision():
         yield
-
-
-@pytest.fixture
-def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The stand-in for DeepMind Lab, here and in its engines; episodes of few steps."""
-    monkeypatch.syspath_prepend(str(STANDINS))
-    monkeypatch.setenv("FAKE_LAB", json.dumps({"steps": [5, 8]}))
-    yield
-    for name in [name for name in sys.modules if name.partition(".")[0] == "deepmind_lab"]:
-        del sys.modules[name]
 
 
 def as_it_is(sent: Any) -> Any:
@@ -225,6 +211,8 @@ def test_actions_that_are_vectors_are_learned_from_as_r2ac_learns_from_them(monk
         ["network.critic=separate", "network.layers=2", "network.core=lstm", *TBPTT],
         ["network.normalise_outputs=true", "network.last_reward=false", *TBPTT],
         ["network.core=lru", "network.encoder=stream_mlp", "network.features=4"],
+        ["network.head_sizes=[7,5]"],
+        ["network.critic=separate", "network.head_sizes=[6]"],
         ["network.encoder=mlp", "network.features=4", "network.freeze_encoder=true"],
         [
             "learner=rmsprop",

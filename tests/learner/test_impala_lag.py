@@ -168,7 +168,7 @@ def slowly(network: PolicyNetwork, parameters: FlatParameters, trajectory: Traje
         following[place] = value
 
     rewards = trajectory.last_rewards[1:].double()
-    ratios = torch.exp(torch.stack(log_policy).detach() - trajectory.log_probs)
+    ratios = torch.exp(torch.stack(log_policy).detach() - trajectory.noted)
     rho, c = ratios.clamp(max=1), ratios.clamp(max=1)
     baseline, gamma = torch.stack(values[:-1]).detach(), loss.discount
     terminated, truncated, valid = trajectory.terminated, trajectory.truncated, trajectory.valid
@@ -343,7 +343,7 @@ def broken(trajectory: Trajectory, what: str, number: float) -> Trajectory:
         case "observation":
             trajectory.observations.rows[2, BAD] = number
         case "log_prob":
-            trajectory.log_probs[4, BAD] = number
+            trajectory.noted[4, BAD] = number
         case "state":
             trajectory.before.cell[BAD] = number
         case "sensitivity":

@@ -40,7 +40,7 @@ def test_bash_completes_options_files_experiments_and_suites(
         "tbptt",
         "uoro",
     ]
-    assert offered(script, "rtrl-sweep experiment=m") == ["mine"]
+    assert offered(script, "rtrl-sweep experiment=mine") == ["mine"]
     assert offered(script, "rtrl-train env=dmlab30/") == ["dmlab30/"]
     assert offered(script, "rtrl-train env=a") == ["atari", "atari/"]
     assert offered(script, "rtrl-train env.open") == ["env.opening=ale", "env.opening=paper"]

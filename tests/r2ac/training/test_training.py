@@ -267,7 +267,7 @@ def test_a_contribution_that_is_not_added_leaves_every_update_of_a_single_versio
     """Also the batches after it: what one round lacks is not taken from the next."""
     sent: list[GradientContribution] = []
     batches: list[set[int]] = []
-    real_send, real_update = LocalLearner.send, Learner._update
+    real_send, real_update = LocalLearner.send, Learner._update_with_sum
 
     def send(learner: LocalLearner, contribution: GradientContribution) -> None:
         sent.append(contribution)
@@ -292,7 +292,7 @@ def test_a_contribution_that_is_not_added_leaves_every_update_of_a_single_versio
     real_add = Learner.add
     monkeypatch.setattr(LocalLearner, "send", send)
     monkeypatch.setattr(Learner, "add", add)
-    monkeypatch.setattr(Learner, "_update", update)
+    monkeypatch.setattr(Learner, "_update_with_sum", update)
     row = run(toy(f"learner.mode={mode}", "total_steps=480"), tmp_path)
     assert len(sent) > 40
     lag = 0 if mode == "sync" else 1

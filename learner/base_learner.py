@@ -1,0 +1,177 @@
+"""What every learner does that makes weights of gradients: looks at who sent what, counts, takes steps, and can be saved.
+
+When a step is taken, and what the gradient is made of, is the subclass's: whole batches of what arrives (``batch_learner.py``), or what is
+drawn from a replay (``q_learner.py``). Plain Python, one process; ``ray_learner.py`` puts it on Ray.
+"""
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import torch
+
+from conf.schema import LearnerConfig
+from learner.optimizer import Optimizer
+from learner.receipts import Counters, Receipt, Update, Verdict
+from rtrl_core import ContributionHeader, ParameterLayout, UnrollStatistics, WeightsSnapshot
+from rtrl_core.shapes import Float, Tensor
+
+
+@runtime_checkable
+class Message(Protocol):
+    """What it needs of a contribution, whatever its bulk is."""
+
+    @property
+    def header(self) -> ContributionHeader: ...
+    @property
+    def layout(self) -> str: ...
+    @property
+    def statistics(self) -> UnrollStatistics: ...
+    @property
+    def size_bytes(self) -> int: ...
+
+
+M = TypeVar("M", bound=Message)
+
+
+class Judgement(NamedTuple):
+    """Whatever has weight 0 changes neither weights nor step counters."""
+
+    verdict: Verdict
+    reason: str
+    weight: float
+
+
+class BaseLearner(ABC, Generic[M]):
+    """Contributions to weights.
+
+    Args:
+        vector: initial weights, on the learner's device; owned by the learner.
+        total_steps: length of the learning-rate schedule, in agent steps.
+    """
+
+    def __init__(
+        self, config: LearnerConfig, layout: ParameterLayout, vector: Float[Tensor, " parameters"], *, total_steps: int
+    ) -> None:
+        self._config = config
+        self._layout = layout
+        self._vector = vector
+        self._optimizer = Optimizer(config, self._vector, total_steps)
+        self._parts = layout.parts()
+        self.counters = Counters()
+        self._seen: dict[int, tuple[int, int]] = {}
+        """Last ``(incarnation, sequence)`` of each actor."""
+        self._oldest_version = 0
+        """Contributions for weights that a failed learner took with it are of no use."""
+
+    @abstractmethod
+    def _learn(self, contribution: M, judgement: Judgement) -> tuple[Judgement, UnrollStatistics]:
+        """Does with a good contribution what there is to do with it. Returns what became of it after all, and what is known of it."""
+
+    @abstractmethod
+    def _step_if_due(self) -> Update | None:
+        """The update that a contribution has made possible, where the schedule does not say when there is one."""
+
+    def _judge_lag(self, header: ContributionHeader, lag: int) -> Judgement:
+        """What becomes of a contribution that is all right, by its age."""
+        del header, lag
+        return Judgement(Verdict.ACCEPTED, "", 1.0)
+
+    def add(self, contribution: M) -> Receipt:
+        """Judges one contribution, learns from it if it is good, and updates the weights if it is time."""
+        started = time.perf_counter()
+        header, counters = contribution.header, self.counters
+        lag = counters.version - header.policy_version
+        judgement = self._judge(contribution, lag)
+        statistics, update = contribution.statistics, None
+        counters.wire_bytes += contribution.size_bytes
+        if judgement.weight:
+            judgement, statistics = self._learn(contribution, judgement)
+        match judgement.verdict:
+            case Verdict.ACCEPTED:
+                counters.accepted += 1
+            case Verdict.DAMPED:
+                counters.damped += 1
+            case Verdict.DROPPED:
+                counters.dropped += 1
+            case Verdict.REFUSED:
+                counters.refused += 1
+        if judgement.weight:
+            counters.agent_steps += header.num_steps
+            counters.frames += header.num_frames
+            update = self._step_if_due()
+        busy = time.perf_counter() - started
+        return Receipt(header, statistics, judgement.verdict, judgement.reason, lag, update, replace(counters), busy)
+
+    def _judge(self, contribution: M, lag: int) -> Judgement:
+        header = contribution.header
+        name = name_of(header)
+        if contribution.layout != self._layout.fingerprint:
+            reason = f"{name} is of network {contribution.layout}, expected {self._layout.fingerprint}"
+            return Judgement(Verdict.REFUSED, reason, 0.0)
+        mark = (header.incarnation, header.sequence)
+        if mark <= self._seen.get(header.actor_id, (-1, -1)):
+            return Judgement(Verdict.DROPPED, f"{name} came twice", 0.0)
+        self._seen[header.actor_id] = mark
+        if header.policy_version < self._oldest_version:
+            return Judgement(Verdict.DROPPED, f"{name} is of weights that were lost with a failed learner", 0.0)
+        return self._judge_lag(header, lag)
+
+    def _update(self, gradient: Float[Tensor, " parameters"], gauges: Mapping[str, float]) -> Update:
+        """One step of the optimizer; overwrites ``gradient``."""
+        norm = _norm([gradient])  # of the whole vector, whatever is in it: padding is zero
+        part_norms = {part: _norm([slot.view(gradient) for slot in slots]) for part, slots in self._parts.items()}
+        self._optimizer.apply(gradient, norm, self.counters.agent_steps)
+        self.counters.version += 1
+        self.counters.updates += 1
+        return Update(
+            learning_rate=self._optimizer.learning_rate(self.counters.agent_steps),
+            gradient_norm=norm,
+            part_norms=part_norms,
+            gauges=gauges,
+        )
+
+    def snapshot(self) -> WeightsSnapshot:
+        """A copy of the present weights on the CPU."""
+        return WeightsSnapshot(
+            self.counters.version, self._layout.fingerprint, self._vector.detach().to("cpu", copy=True)
+        )
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything needed to go on bit for bit: tensors, numbers and nested dicts of them."""
+        return {
+            "weights": self._vector.detach().to("cpu", copy=True),
+            "optimizer": self._optimizer.get_state(),
+            "counters": asdict(self.counters),
+            "seen": {str(actor_id): list(mark) for actor_id, mark in self._seen.items()},
+            "oldest_version": self._oldest_version,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._vector.copy_(state["weights"])
+        self._optimizer.set_state(state["optimizer"])
+        self.counters = Counters(**state["counters"])
+        self._seen = {int(actor_id): (mark[0], mark[1]) for actor_id, mark in state["seen"].items()}
+        self._oldest_version = state["oldest_version"]
+
+    def continue_from(self, last: Counters) -> None:
+        """After a failure took a learner with it: this one holds an older state, but counters and versions go on from ``last``.
+
+        Contributions to the lost versions are dropped when they come.
+        """
+        self.counters = Counters(**asdict(last))
+        self.counters.version += 1
+        self._oldest_version = self.counters.version
+
+
+def name_of(header: ContributionHeader) -> str:
+    return f"contribution {header.sequence} of actor {header.actor_id} (start {header.incarnation})"
+
+
+def _norm(tensors: Sequence[Tensor]) -> float:
+    """Their common Euclidean norm; finite if they are, where the squares of large numbers are not."""
+    norm = math.hypot(*(float(torch.linalg.vector_norm(tensor)) for tensor in tensors))
+    return norm if math.isfinite(norm) else math.hypot(*(float(tensor.double().norm()) for tensor in tensors))
