@@ -110,7 +110,7 @@ class FidelityProbe:
         self._fresh.load_state_dict(_inside(self._network.core).state_dict())
         with torch.no_grad():
             outputs, _ = self._fresh(alone.inputs.double(), before, alone.is_first)
-        outputs = outputs.to(next(self._network.value_head.parameters()).dtype).requires_grad_()
+        outputs = outputs.to(self._network.value_head.weight.dtype).requires_grad_()
         losses, _ = unroll_losses(self._network, self._network.heads(outputs), alone, self._loss)
         return torch.autograd.grad(losses.total, outputs)[0].double()
 

@@ -9,11 +9,9 @@ from typing import Any
 
 import torch
 
-from actors.base_actor import BaseActor, Made
-from actors.precision import autocast_type
-from actors.stem import FrozenStem, StemPass
+from actors.base_actor import Made
 from actors.trajectory import Recorded, TrajectoryContribution, record
-from actors.trajectory_actor import UNKNOWN
+from actors.trajectory_actor import UNKNOWN, TrajectoryActor
 from actors.worker import ActorIdentity
 from conf.schema import ActorsConfig, LossConfig, NetworkConfig, RuleConfig
 from envs.base import VectorEnv
@@ -29,7 +27,7 @@ def ladder(base: float, exponent: float, first: int, count: int, of_all: int) ->
     return base ** (1 + exponent * numbers / max(1, of_all - 1))
 
 
-class QActor(BaseActor[TrajectoryContribution]):
+class QActor(TrajectoryActor):
     """Turns weights into trajectories. Arguments and errors as ``BaseActor``.
 
     Args:
@@ -55,11 +53,7 @@ class QActor(BaseActor[TrajectoryContribution]):
         super().__init__(identity, env, network, rule, options, reward_clip)
         assert isinstance(self.network.distribution, QValues)
         self.network.distribution.epsilon = epsilons.to(self.device)
-        self.network.requires_grad_(False)
         self._discount, self._steps, self._with_inputs = loss.discount, steps, with_inputs
-        autocast = autocast_type(options.autocast, self.device)
-        self._bfloat16 = autocast is not None
-        self._stem = FrozenStem(StemPass(self.network, autocast))
 
     def _make(self) -> Made:
         recorded = record(self.rollout, self.network, self._stem)

@@ -221,6 +221,14 @@ class R2D2(QOptions, Algorithm[TrajectoryContribution]):
         return open_actor(config, identity, state, build)
 
     def plan(self, config: TrainConfig, spec: EnvSpec, layout: ParameterLayout) -> QPlan:
+        num_actors, size = config.fleet.num_actors, self.contribution_bytes(config, spec, layout)
+        assert num_actors is not None
+        least = (num_actors * (self.burn_in + self.length) // config.actors.unroll + 1) * size
+        if self.replay_bytes < least:
+            raise ConfigError(
+                f"algorithm.options.replay_bytes={self.replay_bytes} has no room for one sequence of each of {num_actors} actors, so "
+                f"nothing would be learned: set it to {least} or more"
+            )
         return QPlan(config, self, spec, layout)
 
     def contribution_bytes(self, config: TrainConfig, spec: EnvSpec, layout: ParameterLayout) -> int:

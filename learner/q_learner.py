@@ -20,11 +20,11 @@ from actors.trajectory import TrajectoryContribution, blank
 from conf.knobs import ConfigError
 from conf.schema import LearnerConfig, TrainConfig
 from envs.base import Discrete, EnvSpec
-from learner.base_learner import BaseLearner, Judgement
+from learner.base_learner import BaseLearner, Judgement, name_of
 from learner.chunks import Kept
 from learner.memory import total_memory
 from learner.q_options import QOptions
-from learner.receipts import Counters, RoundEnd, Update
+from learner.receipts import Counters, RoundEnd, Update, Verdict
 from learner.sequence_replay import Drawn, Past, SequenceReplay, Sequences
 from rtrl_core import CoreState, FlatParameters, ParameterLayout, PolicyNetwork, UnrollStatistics, carried
 from rtrl_core.q_values import n_step_targets, priorities, rescaled, unscaled
@@ -96,8 +96,12 @@ class QLearner(BaseLearner[TrajectoryContribution]):
         return network, parameters
 
     def _learn(self, contribution: TrajectoryContribution, judgement: Judgement) -> tuple[Judgement, UnrollStatistics]:
+        trajectory = contribution.trajectory
+        if trajectory.valid.any() and not trajectory.noted[trajectory.valid].isfinite().any():
+            reason = f"{name_of(contribution.header)} was played by values that are not finite"
+            return Judgement(Verdict.REFUSED, reason, 0.0), contribution.statistics
         self.replay.add(contribution)
-        if len(self.replay) >= self._options.min_sequences:
+        if len(self.replay) >= self._options.min_sequences or self.replay.forgets:
             self._owed += self._options.replay_ratio * contribution.header.num_steps
         return judgement, contribution.statistics
 
@@ -114,7 +118,7 @@ class QLearner(BaseLearner[TrajectoryContribution]):
         steps, updates = self._options.batch_sequences * self._options.length, []
         while self._owed >= steps:
             self._owed -= steps
-            if (update := self._update_from_replay()) is not None:
+            if len(self.replay) and (update := self._update_from_replay()) is not None:
                 updates.append(update)
         return _mean(updates)
 

@@ -25,7 +25,7 @@ class QOptions:
     replay_bytes: int = 2_000_000_000
     """Of the learner's memory; what is oldest goes."""
     min_sequences: int = 5000
-    """In the replay before anything is learned."""
+    """In the replay before anything is learned, or as many as there is room for."""
     priority_exponent: float = 0.9
     importance_exponent: float = 0.6
     max_share: float = 0.9

@@ -110,6 +110,11 @@ class SequenceReplay:
         """Whether something of what led to a sequence is drawn with it, for which contributions must have the core's inputs."""
         return self._past > 0
 
+    @property
+    def forgets(self) -> bool:
+        """Whether it has been full."""
+        return self._oldest > 0
+
     def __len__(self) -> int:
         """Sequences that can be drawn."""
         return int(np.count_nonzero(self._powers))
@@ -273,9 +278,8 @@ class SequenceReplay:
             self._keep(chunk)
         if state["powers_of"] == self._powers_of:
             for number, saved in zip([chunk.number for chunk in loaded], powers.numpy(), strict=True):
-                if (
-                    number in self._chunks
-                ):  # a sequence that begins there can be drawn where it could be when it was whole
+                # A sequence that begins there can be drawn where it could be when it was whole.
+                if number in self._chunks:
                     slot = self._slot(number)
                     self._powers[slot] = np.where(self._powers[slot] > 0, saved, 0)
         self._last = {int(actor_id): (mark[0], mark[1], mark[2]) for actor_id, mark in state["last"].items()}

@@ -147,11 +147,6 @@ class PolicyNetwork(nn.Module):
         return TwinEncoder(build(), build()) if spec.critic == "separate" else build()
 
     @property
-    def _example(self) -> Tensor:
-        """Of the type and on the device of all of it."""
-        return next(self.value_head.parameters())
-
-    @property
     def observation_moments(self) -> RunningMoments | None:
         return self._moments("observations")
 
@@ -186,7 +181,7 @@ class PolicyNetwork(nn.Module):
     def _encoded(self, encoder: Encoder, observation: Tensor) -> Tensor:
         if (moments := self.observation_moments) is not None:
             observation = moments.normalised(observation.flatten(1)).view(observation.shape)
-        return encoder(observation).to(self._example.dtype)
+        return encoder(observation).to(self.value_head.weight.dtype)
 
     def core_inputs(
         self,
@@ -203,7 +198,7 @@ class PolicyNetwork(nn.Module):
         Raises:
             TypeError, ValueError: for an argument of another dtype, shape or device.
         """
-        device = self._example.device
+        device = self.value_head.weight.device
         expect("features", features, "B F", (None, self.encoder.features), FLOATING, device)
         streams = (features.shape[0],)
         expect("last_reward", last_reward, "B", streams, FLOATING, device)

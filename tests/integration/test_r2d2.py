@@ -153,6 +153,7 @@ def test_its_policy_is_evaluated_reported_and_filmed(tmp_path: Path):
         (["actors.wire=bfloat16"], "algorithm=r2d2 ships none"),
         (["network.scale_rewards=true"], "the actors of r2d2 do not keep running moments"),
         (["fleet=local", f"algorithm.options.replay_bytes={10**15}"], "bytes of memory: set it to"),
+        (["algorithm.options.replay_bytes=1000"], "has no room for one sequence of each of 2 actors"),
         (
             [
                 *("fleet=local", "algorithm.options.checkpoint_replay=true"),

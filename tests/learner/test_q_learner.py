@@ -20,6 +20,7 @@ from conf.schema import TrainConfig
 from learner.algorithms import find_algorithm
 from learner.clients import LocalLearner
 from learner.q_learner import QLearner, QPlan, _begun
+from learner.receipts import Verdict
 from learner.schedules import SCHEDULES
 from learner.sequence_replay import Drawn, Sequences
 from rtrl_core import DiagonalCore, GatedCore, PolicyNetwork, carried
@@ -281,6 +282,37 @@ def test_the_replay_forgets_the_oldest_and_no_sequence_has_a_gap(monkeypatch: py
     assert [*replay._chunks] == [3, 4, 5, 6, 7]
     assert {number for number, _ in places(replay.draw(300))} == {3, 4, 5}
     assert len(replay) == 9
+
+
+def test_a_replay_without_room_for_all_that_is_waited_for_is_learned_from_when_it_is_full(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    room = int(5.5 * Played(configured(), 1, monkeypatch).learner.replay.size_bytes)
+    words = ["algorithm.options.min_sequences=1000", f"algorithm.options.replay_bytes={room}", "learner.mode=async"]
+    updates = [Played(configured(*words), unrolls, monkeypatch).learner.counters.updates for unrolls in (5, 9)]
+    assert updates[0] == 0 < updates[1]
+
+
+def test_values_that_are_not_finite_are_refused_and_end_nothing(monkeypatch: pytest.MonkeyPatch):
+    run = local_run(configured("learner.mode=async"))
+    assert isinstance(run.plan, QPlan)
+    learner = run.plan.resume(run.first)
+    for _ in range(8):
+        learner.add(run.unroll(0, learner.snapshot()))
+    updates = learner.counters.updates
+    assert updates > 0
+    learner._network.value_head.bias.data.fill_(float("inf"))
+    learner.counters.version += 1
+    weights = learner.snapshot()
+    for _ in range(30):
+        learner._owed += 24
+        learner._updates()
+    assert len(learner.replay) == 0, "what was drawn is not drawn again"
+    receipt = learner.add(run.unroll(0, weights))
+    run.fleet.close()
+    assert (receipt.verdict, receipt.update) == (Verdict.REFUSED, None)
+    assert receipt.reason.endswith("was played by values that are not finite")
+    assert learner.counters.updates == updates
 
 
 def test_as_much_is_learned_from_as_the_ratio_says_and_the_target_follows(monkeypatch: pytest.MonkeyPatch):
