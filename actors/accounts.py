@@ -1,6 +1,7 @@
 """What an actor counts beside the gradient: games and their returns, and how old the weights inside each sensitivity are."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -8,6 +9,32 @@ import torch
 from envs.base import Timestep
 from rtrl_core.messages import Episode
 from rtrl_core.shapes import Bool, Int, Tensor
+
+
+class Played(NamedTuple):
+    """What streams did in an unroll, whatever was made of it."""
+
+    num_streams: int
+    num_steps: int
+    num_frames: int
+    episodes: tuple[Episode, ...]
+    level_steps: tuple[int, ...]
+    """Of each level of a multi-task suite."""
+    env_counters: dict[str, float]
+    """Since the environment was made."""
+
+    @classmethod
+    def together(cls, parts: "Sequence[Played]") -> "Played":
+        """Of streams that are stepped in parts."""
+        counters = [part.env_counters for part in parts]
+        return cls(
+            sum(part.num_streams for part in parts),
+            sum(part.num_steps for part in parts),
+            sum(part.num_frames for part in parts),
+            tuple(episode for part in parts for episode in part.episodes),
+            tuple(sum(steps) for steps in zip(*(part.level_steps for part in parts), strict=True)),
+            {name: sum(part[name] for part in counters) for name in counters[0]},
+        )
 
 
 class EpisodeAccounts:

@@ -8,6 +8,7 @@ Nothing else leaves: observations, cell states and sensitivities stay here.
 """
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from actors.base_actor import BaseActor, Made
@@ -15,7 +16,7 @@ from actors.fidelity import FidelityProbe, Figures
 from actors.gradients import UnrollGradient, unroll_gradient
 from actors.opening import open_actor
 from actors.precision import autocast_type
-from actors.stem import choose_stem
+from actors.stem import StemOfGroups, choose_stem
 from actors.wire import WireEncoder
 from actors.worker import ActorIdentity
 from conf.schema import ActorsConfig, LossConfig, NetworkConfig, RuleConfig, TrainConfig
@@ -35,14 +36,14 @@ class Actor(BaseActor[GradientContribution]):
     def __init__(
         self,
         identity: ActorIdentity,
-        env: VectorEnv,
+        envs: Sequence[VectorEnv],
         network: NetworkConfig,
         rule: RuleConfig,
         loss: LossConfig,
         options: ActorsConfig,
         reward_clip: str,
     ) -> None:
-        super().__init__(identity, env, network, rule, options, reward_clip)
+        super().__init__(identity, envs, network, rule, options, reward_clip)
         self._loss = loss
         self._probe: FidelityProbe | None = None
         if options.fidelity_every and self.network.core.carries_sensitivity:
@@ -62,15 +63,16 @@ class Actor(BaseActor[GradientContribution]):
             activations=options.activations,
             budget_bytes=options.activation_budget_bytes,
             autocast=autocast,
-            unroll=options.unroll,
-            example=self.rollout.step_input(),
+            passes=options.unroll * len(envs),
+            example=self.rollout.example(),
         )
+        self._way_back = StemOfGroups(self.stem, self.rollout.streams)
 
     def _make(self) -> Made:
         unroll = self.rollout.collect(self.stem)
         acted_at = time.perf_counter()
         figures = Figures() if self._probe is None else self._probe.see(unroll)
-        learnt = unroll_gradient(self.network, self.parameters, unroll, self._loss, self.stem)
+        learnt = unroll_gradient(self.network, self.parameters, unroll, self._loss, self._way_back)
         self.rollout.core = learnt.after
         gradient = self._wire.encode(self.parameters.gradient)
         statistics = {
@@ -123,4 +125,4 @@ def build_actor(
 ) -> Actor:
     """Raises as ``open_actor``."""
     sections = (config.network, config.rule, config.loss, config.actors, config.env.reward_clip)
-    return open_actor(config, identity, state, lambda env: actor(identity, env, *sections))
+    return open_actor(config, identity, state, lambda envs: actor(identity, envs, *sections))

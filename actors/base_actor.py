@@ -6,6 +6,7 @@ What is made of an unroll, and so what is shipped, is the subclass's: its gradie
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Generic, NamedTuple
 
 import torch
@@ -44,7 +45,7 @@ class BaseActor(ABC, Generic[C]):
     """Turns weights into contributions, one unroll at a time.
 
     Args:
-        env: owned by the actor from here on.
+        envs: of its streams, one for each group that is stepped by itself; owned by the actor from here on.
         reward_clip: what loss and core see of a reward, see ``clip_rewards``.
 
     Raises:
@@ -55,7 +56,7 @@ class BaseActor(ABC, Generic[C]):
     def __init__(
         self,
         identity: ActorIdentity,
-        env: VectorEnv,
+        envs: Sequence[VectorEnv],
         network: NetworkConfig,
         rule: RuleConfig,
         options: ActorsConfig,
@@ -63,21 +64,21 @@ class BaseActor(ABC, Generic[C]):
     ) -> None:
         self.identity = identity
         self.device = require_device("actors.device", options.device)
-        self.network = build_seeded_network(network, rule, env.spec, identity.seed).to(self.device)
+        self.network = build_seeded_network(network, rule, envs[0].spec, identity.seed).to(self.device)
         carry_refreshed(self.network, network, rule, options.unroll)
         self.parameters = FlatParameters(self.network)
         self.policy_version = -1
         """Of the weights that act; none has been loaded yet, whatever the version of the first ones may be."""
         self._sequence = 0
-        self._ages = SensitivityAges(env.num_envs)
         self.rollout = Rollout(
-            env,
+            envs,
             self.network,
             unroll_length=options.unroll,
             reward_clip=reward_clip,
-            action_seed=identity.action_seed,
+            action_seeds=identity.action_seeds(len(envs)),
             device=self.device,
         )
+        self._ages = SensitivityAges(self.rollout.num_envs)
         self._idle_since: float | None = None
         """Before its first unroll it waits for others to start, not for weights."""
 
@@ -106,14 +107,13 @@ class BaseActor(ABC, Generic[C]):
         wait_time = 0.0 if self._idle_since is None else started - self._idle_since
         self._load(weights)
         made = self._make()
-        env = self.rollout.env
         ages = self._ages.after(made.is_first.cpu(), self.policy_version)
         unsound, norms = self._reset_unsound(made.left_out)
         self._sequence += 1
-        header = header_of(self.identity, self._sequence - 1, self.policy_version, env, self.rollout.episodes)
+        played = self.rollout.played()
+        header = header_of(self.identity, self._sequence - 1, self.policy_version, played)
         of_streams = statistics_of_streams(
-            env,
-            self.rollout.episodes,
+            played,
             carries_sensitivity=self.network.core.carries_sensitivity,
             begun_anew=unsound,
             norms=norms,

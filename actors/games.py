@@ -1,4 +1,4 @@
-"""The streams of one actor as a network sees them: what it observes, what it last did, and what that brought."""
+"""The streams of one environment as a network sees them: what it observes, what it last did, and what that brought."""
 
 import time
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from actors.accounts import EpisodeAccounts
+from actors.accounts import EpisodeAccounts, Played
 from actors.stem import StepInput
 from envs.base import Timestep, VectorEnv
 from rtrl_core import clip_rewards
@@ -25,11 +25,11 @@ class Games:
         self.env = env
         self.episodes = EpisodeAccounts(env.num_envs, len(env.spec.levels))
         self.env_time_s = 0.0
-        """Spent in the environment since whoever reads this set it to zero."""
+        """Spent waiting for the environment since ``clear``."""
         self.noise = torch.Generator(device).manual_seed(action_seed)
         self._reward_clip = reward_clip
         self._device = device
-        self.last_action = self.tensor(env.spec.actions.zeros(env.num_envs))
+        self.last_action = self._begun = self.tensor(env.spec.actions.zeros(env.num_envs))
         self.last_reward = torch.zeros(env.num_envs, device=device)
         """Clipped."""
         self.now = env.reset()
@@ -51,11 +51,23 @@ class Games:
         Raises:
             EnvironmentFailure: if the environment died.
         """
+        self.begin(action)
+        return self.finish()
+
+    def begin(self, action: Shaped[Tensor, "B ..."]) -> None:
+        """First half of a step of every stream; ``finish`` is next. Raises as ``take``."""
         chosen = action.cpu().numpy()
         before = time.perf_counter()
-        self.now = self.env.step(chosen)
+        self.env.begin(chosen)
         self.env_time_s += time.perf_counter() - before
-        self.last_action = action
+        self._begun = action
+
+    def finish(self) -> Timestep:
+        """Raises as ``take``."""
+        before = time.perf_counter()
+        self.now = self.env.finish()
+        self.env_time_s += time.perf_counter() - before
+        self.last_action = self._begun
         self.last_reward = clip_rewards(self.tensor(self.now.reward), self._reward_clip)
         self.episodes.record(self.now)
         return self.now
@@ -78,6 +90,23 @@ class Games:
         """What these streams last did, inside their episode; the games go on."""
         self.last_reward = self.last_reward.masked_fill(streams, 0)
         self.last_action = torch.where(streams.view(-1, *[1] * (self.last_action.ndim - 1)), 0, self.last_action)
+
+    def clear(self) -> None:
+        """Counts and times anew, as for each unroll; the games go on."""
+        self.env_time_s = 0.0
+        self.episodes.clear()
+
+    def played(self) -> Played:
+        """Since ``clear``."""
+        steps, spec = self.episodes.num_steps, self.env.spec
+        return Played(
+            self.env.num_envs,
+            steps,
+            steps * spec.action_repeat,
+            tuple(self.episodes.episodes),
+            tuple(self.episodes.level_steps.tolist()),
+            dict(self.env.statistics()),
+        )
 
     def tensor(self, array: np.ndarray) -> Shaped[Tensor, "B ..."]:
         return torch.from_numpy(array).to(self._device)

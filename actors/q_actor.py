@@ -5,6 +5,7 @@ ship      the trajectory with the c_0 that it began with, and how wrong the valu
 """
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class QActor(TrajectoryActor):
     def __init__(
         self,
         identity: ActorIdentity,
-        env: VectorEnv,
+        envs: Sequence[VectorEnv],
         network: NetworkConfig,
         rule: RuleConfig,
         loss: LossConfig,
@@ -50,7 +51,7 @@ class QActor(TrajectoryActor):
         steps: int,
         with_inputs: bool,
     ) -> None:
-        super().__init__(identity, env, network, rule, options, reward_clip)
+        super().__init__(identity, envs, network, rule, options, reward_clip)
         assert isinstance(self.network.distribution, QValues)
         self.network.distribution.epsilon = epsilons.to(self.device)
         self._discount, self._steps, self._with_inputs = loss.discount, steps, with_inputs

@@ -4,37 +4,32 @@ from typing import Any
 
 import psutil
 
-from actors.accounts import EpisodeAccounts
+from actors.accounts import Played
 from actors.worker import ActorIdentity
-from envs.base import VectorEnv
 from rtrl_core import ContributionHeader
 from rtrl_core.shapes import Bool, Float, Int, Tensor
 
 _PROCESS = psutil.Process()
 
 
-def header_of(
-    identity: ActorIdentity, sequence: int, policy_version: int, env: VectorEnv, episodes: EpisodeAccounts
-) -> ContributionHeader:
+def header_of(identity: ActorIdentity, sequence: int, policy_version: int, played: Played) -> ContributionHeader:
     """
     Args:
         sequence: contributions of this actor before, since it was started.
-        episodes: of the unroll alone.
     """
     return ContributionHeader(
         actor_id=identity.actor_id,
         incarnation=identity.incarnation,
         sequence=sequence,
         policy_version=policy_version,
-        num_steps=episodes.num_steps,
-        num_frames=episodes.num_steps * env.spec.action_repeat,
-        num_segments=env.num_envs,
+        num_steps=played.num_steps,
+        num_frames=played.num_frames,
+        num_segments=played.num_streams,
     )
 
 
 def statistics_of_streams(
-    env: VectorEnv,
-    episodes: EpisodeAccounts,
+    played: Played,
     *,
     carries_sensitivity: bool,
     begun_anew: Bool[Tensor, " B"],
@@ -55,7 +50,7 @@ def statistics_of_streams(
         "sensitivity_age_mean": float(ages.float().mean()) if carries_sensitivity else 0.0,
         "sensitivity_age_max": int(ages.max()) if carries_sensitivity else 0,
         "rss_bytes": _PROCESS.memory_info().rss,
-        "episodes": tuple(episodes.episodes),
-        "level_steps": tuple(episodes.level_steps.tolist()),
-        "env_counters": dict(env.statistics()),
+        "episodes": played.episodes,
+        "level_steps": played.level_steps,
+        "env_counters": played.env_counters,
     }

@@ -1,139 +1,180 @@
 """Collecting: B streams take T steps under a policy and leave an unroll. What becomes of it is the algorithm's business.
 
 observation -> stem -> core input x_t -> cell c_t -> policy, value -> action -> environment        T times
+
+Streams of several environments are stepped in groups: while the games of one play, the network looks at those of the next.
+
+    network        A0      B0      A1      B1      A2
+    games of A        [ .. A0 .. ]    [ .. A1 .. ]
+    games of B                [ .. B0 .. ]    [ .. B1 ..
 """
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
-from actors.accounts import EpisodeAccounts
+from actors.accounts import Played
 from actors.games import Games
 from actors.stem import Stem, StepInput
 from actors.unroll import Unroll
 from conf.knobs import ConfigError
-from envs.base import Timestep, VectorEnv
+from envs.base import EnvSpec, Timestep, VectorEnv
 from rtrl_core import CoreState, PolicyNetwork, PolicyOutput, carried
 from rtrl_core.shapes import Bool, Float, Shaped, Tensor
 
 
-class Taken(NamedTuple):
-    """One step of all streams. What it brought is in the games until the next one is taken."""
+class Group(NamedTuple):
+    """Streams that are stepped together, S of the actor's B."""
 
+    number: int
+    games: Games
+    streams: slice
+    """Which they are."""
+
+
+class Taken(NamedTuple):
+    """One step of a group. What it brought is in the group's games until its next one is taken."""
+
+    t: int
+    group: Group
     seen: StepInput
-    inputs: Float[Tensor, "B D"]
+    inputs: Float[Tensor, "S D"]
     """Of the core."""
     output: PolicyOutput
-    action: Shaped[Tensor, "B ..."]
-    now: Timestep
+    action: Shaped[Tensor, "S ..."]
     cell: Any
     """Of the core, after the step."""
+
+    @property
+    def now(self) -> Timestep:
+        return self.group.games.now
 
 
 class Rollout:
     """The streams of one actor, and what goes on from unroll to unroll in each of them.
 
     Args:
-        env: owned by the rollout from here on.
+        envs: of the groups; owned by the rollout from here on.
         unroll_length: T.
         reward_clip: what loss and core see of a reward, see ``clip_rewards``.
-        action_seed: of the actions that are drawn.
+        action_seeds: of the actions that are drawn, one for each environment.
     """
 
     def __init__(
         self,
-        env: VectorEnv,
+        envs: Sequence[VectorEnv],
         network: PolicyNetwork,
         *,
         unroll_length: int,
         reward_clip: str,
-        action_seed: int,
+        action_seeds: Sequence[int],
         device: torch.device,
     ) -> None:
-        self.core: CoreState = network.initial_state(env.num_envs)
-        """What the core carries. Acting advances its cell alone: whoever differentiates an unroll puts the whole of it back."""
+        self.spec: EnvSpec = envs[0].spec
+        self.num_envs = sum(env.num_envs for env in envs)
+        """B."""
         self._network = network
         self._unroll_length = unroll_length
-        self.games = Games(env, reward_clip=reward_clip, action_seed=action_seed, device=device)
-        self.unroll = Unroll.empty(unroll_length, network.input_size, self.games.last_action, self.core)
+        self.groups: list[Group] = []
+        for env, seed in zip(envs, action_seeds, strict=True):
+            first = self.groups[-1].streams.stop if self.groups else 0
+            games = Games(env, reward_clip=reward_clip, action_seed=seed, device=device)
+            self.groups.append(Group(len(self.groups), games, slice(first, first + env.num_envs)))
+        self.core: CoreState = network.initial_state(self.num_envs)
+        """What the core carries. Acting advances its cell alone: whoever differentiates an unroll puts the whole of it back."""
+        actions = torch.cat([group.games.last_action for group in self.groups])
+        self.unroll = Unroll.empty(unroll_length, network.input_size, actions, self.core)
         """The last one; the next overwrites its rows."""
 
     @property
-    def env(self) -> VectorEnv:
-        return self.games.env
-
-    @property
-    def episodes(self) -> EpisodeAccounts:
-        return self.games.episodes
+    def streams(self) -> list[slice]:
+        """Of each group."""
+        return [group.streams for group in self.groups]
 
     @property
     def env_time_s(self) -> float:
-        """Spent in the environment during the last unroll."""
-        return self.games.env_time_s
+        """Spent waiting for environments during the last unroll."""
+        return sum(group.games.env_time_s for group in self.groups)
 
-    def step_input(self) -> StepInput:
-        """What the network sees next."""
-        return self.games.step_input()
+    def played(self) -> Played:
+        """During the last unroll."""
+        return Played.together([group.games.played() for group in self.groups])
+
+    def example(self) -> StepInput:
+        """What the network sees next, of the largest group."""
+        return self.groups[0].games.step_input()
 
     def steps(self, stem: Stem) -> Iterator[Taken]:
-        """Takes T steps in every stream, with the network's present weights, one each time that it is asked for the next.
+        """Takes T steps in every stream, with the network's present weights, one of one group each time that it is asked for the next.
 
         Args:
             stem: keeps of each step what its own backward pass will need.
 
         Raises:
-            EnvironmentFailure: if the environment died.
+            EnvironmentFailure: if an environment died.
         """
-        games, cell = self.games, self.core.cell
-        games.env_time_s = 0.0
-        games.episodes.clear()
-        for _ in range(self._unroll_length):
-            step = games.step_input()
-            inputs = stem.inputs(step)
-            output, cell = self._network.act(inputs, cell, step.is_first)
-            action = self._network.distribution.sample(output.parameters, games.noise)
-            now = games.take(action)
-            yield Taken(step, inputs, output, action, now, cell)
-        self.core = self.core._replace(cell=cell)
+        network, under_way = self._network, deque[Taken]()
+        cells = [carried.map_leaves(lambda leaf, of=streams: leaf[of], self.core.cell) for streams in self.streams]
+        for group in self.groups:
+            group.games.clear()
+        for t in range(self._unroll_length):
+            for number, games, streams in self.groups:
+                step = games.step_input()
+                inputs = stem.inputs(step)
+                output, cells[number] = network.act(inputs, cells[number], step.is_first)
+                action = network.distribution.of(streams).sample(output.parameters, games.noise)
+                games.begin(action)
+                under_way.append(Taken(t, self.groups[number], step, inputs, output, action, cells[number]))
+                if len(under_way) == len(self.groups):
+                    yield _finished(under_way)
+        while under_way:
+            yield _finished(under_way)
+        self.core = self.core._replace(cell=cells[0] if len(cells) == 1 else carried.joined(cells))
 
     def collect(self, stem: Stem) -> Unroll:
         """All of the steps, with the values of what followed them. The rows are overwritten by the next call.
 
         Raises:
-            EnvironmentFailure: if the environment died.
+            EnvironmentFailure: if an environment died.
         """
-        games, rows = self.games, self.unroll
+        rows = self.unroll
         rows.before = self.core
-        for t, taken in enumerate(self.steps(stem)):
-            rows.inputs[t] = taken.inputs
-            rows.is_first[t] = taken.seen.is_first
-            rows.values[t] = taken.output.values
-            rows.actions[t] = taken.action
-            rows.rewards[t] = games.last_reward
-            rows.terminated[t] = games.tensor(taken.now.terminated)
-            rows.truncated[t] = games.tensor(taken.now.truncated)
-            rows.valid[t] = games.tensor(taken.now.valid)
-            self._bootstrap_truncated(t, stem, taken.cell)
-        self._bootstrap_inside(stem, self.core.cell)
+        for taken in self.steps(stem):
+            games, now, at = taken.group.games, taken.now, (taken.t, taken.group.streams)
+            rows.inputs[at] = taken.inputs
+            rows.is_first[at] = taken.seen.is_first
+            rows.values[at] = taken.output.values
+            rows.actions[at] = taken.action
+            rows.rewards[at] = games.last_reward
+            rows.terminated[at] = games.tensor(now.terminated)
+            rows.truncated[at] = games.tensor(now.truncated)
+            rows.valid[at] = games.tensor(now.valid)
+            self._bootstrap_truncated(taken, stem)
+        for group in self.groups:
+            self._bootstrap_inside(group, stem)
         return rows
 
     @torch.no_grad()
-    def _bootstrap_truncated(self, t: int, stem: Stem, cell: Any) -> None:
+    def _bootstrap_truncated(self, taken: Taken, stem: Stem) -> None:
         """The value of the final observation, in the streams whose episode was cut off and already shows the next one's first."""
-        found = self.games.cut_off()
+        found = taken.group.games.cut_off()
         if found is None:
             return
         rows, step = found
-        self.unroll.next_values[t, rows] = self._value(stem, step.of(rows), carried.select(cell, rows))
+        value = self._value(stem, step.of(rows), carried.select(taken.cell, rows))
+        self.unroll.next_values[taken.t, taken.group.streams][rows] = value
 
     @torch.no_grad()
-    def _bootstrap_inside(self, stem: Stem, cell: Any) -> None:
+    def _bootstrap_inside(self, group: Group, stem: Stem) -> None:
         """``V(o_{t+1})`` everywhere else; beyond the last row it takes one more look, which the next unroll repeats and keeps."""
-        rows, step = self.unroll, self.games.step_input()
-        following = torch.cat([rows.values[1:], self._value(stem, step, cell).unsqueeze(0)])
-        starts = torch.cat([rows.is_first[1:], step.is_first.unsqueeze(0)])
-        rows.next_values = torch.where(rows.truncated & starts, rows.next_values, following)
+        rows, of, step = self.unroll, group.streams, group.games.step_input()
+        cell = carried.map_leaves(lambda leaf: leaf[of], self.core.cell)
+        following = torch.cat([rows.values[1:, of], self._value(stem, step, cell).unsqueeze(0)])
+        starts = torch.cat([rows.is_first[1:, of], step.is_first.unsqueeze(0)])
+        cut = rows.truncated[:, of] & starts
+        rows.next_values[:, of] = torch.where(cut, rows.next_values[:, of], following)
 
     def _value(self, stem: Stem, step: StepInput, cell: Any) -> Tensor:
         return self._network.act(stem.look(step), cell, step.is_first)[0].values
@@ -141,12 +182,17 @@ class Rollout:
     def begin_anew(self, streams: Bool[Tensor, " B"]) -> None:
         """Forgets what these streams carry, inside their episode, whatever it is; the games go on."""
         self.core = self.core.reset(streams)
-        self.games.forget(streams)
+        for group in self.groups:
+            group.games.forget(streams[group.streams])
 
     def get_state(self) -> dict[str, Any] | None:
-        """Everything needed to go on bit for bit between two unrolls, or ``None`` where the environment cannot be saved."""
-        games = self.games.get_state()
-        return None if games is None else {**games, **carried.save(self.core)}
+        """Everything needed to go on bit for bit between two unrolls, or ``None`` where an environment cannot be saved."""
+        found = [group.games.get_state() for group in self.groups]
+        states = [state for state in found if state is not None]
+        if len(states) < len(found):
+            return None
+        games = states[0] if len(states) == 1 else {"groups": {str(n): state for n, state in enumerate(states)}}
+        return {**games, **carried.save(self.core)}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continues where ``get_state`` was called, in a rollout built with the same arguments.
@@ -162,7 +208,19 @@ class Rollout:
             raise ConfigError(
                 f"the saved state of an actor does not fit this network: {error}; go on with the code it was trained with"
             ) from None
-        self.games.set_state(state)
+        if len(self.groups) == 1:
+            self.groups[0].games.set_state(state)
+            return
+        for group in self.groups:
+            group.games.set_state(state["groups"][str(group.number)])
 
     def close(self) -> None:
-        self.games.close()
+        for group in self.groups:
+            group.games.close()
+
+
+def _finished(under_way: deque[Taken]) -> Taken:
+    """The oldest step that was begun, once it has been taken."""
+    taken = under_way.popleft()
+    taken.group.games.finish()
+    return taken

@@ -120,6 +120,20 @@ class RecomputedStem(Stem):
             _backpropagate(self._forward(_concatenate(steps[chunk])), torch.cat(gradients[chunk]))
 
 
+class StemOfGroups:
+    """The way back of a stem whose steps are of groups of streams, one after the other: for the gradient of whole rows.
+
+    Args:
+        streams: of each group, in the order in which they are stepped.
+    """
+
+    def __init__(self, stem: Stem, streams: Sequence[slice]) -> None:
+        self._stem, self._streams = stem, tuple(streams)
+
+    def backward(self, gradient: Float[Tensor, "T B D"]) -> None:
+        self._stem.backward([row[streams] for row in gradient for streams in self._streams])
+
+
 def _backpropagate(output: Float[Tensor, "B D"], gradient: Float[Tensor, "B D"]) -> None:
     """Adds what follows from the output's gradient to the parameters'.
 
@@ -144,18 +158,20 @@ def choose_stem(
     activations: str,
     budget_bytes: int,
     autocast: torch.dtype | None,
-    unroll: int,
+    passes: int,
     example: StepInput,
 ) -> Stem:
     """The stem for ``activations`` = ``retain``, ``recompute`` or ``auto``: retain while an unroll's activations fit the budget.
 
-    ``example`` is one step's input; its forward pass is measured for ``auto``.
+    Args:
+        passes: that an unroll takes.
+        example: the input of one of them, whose forward pass is measured for ``auto``.
     """
     forward = StemPass(network, autocast)
     if not any(parameter.requires_grad for parameter in stem_parameters(network)):
         return FrozenStem(forward)
     if activations == "auto":
-        fits = unroll * saved_bytes(forward, example) <= budget_bytes
+        fits = passes * saved_bytes(forward, example) <= budget_bytes
         activations = "retain" if fits else "recompute"
     return RetainedStem(forward) if activations == "retain" else RecomputedStem(forward)
 

@@ -81,8 +81,8 @@ class StreamWorker:
         # Also where the version is the same: the learner may have refused what this actor has made of it.
         self.parameters.load(weights.vector)
         self.policy_version = weights.version
-        self.games.env_time_s, learn_time = 0.0, 0.0
-        self.games.episodes.clear()
+        learn_time = 0.0
+        self.games.clear()
         if not self._has_begun:
             self._observe()
             self._has_begun = True
@@ -104,7 +104,7 @@ class StreamWorker:
         }
         whole = StepReport(*(torch.stack(parts).double() for parts in zip(*reports, strict=True)))
         self._sequence += 1
-        header = header_of(self.identity, self._sequence - 1, self.policy_version, self.games.env, self.games.episodes)
+        header = header_of(self.identity, self._sequence - 1, self.policy_version, self.games.played())
         return WeightsContribution(
             header,
             self.layout,
@@ -171,8 +171,7 @@ class StreamWorker:
         times: dict[str, float],
     ) -> UnrollStatistics:
         of_streams = statistics_of_streams(
-            self.games.env,
-            self.games.episodes,
+            self.games.played(),
             carries_sensitivity=self.network.core.carries_sensitivity,
             begun_anew=unsound,
             norms=norms,

@@ -5,15 +5,14 @@ Rows 0..T are what the network saw, the last one of them to bootstrap from; what
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
-from actors.games import Games
-from actors.rollout import Rollout
+from actors.rollout import Rollout, Taken
 from actors.stem import Stem, StepInput
 from conf.schema import ActorsConfig
 from envs.base import EnvSpec
@@ -223,53 +222,73 @@ def record(rollout: Rollout, network: PolicyNetwork, stem: Stem) -> Recorded:
     Raises:
         EnvironmentFailure: if the environment died.
     """
-    games = rollout.games
     before = carried.map_leaves(_here, network.core.inner(rollout.core))
-    seen: list[StepInput] = []
-    inputs: list[Tensor] = []
-    flags: list[Tensor] = []
-    parameters: list[Tensor] = []
-    cuts = _Cuts(games)
-    for taken in rollout.steps(stem):
-        seen.append(taken.seen)
-        inputs.append(taken.inputs)
-        parameters.append(taken.output.parameters)
-        now = taken.now
-        flags.append(torch.stack([torch.from_numpy(flag) for flag in (now.terminated, now.truncated, now.valid)]))
-        cuts.look(len(seen) - 1)
-    seen.append(games.step_input())
-    terminated, truncated, valid = torch.stack(flags, dim=1)
+    taken: list[list[_Row]] = [[] for _ in rollout.groups]
+    cuts = _Cuts()
+    for step in rollout.steps(stem):
+        taken[step.group.number].append(_Row.of(step))
+        cuts.look(step)
+    seen = [
+        [*(row.seen for row in rows), group.games.step_input()]
+        for rows, group in zip(taken, rollout.groups, strict=True)
+    ]
     trajectory = Trajectory(
-        Observations.pack(_stacked(step.observation for step in seen), rollout.env.spec.layout),
-        None if seen[0].instruction is None else _stacked(step.instruction for step in seen),
-        _stacked(step.last_reward for step in seen),
-        _stacked(step.last_action for step in seen),
-        _stacked(step.is_first for step in seen),
-        terminated,
-        truncated,
-        valid,
+        Observations.pack(_column(seen, lambda step: step.observation).cpu(), rollout.spec.layout),
+        _column(seen, lambda step: step.instruction).cpu() if rollout.spec.instruction_length else None,
+        _column(seen, lambda step: step.last_reward).cpu(),
+        _column(seen, lambda step: step.last_action).cpu(),
+        _column(seen, lambda step: step.is_first).cpu(),
+        _column(taken, lambda row: row.terminated),
+        _column(taken, lambda row: row.truncated),
+        _column(taken, lambda row: row.valid),
         torch.empty(0, 0),
-        *cuts.found(seen[0]),
+        *cuts.found(seen[0][0]),
         before,
     )
-    return Recorded(trajectory, torch.stack(inputs), torch.stack(parameters))
+    return Recorded(trajectory, _column(taken, lambda row: row.inputs), _column(taken, lambda row: row.parameters))
+
+
+class _Row(NamedTuple):
+    """A step of a group of streams."""
+
+    seen: StepInput
+    inputs: Float[Tensor, "S D"]
+    parameters: Float[Tensor, "S A"]
+    terminated: Bool[Tensor, " S"]
+    truncated: Bool[Tensor, " S"]
+    valid: Bool[Tensor, " S"]
+
+    @classmethod
+    def of(cls, taken: Taken) -> "_Row":
+        now = taken.now
+        flags = (torch.from_numpy(flag) for flag in (now.terminated, now.truncated, now.valid))
+        return cls(taken.seen, taken.inputs, taken.output.parameters, *flags)
+
+
+R = TypeVar("R")
+
+
+def _column(groups: Sequence[Sequence[R]], of: Callable[[R], Tensor | None]) -> Shaped[Tensor, "R B ..."]:
+    """One thing of the rows of all groups, whose streams stand side by side."""
+    found = [[of(row) for row in rows] for rows in groups]
+    columns = [torch.stack([one for one in rows if one is not None]) for rows in found]
+    return columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)
 
 
 class _Cuts:
     """The final observations of episodes that were cut off."""
 
-    def __init__(self, games: Games) -> None:
-        self._games = games
+    def __init__(self) -> None:
         self._places: list[Tensor] = []
         self._steps: list[StepInput] = []
 
-    def look(self, row: int) -> None:
-        found = self._games.cut_off()
+    def look(self, taken: Taken) -> None:
+        found = taken.group.games.cut_off()
         if found is None:
             return
         streams, step = found
         of = streams.nonzero().squeeze(1).cpu()
-        self._places.append(torch.stack([torch.full_like(of, row), of], dim=1))
+        self._places.append(torch.stack([torch.full_like(of, taken.t), taken.group.streams.start + of], dim=1))
         self._steps.append(step.of(streams))
 
     def found(self, example: StepInput) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -286,7 +305,3 @@ class _Cuts:
 
 def _here(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True)
-
-
-def _stacked(tensors: Iterable[Tensor | None]) -> Tensor:
-    return torch.stack([tensor for tensor in tensors if tensor is not None]).cpu()

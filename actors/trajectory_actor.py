@@ -6,6 +6,7 @@ ship      the trajectory, with the c_0 and S_0 that it began with
 """
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,13 +39,13 @@ class TrajectoryActor(BaseActor[TrajectoryContribution]):
     def __init__(
         self,
         identity: ActorIdentity,
-        env: VectorEnv,
+        envs: Sequence[VectorEnv],
         network: NetworkConfig,
         rule: RuleConfig,
         options: ActorsConfig,
         reward_clip: str,
     ) -> None:
-        super().__init__(identity, env, network, rule, options, reward_clip)
+        super().__init__(identity, envs, network, rule, options, reward_clip)
         self.network.requires_grad_(False)
         autocast = autocast_type(options.autocast, self.device)
         self._bfloat16 = autocast is not None
@@ -72,4 +73,4 @@ def build_trajectory_actor(
 ) -> TrajectoryActor:
     """Raises as ``open_actor``."""
     sections = (config.network, config.rule, config.actors, config.env.reward_clip)
-    return open_actor(config, identity, state, lambda env: TrajectoryActor(identity, env, *sections))
+    return open_actor(config, identity, state, lambda envs: TrajectoryActor(identity, envs, *sections))

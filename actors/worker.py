@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from envs.base import spawn_seeds
 from rtrl_core import WeightsSnapshot
 
 C = TypeVar("C")
@@ -31,6 +32,10 @@ class ActorIdentity(NamedTuple):
     @property
     def action_seed(self) -> int:
         return self.spawn_seed(1)
+
+    def action_seeds(self, groups: int) -> list[int]:
+        """Of the groups of streams that it steps one after the other."""
+        return [self.action_seed] if groups == 1 else spawn_seeds(self.action_seed, groups)
 
     @property
     def fidelity_seed(self) -> int:

@@ -48,6 +48,9 @@ class AtariConfig(EnvConfig):
     noop_max: int = knob(30, "random no-ops at the start of a game", minimum=0, maximum=1_000_000)
     max_frames: int = knob(108_000, "frames after which a game is truncated", minimum=1, maximum=MAX_INT32)
     full_action_space: bool = knob(False, "all 18 actions instead of the game's own")
+    threads: int = knob(
+        1, "threads that emulate, of each part of an actor's streams (actors.pipeline)", minimum=1, maximum=1024
+    )
 
 
 @dataclass
@@ -72,7 +75,10 @@ class ProcgenConfig(EnvConfig):
     num_levels: int = knob(500, "levels to draw from; 0 is all there are", minimum=0, maximum=MAX_INT32)
     start_level: int = knob(0, "first of them", minimum=0, maximum=MAX_INT32)
     threads: int = knob(
-        0, "worker threads; 0 steps in the actor's own, which is faster on its one core", minimum=0, maximum=1024
+        0,
+        "worker threads; 0 steps in the actor's own, which is faster on its one core; with actors.pipeline at least one for each part",
+        minimum=0,
+        maximum=1024,
     )
 
 

@@ -135,6 +135,12 @@ class ActorsConfig:
         32, "B, streams per actor; the most of them where fleet.num_streams is given", minimum=1, maximum=65_536
     )
     unroll: int = knob(20, "T, steps per unroll", minimum=1, maximum=1_000_000)
+    pipeline: int = knob(
+        1,
+        "parts of an actor's streams: while the games of one play, the network looks at the next; 2 is worth most (docs/tuning.md)",
+        minimum=1,
+        maximum=64,
+    )
     device: str = knob("cpu", "cpu, cuda or cuda:N")
     num_cpus: float = knob(1, "CPU cores that Ray sets aside for an actor", minimum=0, maximum=10_000)
     num_gpus: float = knob(0, "GPU share that Ray sets aside for an actor", minimum=0, maximum=1000)

@@ -26,7 +26,7 @@ def make(config: EnvConfig, num_envs: int, seed: int) -> VectorEnv:
 
 
 class AtariEnv(VectorEnv):
-    """Grey images uint8 ``[B, stack, size, size]``; one thread, because there is one actor per core."""
+    """Grey images uint8 ``[B, stack, size, size]``, from emulators that run in threads of their own."""
 
     def __init__(self, config: AtariConfig, num_envs: int, seed: int) -> None:
         try:
@@ -39,7 +39,7 @@ class AtariEnv(VectorEnv):
         self._envs = AtariVectorEnv(
             game,
             num_envs,
-            num_threads=1,
+            num_threads=config.threads,
             max_num_frames_per_episode=config.max_frames,
             repeat_action_probability=config.sticky_actions,
             full_action_space=config.full_action_space,
@@ -74,6 +74,8 @@ class AtariEnv(VectorEnv):
         self._begins = np.ones(num_envs, bool)
         self._unpaid = np.zeros(num_envs, np.float32)
         self._last_frame = np.zeros(0, np.uint8)
+        self._pressed = np.zeros(num_envs, bool)
+        """Streams whose present step is a press of their opening."""
 
     def reset(self) -> Timestep:
         observation, info = self._envs.reset(seed=self._seeds)
@@ -83,8 +85,16 @@ class AtariEnv(VectorEnv):
         return Timestep(observation, np.zeros(self.num_envs, np.float32), no, no, ~no, no, life_lost=no)
 
     def step(self, actions: np.ndarray) -> Timestep:
-        pressed = self._openings.under_way
-        observation, reward, terminated, truncated, info = self._envs.step(self._openings.press(actions))
+        self.begin(actions)
+        return self.finish()
+
+    def begin(self, actions: np.ndarray) -> None:
+        self._pressed = self._openings.under_way
+        self._envs.send(self._openings.press(actions))
+
+    def finish(self) -> Timestep:
+        pressed = self._pressed
+        observation, reward, terminated, truncated, info = self._envs.recv()
         truncated = truncated & ~terminated
         over = terminated | truncated
         # After a game the counter shows the next game's lives. A game that goes on for some frames without any begins no new life.

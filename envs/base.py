@@ -102,6 +102,8 @@ class VectorEnv(ABC):
 
     spec: EnvSpec
     num_envs: int
+    _begun: np.ndarray
+    """Actions of a step that has been begun, in suites that take it all at once."""
 
     @abstractmethod
     def reset(self) -> Timestep:
@@ -114,6 +116,20 @@ class VectorEnv(ABC):
         Raises:
             EnvironmentFailure: if the environment died or missed its deadline.
         """
+
+    def begin(self, actions: np.ndarray) -> None:
+        """First half of a step, for whoever has something else to do meanwhile; ``finish`` is the next call.
+
+        Suites whose games run in other threads or processes start them and return; the others take the whole step in ``finish``.
+
+        Raises:
+            EnvironmentFailure: as ``step``.
+        """
+        self._begun = actions
+
+    def finish(self) -> Timestep:
+        """Second half of the step that ``begin`` began: waits for it. Raises as ``step``."""
+        return self.step(self._begun)
 
     def get_state(self) -> dict[str, Any] | None:
         """Everything needed to go on bit for bit (arrays, numbers, strings, nested dicts of them), or ``None`` if the suite cannot."""

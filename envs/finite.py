@@ -15,7 +15,7 @@ class FiniteEnv(VectorEnv):
     run whose environment always does ends after ``fleet.max_restarts``.
 
     Raises:
-        EnvironmentFailure: from ``reset`` and ``step``: names the environment, the stream and the number.
+        EnvironmentFailure: from ``reset``, ``step`` and ``finish``: names the environment, the stream and the number.
     """
 
     def __init__(self, env: VectorEnv) -> None:
@@ -27,6 +27,12 @@ class FiniteEnv(VectorEnv):
 
     def step(self, actions: np.ndarray) -> Timestep:
         return self._checked(self.inner.step(actions))
+
+    def begin(self, actions: np.ndarray) -> None:
+        self.inner.begin(actions)
+
+    def finish(self) -> Timestep:
+        return self._checked(self.inner.finish())
 
     def _checked(self, now: Timestep) -> Timestep:
         self._require_finite("an observation", now.observation)

@@ -137,7 +137,31 @@ class GymnasiumEnv(VectorEnv):
 
     def step(self, actions: np.ndarray) -> Timestep:
         with self._named("a step"):
-            observation, reward, terminated, truncated, info = self._envs.step(self._action(actions))
+            taken = self._envs.step(self._action(actions))
+        return self._timestep(*taken)
+
+    def begin(self, actions: np.ndarray) -> None:
+        """Environments in processes start; those in this one take the whole step in ``finish``."""
+        super().begin(actions)
+        if isinstance(self._envs, AsyncVectorEnv):
+            with self._named("a step"):
+                self._envs.step_async(self._action(actions))
+
+    def finish(self) -> Timestep:
+        if not isinstance(self._envs, AsyncVectorEnv):
+            return super().finish()
+        with self._named("a step"):
+            taken = self._envs.step_wait()
+        return self._timestep(*taken)
+
+    def _timestep(
+        self,
+        observation: Any,
+        reward: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        info: dict[str, Any],
+    ) -> Timestep:
         truncated = truncated & ~terminated
         return Timestep(
             self._observation(observation),

@@ -20,8 +20,8 @@ import numpy as np
 
 from conf.env_schema import EnvConfig, ProcgenConfig
 from conf.knobs import ConfigError
-from envs.base import Discrete, EnvSpec, MissingDependency, Timestep, UnknownEnvironment, VectorEnv
-from envs.suite import EvaluationProtocol, Suite
+from envs.base import Discrete, EnvSpec, MissingDependency, Timestep, UnknownEnvironment, VectorEnv, spawn_seeds
+from envs.suite import EvaluationProtocol, Part, Suite
 
 TIME_LIMITS: dict[str, int] = {
     "bigfish": 6000,
@@ -74,6 +74,12 @@ def make(config: EnvConfig, num_envs: int, seed: int) -> VectorEnv:
     return ProcgenEnv(config, num_envs, seed)
 
 
+def make_part(config: ProcgenConfig, num_envs: int, seed: int, part: Part) -> VectorEnv:
+    """With threads of its own: without any, a game would be stepped by whoever should do something else meanwhile."""
+    own_seed = spawn_seeds(seed, part.of)[part.number]
+    return ProcgenEnv(replace(config, threads=max(1, config.threads)), num_envs, own_seed)
+
+
 class ProcgenEnv(VectorEnv):
     """Colour images uint8 ``[B, 64, 64, 3]``; its state can be saved bit for bit."""
 
@@ -112,7 +118,13 @@ class ProcgenEnv(VectorEnv):
         return Timestep(self._last, np.zeros(self.num_envs, np.float32), no, no, ~no, no)
 
     def step(self, actions: np.ndarray) -> Timestep:
+        self.begin(actions)
+        return self.finish()
+
+    def begin(self, actions: np.ndarray) -> None:
         self._envs.act(actions.astype(np.int32))
+
+    def finish(self) -> Timestep:
         reward, observation, first = self._envs.observe()
         first = np.array(first, bool)
         self._length += 1
@@ -233,4 +245,4 @@ def protocol(config: ProcgenConfig) -> EvaluationProtocol:
     return EvaluationProtocol(splits, episodes=200)
 
 
-SUITE = Suite(ProcgenConfig, make, protocol=protocol)
+SUITE = Suite(ProcgenConfig, make, make_part=make_part, protocol=protocol)

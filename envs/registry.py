@@ -6,10 +6,11 @@ A suite is imported only when it is asked for, so a machine needs only the libra
 from importlib import import_module
 
 from conf.env_schema import EnvConfig
+from conf.knobs import ConfigError
 from conf.suites import suite_names, suite_of_others
-from envs.base import UnknownEnvironment, VectorEnv
+from envs.base import UnknownEnvironment, VectorEnv, spawn_seeds
 from envs.finite import FiniteEnv
-from envs.suite import Suite
+from envs.suite import Part, Suite
 
 SUITES: dict[str, str] = {
     "atari": "envs.atari:SUITE",
@@ -56,3 +57,32 @@ def make_env(config: EnvConfig, num_envs: int, seed: int, *, pictures: bool = Fa
         raise ValueError(f"num_envs must be at least 1, got {num_envs}")
     options = {"pictures": pictures} if suite.takes_pictures else {}
     return FiniteEnv(suite.make(config, num_envs, seed, **options))
+
+
+def make_parts(config: EnvConfig, num_envs: int, seed: int, count: int) -> list[VectorEnv]:
+    """The same streams as ``count`` environments that can be stepped one while the network looks at another: as many in each, or one more.
+
+    Raises:
+        ConfigError: if a part would have no stream.
+        UnknownEnvironment, MissingDependency, EnvironmentFailure: as ``make_env``; no part is left open.
+    """
+    if count == 1:
+        return [make_env(config, num_envs, seed)]
+    if num_envs < count:
+        raise ConfigError(
+            f"actors.pipeline={count} needs a stream for each part, got actors.num_envs={num_envs}: raise it, or use actors.pipeline=1"
+        )
+    suite, parts = find_suite(config.suite), list[VectorEnv]()
+    sizes = [num_envs // count + (number < num_envs % count) for number in range(count)]
+    try:
+        for number, (size, own_seed) in enumerate(zip(sizes, spawn_seeds(seed, count), strict=True)):
+            if suite.make_part is None:
+                parts.append(make_env(config, size, own_seed))
+            else:
+                part = Part(number, count, sum(sizes[:number]))
+                parts.append(FiniteEnv(suite.make_part(config, size, seed, part)))
+    except Exception:
+        for part in parts:
+            part.close()
+        raise
+    return parts

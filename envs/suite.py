@@ -7,7 +7,7 @@ Importing the module of a ``Suite`` imports no game library: ``make`` does. ``en
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from conf.env_schema import EnvConfig
 
@@ -82,6 +82,15 @@ def no_score(spec: "EnvSpec", split: str, mean_return: float) -> float | None:
     return None
 
 
+class Part(NamedTuple):
+    """Where the streams of an environment stand among those of an actor that steps them in parts."""
+
+    number: int
+    of: int
+    """Parts."""
+    first_stream: int
+
+
 @dataclass(frozen=True, slots=True)
 class Suite:
     """All that the rest of the program knows about a suite."""
@@ -92,6 +101,9 @@ class Suite:
     """``make(config, num_envs, seed)``. Raises ``UnknownEnvironment``, ``MissingDependency`` or ``EnvironmentFailure``."""
     takes_pictures: bool = False
     """Whether ``make`` must be told ``pictures=True`` or ``pictures=False``: if ``render`` will be called."""
+    make_part: "Callable[[Any, int, int, Part], VectorEnv] | None" = None
+    """``make_part(config, num_envs, seed, part)`` where several environments of ``make``, each with a seed of its own, would not be the
+    parts of one: ``seed`` is that of all parts."""
     protocol: Callable[[Any], EvaluationProtocol] = as_trained
     """Its own way of evaluation, given the options that were trained with."""
     split_score: Callable[["EnvSpec", str, float], float | None] = no_score

@@ -204,10 +204,10 @@ class R2D2(QOptions, Algorithm[TrajectoryContribution]):
             self.epsilon_base, self.epsilon_exponent, identity.actor_id * num_envs, num_envs, num_actors * num_envs
         )
 
-        def build(env: VectorEnv) -> QActor:
+        def build(envs: list[VectorEnv]) -> QActor:
             return QActor(
                 identity,
-                env,
+                envs,
                 config.network,
                 replace(config.rule, refresh=0),
                 config.loss,

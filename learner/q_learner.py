@@ -210,7 +210,7 @@ class QLearner(BaseLearner[TrajectoryContribution]):
                 activations=options.activations,
                 budget_bytes=options.activation_budget_bytes,
                 autocast=autocast_type(options.autocast, self.device),
-                unroll=len(sequences.is_first),
+                passes=len(sequences.is_first),
                 example=_step_input(sequences, slice(0, 1)),
             )
             self._stem = ReplayedStem(stem, ROWS_AT_ONCE[self.device.type] // sequences.is_first.shape[1])

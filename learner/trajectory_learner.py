@@ -83,7 +83,7 @@ class TrajectoryLearner(BatchLearner[TrajectoryContribution]):
             activations=options.activations,
             budget_bytes=options.activation_budget_bytes,
             autocast=autocast,
-            unroll=trajectory.num_steps,
+            passes=trajectory.num_steps,
             example=example,
         )
         self._stem = ReplayedStem(stem, at_once)

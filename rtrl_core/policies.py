@@ -34,8 +34,13 @@ class ActionDistribution(Protocol):
         """The action as core input: one-hot, or the vector itself."""
         ...
 
+    def of(self, streams: slice) -> "ActionDistribution":
+        """The same for these streams alone; another one where it differs between streams."""
+        del streams
+        return self
 
-class Categorical:
+
+class Categorical(ActionDistribution):
     """``num_actions`` logits; actions are int64 ``[...]``."""
 
     def __init__(self, num_actions: int) -> None:
@@ -81,8 +86,15 @@ class QValues(Categorical):
         evenly = torch.randint(self.num_parameters, shape, generator=generator, device=device)
         return torch.where(explores, evenly, self.mode(parameters))
 
+    def of(self, streams: slice) -> "QValues":
+        if not isinstance(self.epsilon, Tensor):
+            return self
+        theirs = QValues(self.num_parameters)
+        theirs.epsilon = self.epsilon[streams]
+        return theirs
 
-class FactoredCategorical:
+
+class FactoredCategorical(ActionDistribution):
     """Several independent choices at once, one after the other in the parameters: A is the sum of ``sizes``; actions int64 ``[..., K]``."""
 
     ABSENT = -1e9
@@ -122,7 +134,7 @@ class FactoredCategorical:
         )
 
 
-class DiagonalGaussian:
+class DiagonalGaussian(ActionDistribution):
     """Means and log standard deviations of ``size`` independent normals; actions are float32 ``[..., size]``."""
 
     MIN_LOG_SCALE, MAX_LOG_SCALE = -5.0, 2.0

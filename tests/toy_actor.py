@@ -23,7 +23,7 @@ def make_actor(
     loss = loss or LossConfig()
     actor = Actor(
         ActorIdentity(0, 0, 1),
-        env,
+        [env],
         network,
         rule_config or RuleConfig(rule),
         loss,

@@ -58,6 +58,8 @@ class DMLabEnv(VectorEnv):
         self._shown = np.zeros((self.num_envs, *self.spec.observation_shape), np.uint8)
         self._words = np.zeros((self.num_envs, self.spec.instruction_length), np.int64)
         self._level = np.zeros(self.num_envs, np.int64)
+        self._waiting = np.zeros(self.num_envs, bool)
+        """Streams that had no engine when the present step began."""
 
     def reset(self) -> Timestep:
         self._supervisor.start()
@@ -68,13 +70,20 @@ class DMLabEnv(VectorEnv):
         return self._timestep(np.zeros(self.num_envs, np.float32), no, no, ~no, no, self._level.copy())
 
     def step(self, actions: np.ndarray) -> Timestep:
-        supervisor = self._supervisor
-        waiting = np.array([engine is None for engine in supervisor.playing])
+        self.begin(actions)
+        return self.finish()
+
+    def begin(self, actions: np.ndarray) -> None:
+        self._waiting = np.array([engine is None for engine in self._supervisor.playing])
+        self._supervisor.begin_step(self._actions[actions])
+
+    def finish(self) -> Timestep:
+        supervisor, waiting = self._supervisor, self._waiting
         reward = np.zeros(self.num_envs, np.float32)
         status = np.full(self.num_envs, RUNNING)
         before, level = self._new_arrays(), self._level.copy()
         still = np.ones(self.num_envs, bool)
-        for stream, engine in supervisor.step(self._actions[actions]):
+        for stream, engine in supervisor.answers():
             reward[stream], status[stream] = engine.reward, engine.status
             if engine.status == RUNNING:
                 self._show(stream, engine)

@@ -70,9 +70,10 @@ class FixedSchedule(Schedule):
     So with as many streams per actor as there are levels, each has one; with fewer, an actor plays a part of them.
     """
 
-    def __init__(self, num_levels: int, seeds: LevelSeeds, seed: int) -> None:
+    def __init__(self, num_levels: int, seeds: LevelSeeds, seed: int, first_stream: int = 0) -> None:
         super().__init__(num_levels, seeds)
-        self._offset = int(np.random.default_rng(np.random.SeedSequence([seed, 1])).integers(num_levels))
+        offset = int(np.random.default_rng(np.random.SeedSequence([seed, 1])).integers(num_levels))
+        self._offset = offset + first_stream
 
     def _choose(self, stream: int) -> int:
         return (self._offset + stream) % self.num_levels
@@ -84,13 +85,14 @@ class FixedSchedule(Schedule):
 class EqualSchedule(Schedule):
     """The next episode is of the level with the fewest steps, played or expected from episodes that are not over yet."""
 
-    def __init__(self, num_levels: int, seeds: LevelSeeds, seed: int) -> None:
+    def __init__(self, num_levels: int, seeds: LevelSeeds, seed: int, first_stream: int = 0) -> None:
         super().__init__(num_levels, seeds)
         self._steps = np.zeros(num_levels)
         self._episodes = np.zeros(num_levels, np.int64)
         self._open = np.zeros(num_levels, np.int64)
-        # Among equals, actors do not all begin with the same level.
-        self._order = np.random.default_rng(np.random.SeedSequence([seed, 1])).permutation(num_levels)
+        # Among equals, actors do not all begin with the same level, nor do the parts of one.
+        order = np.random.default_rng(np.random.SeedSequence([seed, 1])).permutation(num_levels)
+        self._order = np.roll(order, -first_stream)
 
     def _choose(self, stream: int) -> int:
         expected = np.where(self._episodes > 0, self._steps / np.maximum(self._episodes, 1), EXPECTED_STEPS)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from conf.env_schema import DMLab30Config, DMLabConfig, EnvConfig
 from conf.knobs import ConfigError
-from envs.base import EnvSpec, MissingDependency, UnknownEnvironment, VectorEnv
+from envs.base import EnvSpec, MissingDependency, UnknownEnvironment, VectorEnv, spawn_seeds
 from envs.dmlab import module
 from envs.dmlab.cache import CacheOptions
 from envs.dmlab.checks import CHECK
@@ -18,7 +18,7 @@ from envs.dmlab.remote_tier import RemoteTier
 from envs.dmlab.schedule import LEVEL_SCHEDULES, NUM_SEEDS, LevelSeeds
 from envs.dmlab.scores import capped_mean_score, level_score
 from envs.dmlab.supervisor import Supervisor
-from envs.suite import DoctorCheck, Suite, SuiteScore
+from envs.suite import DoctorCheck, Part, Suite, SuiteScore
 
 TEST_MIXER_SEED = 0x600D5EED
 """Of IMPALA's test protocol: level seeds mean other levels than in training."""
@@ -27,16 +27,24 @@ TEST_MIXER_SEED = 0x600D5EED
 def make(config: EnvConfig, num_envs: int, seed: int) -> VectorEnv:
     """Raises ``UnknownEnvironment`` for an unknown level, ``MissingDependency`` without the module or a level's pictures."""
     assert isinstance(config, DMLabConfig)
+    return make_part(config, num_envs, seed, Part(0, 1, 0))
+
+
+def make_part(config: DMLabConfig, num_envs: int, seed: int, part: Part) -> VectorEnv:
+    """Parts divide the spare engines, and under a fixed schedule the levels, as the streams of one environment would have them."""
     names = level_names(config)
     levels = engine_options(config, names)
-    seeds = LevelSeeds(seed, config.num_levels, config.start_level)
+    seeds = LevelSeeds(
+        spawn_seeds(seed, part.of)[part.number] if part.of > 1 else seed, config.num_levels, config.start_level
+    )
     several = isinstance(config, DMLab30Config)
-    schedule = LEVEL_SCHEDULES[config.schedule if several else "fixed"](len(levels), seeds, seed)
+    schedule = LEVEL_SCHEDULES[config.schedule if several else "fixed"](len(levels), seeds, seed, part.first_stream)
+    spares = config.spare_engines // part.of + (part.number < config.spare_engines % part.of)
     supervisor = Supervisor(
         levels,
         schedule,
         num_envs,
-        config.spare_engines,
+        spares,
         config.step_timeout_s,
         config.reset_timeout_s,
         config.wait_for_reset,
@@ -156,10 +164,11 @@ def human_score(spec: EnvSpec, split: str, mean_return: float) -> float | None:
     return level_score(split, [mean_return])
 
 
-ONE_LEVEL = Suite(DMLabConfig, make, protocol=one_level, split_score=human_score, check=CHECK)
+ONE_LEVEL = Suite(DMLabConfig, make, make_part=make_part, protocol=one_level, split_score=human_score, check=CHECK)
 DMLAB_30 = Suite(
     DMLab30Config,
     make,
+    make_part=make_part,
     protocol=level_by_level,
     split_score=human_score,
     suite_score=SuiteScore("dmlab30", "DMLab-30", "mean of the levels' scores, each at most 100 %", capped_mean_score),

@@ -55,7 +55,7 @@ class Supervisor:
         self.restarts = 0
         self.deadlines_missed = 0
         self.lost: set[int] = set()
-        """Streams whose engine ended in their episode, since ``step`` was called."""
+        """Streams whose engine ended in their episode, since the present step began."""
         self._levels = levels
         self._schedule = schedule
         self._num_spares = num_spares
@@ -90,16 +90,19 @@ class Supervisor:
             self.close()
             raise
 
-    def step(self, actions: np.ndarray) -> Iterator[tuple[int, EngineProcess]]:
-        """One step of every stream that plays; ``actions`` int32 ``[B, 7]``.
-
-        Yields the streams whose engine has taken its step, while others are still at theirs; streams that lose theirs are in
-        ``lost`` afterwards. To be read to its end.
-        """
+    def begin_step(self, actions: np.ndarray) -> None:
+        """Tells the engine of every stream that plays to take a step; ``actions`` int32 ``[B, 7]``."""
         self.lost = set()
         for stream, engine in enumerate(self.playing):
             if engine is not None:
                 engine.step(actions[stream])
+
+    def answers(self) -> Iterator[tuple[int, EngineProcess]]:
+        """Ends the step that was begun.
+
+        Yields the streams whose engine has taken it, while others are still at theirs; streams that lose theirs are in ``lost``
+        afterwards. To be read to its end.
+        """
         # One after the other: a look at all of them would wake this process, and take a core from an engine, at every answer.
         for stream, engine in enumerate(self.playing):
             while engine is not None and engine.busy and self.playing[stream] is engine:

@@ -26,6 +26,7 @@ SHAPES_OF_ACTORS = (
     "rule",
     "algorithm",
     "actors.num_envs",
+    "actors.pipeline",
     "actors.device",
 )
 """With another value, an actor cannot go on in the middle of its games."""
@@ -34,7 +35,7 @@ SHAPES_OF_REPLAY = ("env", "network.core", "network.core_options", "rule", "acto
 SHAPES_OF_REFRESHED = ("rule.refresh", "actors.unroll")
 """The same, where its core is refreshed: how many inputs are kept."""
 ABSENT = object()
-MEANT_BEFORE = {"algorithm.name": "r2ac", "rule.refresh": 0}
+MEANT_BEFORE = {"algorithm.name": "r2ac", "rule.refresh": 0, "actors.pipeline": 1}
 """What configurations that were stored before an option existed meant by not having it."""
 
 

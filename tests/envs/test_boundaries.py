@@ -160,7 +160,7 @@ def test_state_and_sensitivity_forget_exactly_at_first_steps(suite: str):
     encoder = "none" if env.spec.layout == "vector" else "impala"
     network = NetworkConfig(encoder=encoder, features=8, num_units=4, last_reward=False)
     actor = Actor(
-        *(ActorIdentity(0, 0, 1), env, network, RuleConfig(), LossConfig()),
+        *(ActorIdentity(0, 0, 1), [env], network, RuleConfig(), LossConfig()),
         *(ActorsConfig(num_envs=STREAMS, unroll=1, autocast="float32"), "none"),
     )
     weights = WeightsSnapshot(0, actor.parameters.layout.fingerprint, actor.parameters.vector.clone())

@@ -108,18 +108,18 @@ def test_an_engine_that_dies_after_the_last_answer_of_its_episode_loses_that_ans
 ):
     env = open_env(DMLabConfig(spare_engines=1), steps=[3, 3])
     env.reset()
-    supervisor, step = env._supervisor, env._supervisor.step
+    supervisor, answers = env._supervisor, env._supervisor.answers
     for _ in range(2):
         env.step(np.zeros(STREAMS, int))
 
-    def step_and_kill(actions: np.ndarray) -> Iterator[Any]:
-        for stream, engine in step(actions):
+    def answer_and_kill() -> Iterator[Any]:
+        for stream, engine in answers():
             yield stream, engine
             if stream == 0:
                 os.kill(engine.pid, signal.SIGKILL)
                 wait_until("the loss", lambda: supervisor._look(0.1) or supervisor.lost)
 
-    monkeypatch.setattr(supervisor, "step", step_and_kill)
+    monkeypatch.setattr(supervisor, "answers", answer_and_kill)
     now = env.step(np.zeros(STREAMS, int))
     assert now.valid.tolist() == [False, True, True]
     assert now.truncated[0]

@@ -24,7 +24,7 @@ def test_an_unroll_in_which_an_engine_died_has_a_finite_gradient_of_its_real_ste
 ):
     env = open_env(DMLabConfig(spare_engines=1, width=16, height=16), steps=[30, 40])
     actor = Actor(
-        *(ActorIdentity(0, 0, 1), env, NetworkConfig(features=8, num_units=4), RuleConfig(), LossConfig()),
+        *(ActorIdentity(0, 0, 1), [env], NetworkConfig(features=8, num_units=4), RuleConfig(), LossConfig()),
         *(ActorsConfig(num_envs=STREAMS, unroll=10, autocast="float32"), "none"),
     )
     weights = WeightsSnapshot(0, actor.parameters.layout.fingerprint, actor.parameters.vector.clone())
@@ -45,7 +45,7 @@ def test_a_game_that_was_lost_with_its_engine_adds_nothing_to_the_next_ones_retu
 ):
     env = open_env(DMLabConfig(spare_engines=1, width=16, height=16), streams=1, steps=[16, 16])
     actor = Actor(
-        *(ActorIdentity(0, 0, 1), env, NetworkConfig(features=8, num_units=4), RuleConfig(), LossConfig()),
+        *(ActorIdentity(0, 0, 1), [env], NetworkConfig(features=8, num_units=4), RuleConfig(), LossConfig()),
         *(ActorsConfig(num_envs=1, unroll=8, autocast="float32"), "none"),
     )
     weights = WeightsSnapshot(0, actor.parameters.layout.fingerprint, actor.parameters.vector.clone())
@@ -81,7 +81,7 @@ def test_what_came_before_an_engine_was_lost_is_bootstrapped_as_at_any_cut(
 ):
     env = open_env(DMLabConfig(spare_engines=spares, width=16, height=16), steps=[30, 40])
     actor = Actor(
-        *(ActorIdentity(0, 0, 1), env, NetworkConfig(features=8, num_units=4), RuleConfig(), LossConfig()),
+        *(ActorIdentity(0, 0, 1), [env], NetworkConfig(features=8, num_units=4), RuleConfig(), LossConfig()),
         *(ActorsConfig(num_envs=STREAMS, unroll=10, autocast="float32"), "none"),
     )
     with torch.no_grad():  # values that show whether one is missing, doubled or discounted once more
