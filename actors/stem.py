@@ -1,8 +1,8 @@
-"""The way from observations to core inputs while acting, and the way back for the gradient: three ways to pay for it.
+"""The way from observations to core inputs while acting, and the way back for the gradient, and the ways to pay for it.
 
 Everything below the recurrent core (encoder, instruction reader) is run once per step while acting. Its gradient needs the
-activations of that pass: *retained* until the unroll ends, or *recomputed* from the observations, a second forward pass that
-saves memory. A *frozen* stem needs neither.
+activations of that pass: *retained* until the unroll ends, and gone back over step by step or *joined*, several steps at once; or
+*recomputed* from the observations, a second forward pass that saves memory. A *frozen* stem needs none of it.
 """
 
 from abc import ABC, abstractmethod
@@ -12,8 +12,13 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from actors.joined import JoinedPasses, Pass, backpropagate
 from rtrl_core.network import PolicyNetwork
 from rtrl_core.shapes import Bool, Float, Int, Shaped, Tensor
+
+JOINED_ROWS = {"cpu": 128, "cuda": 4096}
+"""Rows that a backward pass over kept activations is over, where these are no more than ``JOINED_BYTES``: beyond, they leave the cache."""
+JOINED_BYTES = {"cpu": 32 << 20, "cuda": 1 << 30}
 
 
 class StepInput(NamedTuple):
@@ -26,7 +31,7 @@ class StepInput(NamedTuple):
     is_first: Bool[Tensor, " B"]
     instruction: Int[Tensor, "B L"] | None
 
-    def of(self, streams: Bool[Tensor, " B"] | slice) -> "StepInput":
+    def of(self, streams: Bool[Tensor, " B"] | Int[Tensor, " S"] | slice) -> "StepInput":
         """These streams only."""
         return StepInput(
             self.observation[streams],
@@ -95,7 +100,33 @@ class RetainedStem(Stem):
         graphs, self._graphs = self._graphs, []
         # Last step first, the order in which the memory was taken; each graph is freed as soon as it has been used.
         for step_gradient in reversed(list(gradient)):
-            _backpropagate(graphs.pop(), step_gradient)
+            backpropagate(graphs.pop(), step_gradient)
+
+
+class JoinedStem(Stem):
+    """Keeps what every forward pass kept for its way back, and goes back over several passes at a time.
+
+    Args:
+        passes: of the network, which can be joined.
+        at_once: how many.
+    """
+
+    def __init__(self, forward: StemPass, passes: JoinedPasses[StepInput], at_once: int) -> None:
+        super().__init__(forward)
+        self._joined, self._at_once = passes, at_once
+        self._passes: list[Pass] = []
+
+    def inputs(self, step: StepInput) -> Float[Tensor, "B D"]:
+        made = self._joined.forward(step)
+        self._passes.append(made)
+        return made.output
+
+    def backward(self, gradient: Sequence[Tensor] | Float[Tensor, "T B D"]) -> None:
+        passes, self._passes = self._passes, []
+        gradients = list(gradient)
+        while passes:  # the last first, as in RetainedStem
+            self._joined.backward(passes[-self._at_once :], torch.cat(gradients[-self._at_once :]))
+            del passes[-self._at_once :], gradients[-self._at_once :]
 
 
 class RecomputedStem(Stem):
@@ -117,7 +148,7 @@ class RecomputedStem(Stem):
         at_once = max(1, self._rows // len(gradients[0]))
         for start in range(0, len(steps), at_once):
             chunk = slice(start, start + at_once)
-            _backpropagate(self._forward(_concatenate(steps[chunk])), torch.cat(gradients[chunk]))
+            backpropagate(self._forward(_concatenate(steps[chunk])), torch.cat(gradients[chunk]))
 
 
 class StemOfGroups:
@@ -132,14 +163,6 @@ class StemOfGroups:
 
     def backward(self, gradient: Float[Tensor, "T B D"]) -> None:
         self._stem.backward([row[streams] for row in gradient for streams in self._streams])
-
-
-def _backpropagate(output: Float[Tensor, "B D"], gradient: Float[Tensor, "B D"]) -> None:
-    """Adds what follows from the output's gradient to the parameters'.
-
-    As the gradient of a number: given one of a tensor, torch imports its symbolic shapes, and with them sympy.
-    """
-    (output * gradient).sum().backward()
 
 
 class FrozenStem(Stem):
@@ -173,7 +196,21 @@ def choose_stem(
     if activations == "auto":
         fits = passes * saved_bytes(forward, example) <= budget_bytes
         activations = "retain" if fits else "recompute"
-    return RetainedStem(forward) if activations == "retain" else RecomputedStem(forward)
+    if activations == "recompute":
+        return RecomputedStem(forward)
+    at_once = passes_at_once(forward, example)
+    if at_once > 1:
+        joined = JoinedPasses(forward, lambda rows: example.of(torch.arange(rows) % len(example.is_first)))
+        if joined.can_join(stem_parameters(network)):
+            return JoinedStem(forward, joined, at_once)
+    return RetainedStem(forward)
+
+
+def passes_at_once(forward: StemPass, example: StepInput) -> int:
+    """How many forward passes a backward pass should be over."""
+    device = example.observation.device.type
+    rows = JOINED_ROWS[device] // len(example.is_first)
+    return min(rows, JOINED_BYTES[device] // max(1, saved_bytes(forward, example)))
 
 
 def stem_parameters(network: PolicyNetwork) -> list[nn.Parameter]:
