@@ -1,5 +1,8 @@
 """Devices: whether one is there, which arithmetic it is good at, and how a process of ours uses its cores."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from conf.knobs import ConfigError
@@ -10,6 +13,17 @@ def prepare_process(threads: int) -> None:
     torch.set_num_threads(threads)
     # Long decays end in numbers so small that a CPU computes them tens of times slower; they mean nothing here.
     torch.set_flush_denormal(True)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Inside, torch computes with so many."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def require_device(option: str, name: str) -> torch.device:

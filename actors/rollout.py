@@ -11,12 +11,14 @@ Streams of several environments are stepped in groups: while the games of one pl
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 
 from actors.accounts import Played
 from actors.games import Games
+from actors.precision import torch_threads
 from actors.stem import Stem, StepInput
 from actors.unroll import Unroll
 from conf.knobs import ConfigError
@@ -119,19 +121,24 @@ class Rollout:
         cells = [carried.map_leaves(lambda leaf, of=streams: leaf[of], self.core.cell) for streams in self.streams]
         for group in self.groups:
             group.games.clear()
-        for t in range(self._unroll_length):
-            for number, games, streams in self.groups:
-                step = games.step_input()
-                inputs = stem.inputs(step)
-                output, cells[number] = network.act(inputs, cells[number], step.is_first)
-                action = network.distribution.of(streams).sample(output.parameters, games.noise)
-                games.begin(action)
-                under_way.append(Taken(t, self.groups[number], step, inputs, output, action, cells[number]))
-                if len(under_way) == len(self.groups):
-                    yield _finished(under_way)
-        while under_way:
-            yield _finished(under_way)
+        with self._threads():
+            for t in range(self._unroll_length):
+                for number, games, streams in self.groups:
+                    step = games.step_input()
+                    inputs = stem.inputs(step)
+                    output, cells[number] = network.act(inputs, cells[number], step.is_first)
+                    action = network.distribution.of(streams).sample(output.parameters, games.noise)
+                    games.begin(action)
+                    under_way.append(Taken(t, self.groups[number], step, inputs, output, action, cells[number]))
+                    if len(under_way) == len(self.groups):
+                        yield _finished(under_way)
+            while under_way:
+                yield _finished(under_way)
         self.core = self.core._replace(cell=cells[0] if len(cells) == 1 else carried.joined(cells))
+
+    def _threads(self) -> AbstractContextManager[None]:
+        """Beside games that play it acts with one thread: theirs have the other cores."""
+        return torch_threads(1) if len(self.groups) > 1 else nullcontext()
 
     def collect(self, stem: Stem) -> Unroll:
         """All of the steps, with the values of what followed them. The rows are overwritten by the next call.

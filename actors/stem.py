@@ -46,13 +46,13 @@ class StemPass:
     """One forward pass from a step's inputs to core inputs, in the arithmetic of this actor."""
 
     def __init__(self, network: PolicyNetwork, autocast: torch.dtype | None) -> None:
-        self._network = network
+        self.network = network
         self._autocast = autocast
 
     def __call__(self, step: StepInput) -> Float[Tensor, "B D"]:
         with self._precision(step.observation.device.type):
-            features = self._network.encode(step.observation)
-        return self._network.core_inputs(features, step.last_reward, step.last_action, step.is_first, step.instruction)
+            features = self.network.encode(step.observation)
+        return self.network.core_inputs(features, step.last_reward, step.last_action, step.is_first, step.instruction)
 
     def _precision(self, device: str) -> torch.autocast:
         # Entered anew at each step: the context caches the low-precision copies of the weights, and through one cached copy
@@ -221,13 +221,14 @@ def stem_parameters(network: PolicyNetwork) -> list[nn.Parameter]:
 
 
 def saved_bytes(forward: StemPass, example: StepInput) -> int:
-    """Bytes that autograd keeps for one step's gradient, parameters not counted."""
+    """Bytes that autograd keeps for one step's gradient, parameters and views of them not counted."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in forward.network.parameters()}
     storages: dict[int, int] = {}
 
     def remember(tensor: Tensor) -> None:
         """Keeps nothing for a way back: a result that its own graph held would never be freed."""
-        if not tensor.is_leaf or not tensor.requires_grad:
-            storage = tensor.untyped_storage()
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
             storages[storage.data_ptr()] = storage.nbytes()
 
     with torch.autograd.graph.saved_tensors_hooks(remember, lambda nothing: nothing):

@@ -144,7 +144,9 @@ class ActorsConfig:
     device: str = knob("cpu", "cpu, cuda or cuda:N")
     num_cpus: float = knob(1, "CPU cores that Ray sets aside for an actor", minimum=0, maximum=10_000)
     num_gpus: float = knob(0, "GPU share that Ray sets aside for an actor", minimum=0, maximum=1000)
-    threads: int = knob(1, "torch threads of an actor", minimum=1, maximum=1024)
+    threads: int = knob(
+        1, "torch threads of an actor; with actors.pipeline those it learns with", minimum=1, maximum=1024
+    )
     autocast: str = knob(
         "auto",
         "type of the encoder's arithmetic; auto is bfloat16 where the device is fast at it",

@@ -57,8 +57,7 @@ class Openings:
 
     def _of_episode(self, stacks: np.ndarray, age: np.ndarray) -> np.ndarray:
         newest = stacks.shape[1] - 1
-        young = np.flatnonzero(age < newest) if len(self._presses) else ()
-        if len(young):
-            frames = np.maximum(np.arange(newest + 1), newest - age[young, None])
-            stacks[young] = np.take_along_axis(stacks[young], frames[:, :, None, None], axis=1)
+        for stream in np.flatnonzero(age < newest) if len(self._presses) else ():
+            first = newest - age[stream]
+            stacks[stream, :first] = stacks[stream, first]
         return stacks

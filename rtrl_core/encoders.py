@@ -23,7 +23,13 @@ def image_input(observation: Shaped[Tensor, "B x y z"], layout: str) -> Float[Te
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.get_default_dtype()
     if layout == "HWC":
         observation = observation.permute(0, 3, 1, 2)
-    maps = observation.to(dtype=dtype, memory_format=torch.channels_last)
+    if layout == "CHW" and 1 < observation.shape[1] <= 4 and device == "cpu":
+        # A stack channel by channel, each read in order: up to twice as fast as all of them at once.
+        maps = torch.empty(observation.shape, dtype=dtype, memory_format=torch.channels_last)
+        for channel in range(observation.shape[1]):
+            maps[:, channel] = observation[:, channel]
+    else:
+        maps = observation.to(dtype=dtype, memory_format=torch.channels_last)
     return maps if observation.is_floating_point() else maps.mul_(1 / 255)
 
 
