@@ -272,6 +272,11 @@ class StreamAC(Algorithm[WeightsContribution]):
                 f"fleet.num_actors={'null' if fleet.num_actors is None else fleet.num_actors} learner.mode={learner.mode}: "
                 "add fleet.num_actors=1 learner.mode=sync; actors.num_envs may be any"
             )
+        if actors.pipeline != 1:
+            raise ConfigError(
+                f"actors.pipeline={actors.pipeline} acts in some streams while others play, but algorithm=stream_ac learns from "
+                "all of them between two steps: use actors.pipeline=1"
+            )
         if actors.wire != "float32" or actors.autocast == "bfloat16":
             raise ConfigError(
                 "algorithm=stream_ac computes and ships in float32: use actors.wire=float32 actors.autocast=float32"

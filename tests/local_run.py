@@ -48,5 +48,7 @@ def local_run(config: TrainConfig, state: FleetState | None = None) -> LocalRun:
 @contextmanager
 def double_precision() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)

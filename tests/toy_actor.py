@@ -18,16 +18,18 @@ def make_actor(
     network: NetworkConfig | None = None,
     **options,
 ) -> Actor:
+    """``env`` is one environment, or a list of those of its groups of streams."""
+    envs = env if isinstance(env, list) else [env]
     network = network or NetworkConfig(encoder="mlp", mlp_sizes=[8], features=5, core=core, num_units=6)
     options = {"autocast": "float32", **options}
     loss = loss or LossConfig()
     actor = Actor(
         ActorIdentity(0, 0, 1),
-        [env],
+        envs,
         network,
         rule_config or RuleConfig(rule),
         loss,
-        ActorsConfig(num_envs=env.num_envs, unroll=unroll, **options),
+        ActorsConfig(num_envs=sum(env.num_envs for env in envs), unroll=unroll, pipeline=len(envs), **options),
         "none",
     )
     if greedy:

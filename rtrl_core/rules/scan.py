@@ -5,6 +5,7 @@ between one number of state per unit and several is in ``single.py`` and ``block
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,8 @@ from rtrl_core.shapes import Float, Tensor
 FLUSH_EVERY = 4
 """Steps between two looks for numbers that have become too small."""
 BLOCK_BYTES = 8 << 20
+SUM_NUMBERS = 1 << 19
+"""Products that are kept to be added up."""
 
 
 class Trajectory(NamedTuple):
@@ -95,23 +98,35 @@ def flush_below(negligible: Float[Tensor, "B ... N"], value: Float[Tensor, "B ..
     value.mul_(torch.ge(size, negligible, out=size))
 
 
-def sum_of_products(
-    left: Float[Tensor, "T B ... N"], right: Float[Tensor, "T B ... N"], starts: Starts | None = None
-) -> Float[Tensor, "B ... N"]:
-    """``sum_t left_t right_t``, a few steps at a time: the products of all steps would not fit the cache, one by one is many calls.
+def sums_of_products(
+    left: Float[Tensor, "T B ... N"], rights: Sequence[Tensor], starts: Starts | None = None
+) -> list[Float[Tensor, "B ... N"]]:
+    """``sum_t left_t right_t`` for each of ``rights``, in memory for the products that they share: some steps at a time, where those of
+    all would not fit the cache.
 
     With ``starts``, only from the last start of each stream on.
     """
-    at_once = max(1, min(left.shape[0], (1 << 18) // left[0].numel()))
+    at_once = max(1, min(left.shape[0], SUM_NUMBERS // left[0].numel()))
     products = left.new_empty(at_once, *left.shape[1:])
-    total = left.new_zeros(left.shape[1:])
-    for start in range(0, left.shape[0], at_once):
-        rows = slice(start, start + at_once)
-        part = torch.mul(left[rows], right[rows], out=products[: min(at_once, left.shape[0] - start)])
-        if starts is not None:
-            starts.forget_older_(part, start)
-        total += part.sum(0)
-    return total
+    totals: list[Tensor] = []
+    for right in rights:
+        total: Tensor | None = None
+        for start in range(0, left.shape[0], at_once):
+            rows = slice(start, start + at_once)
+            part = torch.mul(left[rows], right[rows], out=products[: min(at_once, left.shape[0] - start)])
+            if starts is not None:
+                starts.forget_older_(part, start)
+            total = part.sum(0) if total is None else total.add_(part.sum(0))
+        assert total is not None
+        totals.append(total)
+    return totals
+
+
+def sum_of_products(
+    left: Float[Tensor, "T B ... N"], right: Float[Tensor, "T B ... N"], starts: Starts | None = None
+) -> Float[Tensor, "B ... N"]:
+    """``sums_of_products`` of one."""
+    return sums_of_products(left, [right], starts)[0]
 
 
 def matrix_gradients(adjoint_gates: Float[Tensor, "T B K N"], inputs: Float[Tensor, "T B D"]) -> Float[Tensor, "K N D"]:

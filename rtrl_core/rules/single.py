@@ -16,14 +16,16 @@ from rtrl_core.rules.scan import (
     flush,
     flush_below,
     negligible,
-    sum_of_products,
+    sums_of_products,
 )
 from rtrl_core.rules.starts import Starts, runs
 from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Bool, Float, Tensor
 
 SUM_BYTES = 5 << 19
-"""Streams that one call adds up: no more than stay in the cache with their sums, no fewer than hide the call."""
+"""Streams that one call adds up: no more than stay in the cache, no fewer than hide the call."""
+SUM_STREAMS = 4
+"""From so many on they are added up by a product of matrices."""
 
 
 def adjoints(
@@ -49,11 +51,12 @@ def decays(recurrence: Float[Tensor, "T B N"]) -> tuple[Tensor, Tensor]:
     """
     after = torch.empty_like(recurrence)
     after[-1] = 1
-    for t in range(recurrence.shape[0] - 2, -1, -1):
-        torch.mul(after[t + 1], recurrence[t + 1], out=after[t])
+    products, factors = after.unbind(0), recurrence.unbind(0)
+    for t in range(len(factors) - 2, -1, -1):
+        torch.mul(products[t + 1], factors[t + 1], out=products[t])
         if t % FLUSH_EVERY == 0:
-            flush(after[t])
-    return after, flush(after[0] * recurrence[0])
+            flush(products[t])
+    return after, flush(products[0] * factors[0])
 
 
 def gate_adjoints(adjoint: Float[Tensor, "T B N"], local: LocalDerivatives) -> Float[Tensor, "T B K N"]:
@@ -61,7 +64,7 @@ def gate_adjoints(adjoint: Float[Tensor, "T B N"], local: LocalDerivatives) -> F
 
 
 def vector_gradients(adjoint: Float[Tensor, "T B N"], local: LocalDerivatives) -> Float[Tensor, "P N"]:
-    sums = [sum_of_products(adjoint, vector).sum(0) for vector in local.vectors]
+    sums = [total.sum(0) for total in sums_of_products(adjoint, local.vectors)]
     return torch.stack(sums) if sums else adjoint.new_zeros(0, adjoint.shape[-1])
 
 
@@ -98,10 +101,10 @@ def contract(
     the cache."""
     del cell
     without: frozenset[int] = frozenset() if starts is None else starts.first
-    total = _Sum(sensitivity, adjoint)
+    total = _Sum(sensitivity.matrices, adjoint)
     for block in reversed(total.blocks):
         total.add(block, without)
-    return total.gradients(starts)
+    return total.gradients(sensitivity.vectors, starts)
 
 
 def contract_and_advance(
@@ -113,11 +116,11 @@ def contract_and_advance(
     starts: Starts,
 ) -> ParameterGradients:
     del cell
-    segment, total = _Segment(local, inputs, starts), _Sum(sensitivity, adjoint)
+    segment, total = _Segment(local, inputs, starts), _Sum(sensitivity.matrices, adjoint)
     for block in total.blocks:
         total.add(block, starts.first)
         segment.advance(block, sensitivity.matrices, sensitivity.matrices)
-    gradients = total.gradients(starts)
+    gradients = total.gradients(sensitivity.vectors, starts)
     segment.advance_vectors(sensitivity.vectors, sensitivity.vectors)
     return gradients
 
@@ -131,32 +134,36 @@ def advance_and_contract(
     starts: Starts,
 ) -> ParameterGradients:
     del cell
-    segment, total = _Segment(local, inputs, starts), _Sum(sensitivity, immediate)
+    segment, total = _Segment(local, inputs, starts), _Sum(sensitivity.matrices, immediate)
     segment.advance_vectors(sensitivity.vectors, sensitivity.vectors)
     for block in total.blocks:
         segment.advance(block, sensitivity.matrices, sensitivity.matrices)
         total.add(block, frozenset())
-    return total.gradients(None)
+    return total.gradients(sensitivity.vectors, None)
 
 
 class _Segment:
-    """What an unroll does to a sensitivity, a block of streams at a time."""
+    """What an unroll does to a sensitivity, a block of streams at a time.
+
+    All that is computed of the unroll alone is so before the sensitivity drives it out of the cache.
+    """
 
     def __init__(self, local: LocalDerivatives, inputs: Float[Tensor, "T B D"], starts: Starts) -> None:
-        self._starts, self._vectors = starts, local.vectors
-        self._after, self._total = decays(local.state)
+        self._starts, self._single = starts, len(inputs) == 1
+        after, self._total = decays(local.state)
+        self._total.index_fill_(0, starts.streams, 0)
         self._decay = self._total[:, None, :, None]
-        self._single = len(inputs) == 1
-        weights = _weigh(self._after, local.gates)
+        weights = _weigh(after, local.gates)
         if self._single:
+            self._added = [vector[0] for vector in local.vectors]
             self._weights, self._inputs = weights[0].unsqueeze(-1), inputs[0, :, None, None]
             return
-        weights = weights.flatten(2)
         if len(starts.older):
             inputs = inputs.clone(memory_format=torch.contiguous_format)
-            starts.forget_older_(weights)
+            starts.forget_older_(weights.flatten(2))
             starts.forget_older_(inputs)
-        self._weights, self._inputs = weights.permute(1, 2, 0), inputs.transpose(0, 1)
+        self._added = _weighed_sums(after, weights, local, starts)
+        self._weights, self._inputs = weights.flatten(2).permute(1, 2, 0), inputs.transpose(0, 1)
 
     def advance(self, block: slice, before: Float[Tensor, "B K N D"], out: Float[Tensor, "B K N D"]) -> None:
         """``S_T = (prod a) S_0 + sum_t w_t x_t^T`` in these streams; a stream in which an episode begins has no first term."""
@@ -174,49 +181,74 @@ class _Segment:
                 if not begins:
                     out[run].addcmul_(before[run], self._decay[run])
             return
-        for run, begins in runs(block, self._starts.last):
-            if begins:
-                out[run] = 0
-            else:
-                out[run].mul_(self._decay[run])
+        forgotten = [stream for stream in range(block.start, block.stop) if stream in self._starts.last]
+        for stream in forgotten:
+            out[stream] = 0
+        if len(forgotten) < block.stop - block.start:
+            out[block].mul_(self._decay[block])
         out[block].flatten(1, 2).baddbmm_(self._weights[block], self._inputs[block])
 
     def advance_vectors(self, before: Float[Tensor, "B P N"], out: Float[Tensor, "B P N"]) -> None:
         torch.mul(before, self._total[:, None], out=out)
-        out.index_fill_(0, self._starts.streams, 0)
-        for p, vector in enumerate(self._vectors):
-            out[:, p] += vector[0] if self._single else sum_of_products(self._after, vector, self._starts)
+        out.index_fill_(0, self._starts.streams, 0)  # not by the product: what is forgotten need not be a number
+        for p, added in enumerate(self._added):
+            out[:, p] += added
+
+
+def _weighed_sums(
+    after: Float[Tensor, "T B N"], weights: Float[Tensor, "T B K N"], local: LocalDerivatives, starts: Starts
+) -> list[Float[Tensor, "B N"]]:
+    """``sum_t (prod_{s>t} a_s) q_{p,t}``. A bias has the derivative of its gate, and so the weights of that."""
+    gates = {id(gate): k for k, gate in enumerate(local.gates)}
+    of_gates = weights.flatten(2).sum(0).view(weights.shape[1:])
+    others = [vector for vector in local.vectors if id(vector) not in gates]
+    of_others = iter(sums_of_products(after, others, starts))
+    return [of_gates[:, gates[id(vector)]] if id(vector) in gates else next(of_others) for vector in local.vectors]
 
 
 class _Sum:
-    """``sum_b lam_b S_b``, a few streams at a time; they are added up at the end."""
+    """``sum_b lam_b S_b``, added up a few streams at a time."""
 
-    def __init__(self, sensitivity: Sensitivity, adjoint: Float[Tensor, "B N"]) -> None:
-        self._sensitivity, self._adjoint = sensitivity, adjoint
-        self._weights = adjoint[:, None, :, None]
-        self._sums: Tensor | None = None
-        self.blocks = cache_blocks(len(adjoint), sensitivity.matrices[0].nbytes, SUM_BYTES)
+    def __init__(self, matrices: Float[Tensor, "B K N D"], adjoint: Float[Tensor, "B N"]) -> None:
+        self._streams, self._adjoint = matrices, adjoint
+        num_gates, num_units = matrices.shape[1:3]
+        self._rows = matrices.flatten(1, 2).transpose(0, 1)
+        weights = adjoint.t().unsqueeze(0).expand(num_gates, num_units, len(adjoint))
+        self._weights = weights.reshape(num_gates * num_units, 1, len(adjoint))
+        self._sum: Tensor | None = None
+        stream_bytes = matrices[0].nbytes
+        self.blocks = cache_blocks(len(adjoint), stream_bytes, max(SUM_BYTES, SUM_STREAMS * stream_bytes))
 
     def add(self, block: slice, without: frozenset[int]) -> None:
         for run, left_out in runs(block, without):
             if left_out:
                 continue
-            rows = self._sensitivity.matrices[run]
-            if self._sums is None:
-                self._sums = rows.new_empty(self.blocks[0].stop, *rows.shape[1:])
-                torch.mul(rows, self._weights[run], out=self._sums[: len(rows)])
-                self._sums[len(rows) :] = 0
+            if run.stop - run.start >= SUM_STREAMS:
+                self._add_many(run)
             else:
-                self._sums[: len(rows)].addcmul_(rows, self._weights[run])
+                for stream in range(run.start, run.stop):
+                    self._add_one(stream)
 
-    def gradients(self, starts: Starts | None) -> ParameterGradients:
-        if self._sums is None:
-            return ParameterGradients.zeros(self._sensitivity)
-        vectors = self._sensitivity.vectors
+    def _add_many(self, run: slice) -> None:
+        """A product for every row of the matrices, of ``lam`` with the row in all of these streams."""
+        weights, rows = self._weights[..., run], self._rows[:, run]
+        if self._sum is None:
+            self._sum = torch.bmm(weights, rows).view_as(self._streams[0])
+        else:
+            self._sum.view(len(rows), 1, -1).baddbmm_(weights, rows)
+
+    def _add_one(self, stream: int) -> None:
+        rows, weights = self._streams[stream], self._adjoint[stream, :, None]
+        self._sum = rows * weights if self._sum is None else self._sum.addcmul_(rows, weights)
+
+    @property
+    def matrices(self) -> Float[Tensor, "K N D"]:
+        return torch.zeros_like(self._streams[0]) if self._sum is None else self._sum
+
+    def gradients(self, vectors: Float[Tensor, "B P N"], starts: Starts | None) -> ParameterGradients:
         if starts is not None and starts.first:
             vectors = vectors.index_fill(0, starts.at[0], 0)
-        matrices = self._sums[0] if len(self._sums) == 1 else self._sums.sum(0)
-        return ParameterGradients(matrices, (self._adjoint[:, None] * vectors).sum(0))
+        return ParameterGradients(self.matrices, (self._adjoint[:, None] * vectors).sum(0))
 
 
 def _weigh(weights: Float[Tensor, "*batch N"], gates: Sequence[Tensor]) -> Float[Tensor, "*batch K N"]:

@@ -215,7 +215,7 @@ def test_activations_are_kept_while_they_fit_the_budget():
     for budget in (0, 10**9):
         actor = make_actor(TMaze(8, 1, corridor=3), activations="auto", activation_budget_bytes=budget)
         kinds[budget] = type(actor.stem).__name__
-    assert kinds == {0: "RecomputedStem", 10**9: "RetainedStem"}
+    assert kinds == {0: "RecomputedStem", 10**9: "JoinedStem"}
 
 
 def test_a_frozen_encoder_gets_no_gradient_and_the_rest_does():

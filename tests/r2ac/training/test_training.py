@@ -65,19 +65,20 @@ def weights(run_dir: Path) -> torch.Tensor:
 
 @pytest.mark.seconds
 @pytest.mark.parametrize("mode", ["sync", "lockstep", "async"])
-def test_the_same_seed_gives_the_same_weights_bit_for_bit(tmp_path: Path, mode: str):
-    config = toy(f"learner.mode={mode}", "total_steps=240")
+@pytest.mark.parametrize("pipeline", [1, 2])
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(tmp_path: Path, mode: str, pipeline: int):
+    words = (f"learner.mode={mode}", f"actors.pipeline={pipeline}", "total_steps=240")
     for name in ("a", "b"):
-        run(config, tmp_path / name)
+        run(toy(*words), tmp_path / name)
     assert torch.equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
-    run(toy(f"learner.mode={mode}", "total_steps=240", "seed=2"), tmp_path / "c")
+    run(toy(*words, "seed=2"), tmp_path / "c")
     assert not torch.equal(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
 
 @pytest.mark.seconds
-@pytest.mark.parametrize("wire", ["float32", "bfloat16"])
-def test_a_resumed_run_equals_one_that_never_stopped(tmp_path: Path, wire: str):
-    words = ("learner.mode=sync", "total_steps=480", f"actors.wire={wire}")
+@pytest.mark.parametrize("option", ["actors.wire=float32", "actors.wire=bfloat16", "actors.pipeline=2"])
+def test_a_resumed_run_equals_one_that_never_stopped(tmp_path: Path, option: str):
+    words = ("learner.mode=sync", "total_steps=480", option)
     straight = run(toy(*words), tmp_path / "straight")
     run(toy(*words), tmp_path / "stopped", stop_after=9)
     before = checkpoints.load(checkpoints.find(tmp_path / "stopped"))
