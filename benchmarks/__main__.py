@@ -1,6 +1,6 @@
 """``python -m benchmarks [GROUP ...] [all|docs] [seconds=S]``: measures, prints tables, writes ``results/latest.json``.
 
-Groups are core, dense, train, ship, refresh, env, memory, startup.
+Groups are core, dense, train, pipeline, ship, refresh, env, memory, startup.
 
 ``docs`` measures nothing and writes the tables of docs/benchmarks.md, docs/shipping.md and the README from the last results.
 """
@@ -17,7 +17,7 @@ from rich.table import Table
 from benchmarks.measurement import Result
 from benchmarks.report import write_docs
 
-GROUPS = ("core", "dense", "train", "ship", "refresh", "env", "memory", "startup")
+GROUPS = ("core", "dense", "train", "pipeline", "ship", "refresh", "env", "memory", "startup")
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 SHIPPING = DOCS.with_name("shipping.md")

@@ -78,7 +78,7 @@ def _against_bare_engines(seconds: float) -> list[Result]:
     what = "the real engine" if real else f"stand-in, {STEP_S * 1000:g} ms of work per step"
     speeds: dict[str, list[float]] = {"bare": [], "workers": [], "one": []}
     with (
-        _engines(real, step_s=STEP_S, steps=[NEVER, NEVER]),
+        engines(real, step_s=STEP_S, steps=[NEVER, NEVER]),
         _processes(BARE, cores) as bare,
         _processes(WORKER, cores) as workers,
         _processes(WORKER, 1) as one,
@@ -122,7 +122,7 @@ def _slow_resets(seconds: float) -> list[Result]:
 def _speed_with_resets(reset_s: float, num_spares: int, seconds: float) -> float:
     config = DMLabConfig(name=LEVEL, spare_engines=num_spares)
     with (
-        _engines(False, step_s=STEP_S, steps=list(SLOW_STEPS), reset_s=reset_s),
+        engines(False, step_s=STEP_S, steps=list(SLOW_STEPS), reset_s=reset_s),
         closing(make_env(config, SLOW_STREAMS, 1)) as env,
     ):
         env.reset()
@@ -142,7 +142,7 @@ def steps_per_second(env: VectorEnv, seconds: float) -> float:
 
 
 @contextmanager
-def _engines(real: bool, **behaviour: object) -> Iterator[None]:
+def engines(real: bool, **behaviour: object) -> Iterator[None]:
     """Where engines that are started inside find the module: the real one, or the stand-in behaving like this."""
     path, variable = list(sys.path), os.environ.get("FAKE_LAB")
     if not real:

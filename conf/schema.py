@@ -180,7 +180,12 @@ class FleetConfig:
     """Where actors run and what happens when one dies."""
 
     kind: str = knob("ray", "ray: processes on a cluster; local: in this process", choices=("ray", "local"))
-    num_actors: int | None = knob(None, "actors; null is one per core of this machine", minimum=1, maximum=100_000)
+    num_actors: int | None = knob(
+        None,
+        "actors; null is one per core of this machine, or per actors.num_cpus where each takes more",
+        minimum=1,
+        maximum=100_000,
+    )
     num_streams: int | None = knob(
         None,
         "streams of all actors together, spread evenly over them; null is actors.num_envs for each",

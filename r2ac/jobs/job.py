@@ -69,7 +69,7 @@ class Job:
     def actors_on(self, cores: int) -> int:
         """As many actors as fit on the cores of a cluster, or as ``fleet.num_streams`` makes of them."""
         config = load_train(without_interpolation(self.options))
-        num_actors = sized(config, max(1, int(cores / (config.actors.num_cpus or 1.0)))).fleet.num_actors
+        num_actors = sized(config, max(1, int(cores / min(1.0, config.actors.num_cpus or 1.0)))).fleet.num_actors
         assert num_actors is not None
         return num_actors
 

@@ -1,6 +1,6 @@
 """What a configuration leaves open about a fleet's size follows from the machine and from each other.
 
-    actors                 fleet.num_actors, or one per core
+    actors                 fleet.num_actors, or one per core, or per actors.num_cpus where each takes more
     streams of an actor    fleet.num_streams spread over them, or actors.num_envs
     segments per update    learner.batch_segments, or as many contributions as keep the expected lag at TYPICAL_LAG
     largest lag            learner.max_lag, or twice the expected lag
@@ -32,9 +32,9 @@ def sized(config: TrainConfig, cores: int) -> TrainConfig:
             "learner.mode=lockstep has a lag of one, so with learner.max_lag=0 every contribution would be dropped: "
             "raise learner.max_lag, or use learner.mode=sync"
         )
-    num_actors, num_envs = _spread(config, cores)
     num_cpus = config.actors.num_cpus
-    if config.fleet.num_actors is None and config.fleet.address is None and num_actors > cores:
+    num_actors, num_envs = _spread(config, max(1, int(cores / max(1.0, num_cpus))))
+    if config.fleet.num_actors is None and config.fleet.address is None and num_actors * max(1.0, num_cpus) > cores:
         # More processes than cores, because the streams would have it so: they share what there is.
         num_cpus = min(num_cpus, math.floor(1000 * max(0.0, cores - config.learner.num_cpus) / num_actors) / 1000)
     config = replace(
@@ -83,11 +83,11 @@ def doubts(config: TrainConfig) -> list[str]:
     return sentences
 
 
-def _spread(config: TrainConfig, cores: int) -> tuple[int, int]:
-    """Actors, and streams of each."""
+def _spread(config: TrainConfig, room: int) -> tuple[int, int]:
+    """Actors, and streams of each, where there is room for so many actors."""
     streams, num_actors = config.fleet.num_streams, config.fleet.num_actors
     if streams is None:
-        return num_actors or cores, config.actors.num_envs
+        return num_actors or room, config.actors.num_envs
     if num_actors is not None:
         if streams % num_actors:
             fitting = [count for count in range(1, streams + 1) if streams % count == 0]
@@ -100,7 +100,7 @@ def _spread(config: TrainConfig, cores: int) -> tuple[int, int]:
     batch = config.learner.batch_segments if config.learner.mode == "async" else None
     sizes = [size for size in range(1, config.actors.num_envs + 1) if streams % size == 0 and (batch or 0) % size == 0]
     counts = [streams // size for size in sizes]
-    num_actors = max((count for count in counts if count <= cores), default=min(counts))
+    num_actors = max((count for count in counts if count <= room), default=min(counts))
     return num_actors, streams // num_actors
 
 

@@ -128,3 +128,22 @@ def test_what_is_doubtful_is_said_before_the_first_unroll(tmp_path: Path):
     row = train(config, tmp_path, Sinks([], events.append), RunHooks())
     assert "5 actors and 4 segments per update" in events[0]
     assert (row["contributions_dropped"] or 0) > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "cores", "num_actors", "num_cpus"),
+    [
+        (("actors.num_cpus=2",), 8, 4, 2),
+        (("actors.num_cpus=2",), 1, 1, 1),
+        (("actors.num_cpus=3",), 8, 2, 3),
+        (("actors.num_cpus=0.5",), 8, 8, 0.5),
+        (("actors.num_cpus=2", "fleet.num_streams=48", "actors.num_envs=16"), 4, 3, 1.333),
+        (("actors.num_cpus=2", "fleet.num_streams=48", "actors.num_envs=16"), 6, 3, 2),
+        (("actors.num_cpus=2", "fleet.num_actors=3"), 2, 3, 2),
+    ],
+)
+def test_actors_that_take_more_than_a_core_are_fewer(
+    words: tuple[str, ...], cores: int, num_actors: int, num_cpus: float
+):
+    config = size(cores, "env=tmaze", *words)
+    assert (config.fleet.num_actors, config.actors.num_cpus) == (num_actors, num_cpus)
