@@ -16,9 +16,9 @@ from actors.joined import JoinedPasses, Pass, backpropagate
 from rtrl_core.network import PolicyNetwork
 from rtrl_core.shapes import Bool, Float, Int, Shaped, Tensor
 
-JOINED_ROWS = {"cpu": 128, "cuda": 4096}
+JOINED_ROWS = {"cpu": 128, "accelerator": 4096}
 """Rows that a backward pass over kept activations is over, where these are no more than ``JOINED_BYTES``: beyond, they leave the cache."""
-JOINED_BYTES = {"cpu": 32 << 20, "cuda": 1 << 30}
+JOINED_BYTES = {"cpu": 32 << 20, "accelerator": 1 << 30}
 
 
 class StepInput(NamedTuple):
@@ -208,9 +208,9 @@ def choose_stem(
 
 def passes_at_once(forward: StemPass, example: StepInput) -> int:
     """How many forward passes a backward pass should be over."""
-    device = example.observation.device.type
-    rows = JOINED_ROWS[device] // len(example.is_first)
-    return min(rows, JOINED_BYTES[device] // max(1, saved_bytes(forward, example)))
+    where = "cpu" if example.observation.device.type == "cpu" else "accelerator"
+    rows = JOINED_ROWS[where] // len(example.is_first)
+    return min(rows, JOINED_BYTES[where] // max(1, saved_bytes(forward, example)))
 
 
 def stem_parameters(network: PolicyNetwork) -> list[nn.Parameter]:

@@ -94,7 +94,7 @@ METRICS: dict[str, Metric] = {
     "bfloat16_share": _speed(
         "share", "of the agent steps whose encoder computed in bfloat16; actors.autocast=auto decides by machine"
     ),
-    "env_share": _speed("share", "of the actors' time: stepping environments"),
+    "env_share": _speed("share", "of the actors' time: waiting for environments"),
     "act_share": _speed("share", "of the actors' time: forward passes while acting"),
     "learn_share": _speed("share", "of the actors' time: computing gradients"),
     "actor_wait_share": _speed("share", "of the actors' time: waiting for weights", "below 0.1"),

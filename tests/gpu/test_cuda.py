@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from local_run import local_run
+from local_run import double_precision, local_run
 from patience import patience
 from unrolled import full_gradient
 
+from actors.build import build_network
+from actors.stem import JoinedStem, RetainedStem, StemPass, StepInput, choose_stem
 from conf.load import load_train
 from learner.q_learner import QPlan
 from learner.trajectory_learner import TrajectoryPlan
+from r2ac.training.build import describe_environment
 from r2ac.training.sizing import sized
-from rtrl_core import CELLS, DiagonalCore
+from rtrl_core import CELLS, DiagonalCore, FlatParameters
 
 pytestmark = [
     pytest.mark.gpu,
@@ -92,7 +95,32 @@ def test_of_sequences_a_learner_on_the_device_makes_what_one_on_the_cpu_makes(th
     torch.testing.assert_close(there.snapshot().vector, here.snapshot().vector, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("algorithm", [(), IMPALA, R2D2], ids=["r2ac", "impala", "r2d2"])
+@pytest.mark.parametrize("encoder", ["nature", "impala"])
+def test_the_way_back_over_joined_steps_is_that_over_each(encoder: str):
+    with double_precision():
+        config = sized(
+            load_train(["env=atari/breakout", f"network={encoder}", "actors.num_envs=4", "fleet.num_actors=1"]), 1
+        )
+        network = build_network(config.network, config.rule, describe_environment(config, print)).to("cuda")
+        parameters = FlatParameters(network)
+        frames = torch.randint(0, 255, (5, 4, 4, 84, 84), dtype=torch.uint8, device="cuda")
+        none = torch.zeros(4, device="cuda")
+        steps = [StepInput(frame, none, none.long(), none.bool(), None) for frame in frames]
+        options = {"activations": "retain", "budget_bytes": 0, "autocast": None, "passes": 5}
+        joined = choose_stem(network, **options, example=steps[0])
+        assert isinstance(joined, JoinedStem)
+        gradients = []
+        for stem in (joined, RetainedStem(StemPass(network, None))):
+            outputs = torch.stack([stem.inputs(step) for step in steps])
+            stem.backward(torch.linspace(-1, 1, outputs.numel(), device="cuda", dtype=outputs.dtype).view_as(outputs))
+            gradients.append(parameters.gradient.clone())
+            parameters.gradient.zero_()
+        assert (gradients[0] - gradients[1]).abs().max() < 1e-9 * gradients[1].abs().max()
+
+
+@pytest.mark.parametrize(
+    "algorithm", [(), IMPALA, R2D2, ("actors.pipeline=2",)], ids=["r2ac", "impala", "r2d2", "groups of streams"]
+)
 @pytest.mark.parametrize("fleet", ["local", "ray"])
 def test_breakout_trains_with_actors_and_learner_on_the_device(tmp_path: Path, fleet: str, algorithm: tuple[str, ...]):
     words = [
