@@ -200,7 +200,8 @@ def choose_stem(
         return RecomputedStem(forward)
     at_once = passes_at_once(forward, example)
     if at_once > 1:
-        joined = JoinedPasses(forward, lambda rows: example.of(torch.arange(rows) % len(example.is_first)))
+        few = example.of(torch.arange(min(3, len(example.is_first))))  # a copy: the example is somebody else's memory
+        joined = JoinedPasses(forward, lambda rows: few.of(torch.arange(rows) % len(few.is_first)))
         if joined.can_join(stem_parameters(network)):
             return JoinedStem(forward, joined, at_once)
     return RetainedStem(forward)

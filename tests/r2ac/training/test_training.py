@@ -173,7 +173,7 @@ def test_an_unroll_whose_weights_were_lost_is_asked_for_again_with_others(
 
 def test_too_many_restarts_end_the_run_with_the_first_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(
-        actors.opening, "make_env", lambda config, num_envs, seed: CountingEnv(num_envs, seed, fail_at=1)
+        actors.opening, "make_parts", lambda config, num_envs, seed, count: [CountingEnv(num_envs, seed, fail_at=1)]
     )
     monkeypatch.setattr("r2ac.training.build.make_env", lambda config, num_envs, seed: CountingEnv(num_envs, seed))
     with pytest.raises(FleetError, match=r"gave up after 3 actor restarts.*told to fail"):
