@@ -13,7 +13,6 @@ from actors.evaluation import evaluate
 from actors.worker import ActorIdentity
 from conf.env_schema import DMLabConfig
 from conf.schema import ActorsConfig, LossConfig, NetworkConfig, RuleConfig
-from envs.base import Timestep
 from envs.dmlab.environment import DMLabEnv
 from rtrl_core import VTrace, WeightsSnapshot, vtrace
 
@@ -49,14 +48,14 @@ def test_a_game_that_was_lost_with_its_engine_adds_nothing_to_the_next_ones_retu
         *(ActorsConfig(num_envs=1, unroll=8, autocast="float32"), "none"),
     )
     weights = WeightsSnapshot(0, actor.parameters.layout.fingerprint, actor.parameters.vector.clone())
-    step, steps = env.step, iter(range(10**6))
+    begin, steps = env.begin, iter(range(10**6))
 
-    def lose_one(actions: np.ndarray) -> Timestep:
+    def lose_one(actions: np.ndarray) -> None:
         if next(steps) == 10:
             faults("exit-step")
-        return step(actions)
+        begin(actions)
 
-    monkeypatch.setattr(env, "step", lose_one)
+    monkeypatch.setattr(env, "begin", lose_one)
     episodes = [episode for _ in range(6) for episode in actor.unroll(weights).statistics.episodes]
     assert len(episodes) == 2
     assert {episode.length for episode in episodes} == {16}
@@ -64,8 +63,8 @@ def test_a_game_that_was_lost_with_its_engine_adds_nothing_to_the_next_ones_retu
     assert {episode.episode_return for episode in episodes} == {sum(rewards)}
 
     other = open_env(DMLabConfig(spare_engines=1, width=16, height=16), streams=1, steps=[16, 16])
-    step, steps = other.step, iter(range(10**6))
-    monkeypatch.setattr(other, "step", lose_one)
+    begin, steps = other.begin, iter(range(10**6))
+    monkeypatch.setattr(other, "begin", lose_one)
     score = evaluate(actor.network, other, episodes=2, greedy=True, reward_clip="none", seed=1)
     assert (score.returns, score.lengths) == ([sum(rewards)] * 2, [16] * 2)
     assert other.statistics()["engine_restarts"] == 1
@@ -95,15 +94,15 @@ def test_what_came_before_an_engine_was_lost_is_bootstrapped_as_at_any_cut(
         seen.append((arguments["values"], returns.targets))
         return returns
 
-    step, steps = env.step, iter(range(10))
+    begin, steps = env.begin, iter(range(10))
 
-    def lose_one(actions: np.ndarray) -> Timestep:
+    def lose_one(actions: np.ndarray) -> None:
         if next(steps) == 5:
             faults("exit-step")
-        return step(actions)
+        begin(actions)
 
     monkeypatch.setattr("actors.gradients.vtrace", listen)
-    monkeypatch.setattr(env, "step", lose_one)
+    monkeypatch.setattr(env, "begin", lose_one)
     actor.unroll(weights)
     rows, ((values, targets),) = actor.rollout.unroll, seen
     ((stream,),) = np.nonzero((rows.truncated & ~rows.valid)[5].numpy())

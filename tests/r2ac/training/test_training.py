@@ -132,11 +132,11 @@ def test_a_run_records_which_arithmetic_its_encoder_had(tmp_path: Path, autocast
 def test_an_environment_that_dies_costs_its_unroll_and_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     built: list[CountingEnv] = []
 
-    def make(config: object, num_envs: int, seed: int) -> CountingEnv:
+    def make(config: object, num_envs: int, seed: int, count: int) -> list[CountingEnv]:
         built.append(CountingEnv(num_envs, seed, fail_at=7 if len(built) == 1 else None))
-        return built[-1]
+        return built[-1:]
 
-    monkeypatch.setattr(actors.opening, "make_env", make)
+    monkeypatch.setattr(actors.opening, "make_parts", make)
     monkeypatch.setattr("r2ac.training.build.make_env", lambda config, num_envs, seed: CountingEnv(num_envs, seed))
     row = run(toy("total_steps=480", "learner.batch_segments=32"), tmp_path)
     assert row["actor_restarts"] == 1
