@@ -33,7 +33,10 @@ class Played(NamedTuple):
             sum(part.num_frames for part in parts),
             tuple(episode for part in parts for episode in part.episodes),
             tuple(sum(steps) for steps in zip(*(part.level_steps for part in parts), strict=True)),
-            {name: sum(part[name] for part in counters) for name in counters[0]},
+            {
+                name: sum(part.get(name, 0.0) for part in counters)
+                for name in {key for part in counters for key in part}
+            },
         )
 
 

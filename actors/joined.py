@@ -44,10 +44,11 @@ class JoinedPasses(Generic[S]):
     def can_join(self, parameters: Sequence[Tensor]) -> bool:
         """Whether joined passes give these parameters the gradient that the passes give one by one: tried once, on examples.
 
-        It is not so where a network keeps things in ways unknown here, or past autograd. Gradients are zero or ``None`` before and after.
+        It is not so where a network keeps things in ways unknown here, or past autograd. Gradients that are there stay as they are.
         """
         if self._grows is None:
             return False
+        before = _taken_gradients(parameters)
         examples = [self._rows(2), self._rows(3)]
         passes = [self.forward(example) for example in examples]
         upstream = [torch.linspace(-1, 1, made.numel(), device=made.device).view_as(made) for made, _ in passes]
@@ -55,7 +56,11 @@ class JoinedPasses(Generic[S]):
         joined = _taken_gradients(parameters)
         for example, gradient in zip(examples, upstream, strict=True):
             backpropagate(self._run(example), gradient)
-        return all(map(_agree, joined, _taken_gradients(parameters)))
+        apart = _taken_gradients(parameters)
+        for parameter, gradient in zip(parameters, before, strict=True):
+            if parameter.grad is not None:
+                parameter.grad.copy_(gradient)
+        return all(map(_agree, joined, apart))
 
     def forward(self, given: S) -> Pass:
         kept: list[Tensor] = []

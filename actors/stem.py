@@ -108,12 +108,12 @@ class JoinedStem(Stem):
 
     Args:
         passes: of the network, which can be joined.
-        at_once: how many.
+        rows: that it goes back over at once, if a pass does not have more.
     """
 
-    def __init__(self, forward: StemPass, passes: JoinedPasses[StepInput], at_once: int) -> None:
+    def __init__(self, forward: StemPass, passes: JoinedPasses[StepInput], rows: int) -> None:
         super().__init__(forward)
-        self._joined, self._at_once = passes, at_once
+        self._joined, self._rows = passes, rows
         self._passes: list[Pass] = []
 
     def inputs(self, step: StepInput) -> Float[Tensor, "B D"]:
@@ -125,8 +125,9 @@ class JoinedStem(Stem):
         passes, self._passes = self._passes, []
         gradients = list(gradient)
         while passes:  # the last first, as in RetainedStem
-            self._joined.backward(passes[-self._at_once :], torch.cat(gradients[-self._at_once :]))
-            del passes[-self._at_once :], gradients[-self._at_once :]
+            at_once = max(1, self._rows // len(gradients[-1]))
+            self._joined.backward(passes[-at_once:], torch.cat(gradients[-at_once:]))
+            del passes[-at_once:], gradients[-at_once:]
 
 
 class RecomputedStem(Stem):
@@ -198,20 +199,20 @@ def choose_stem(
         activations = "retain" if fits else "recompute"
     if activations == "recompute":
         return RecomputedStem(forward)
-    at_once = passes_at_once(forward, example)
-    if at_once > 1:
+    rows = joined_rows(forward, example)
+    if rows >= 2 * len(example.is_first):
         few = example.of(torch.arange(min(3, len(example.is_first))))  # a copy: the example is somebody else's memory
-        joined = JoinedPasses(forward, lambda rows: few.of(torch.arange(rows) % len(few.is_first)))
+        joined = JoinedPasses(forward, lambda count: few.of(torch.arange(count) % len(few.is_first)))
         if joined.can_join(stem_parameters(network)):
-            return JoinedStem(forward, joined, at_once)
+            return JoinedStem(forward, joined, rows)
     return RetainedStem(forward)
 
 
-def passes_at_once(forward: StemPass, example: StepInput) -> int:
-    """How many forward passes a backward pass should be over."""
+def joined_rows(forward: StemPass, example: StepInput) -> int:
+    """How many rows a backward pass over what is kept should be over."""
     where = "cpu" if example.observation.device.type == "cpu" else "accelerator"
-    rows = JOINED_ROWS[where] // len(example.is_first)
-    return min(rows, JOINED_BYTES[where] // max(1, saved_bytes(forward, example)))
+    row_bytes = max(1, saved_bytes(forward, example) // len(example.is_first))
+    return min(JOINED_ROWS[where], JOINED_BYTES[where] // row_bytes)
 
 
 def stem_parameters(network: PolicyNetwork) -> list[nn.Parameter]:

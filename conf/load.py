@@ -59,6 +59,8 @@ ADDED: dict[str, Any] = {
     "algorithm": {"name": "r2ac", "options": {}},
 }
 """What version 0.1.0 did not have and meant by not having it."""
+ADDED_TO_ENV: dict[str, dict[str, Any]] = {"atari": {"threads": 1}}
+"""The same, of the options of a suite."""
 _lock = threading.Lock()
 
 
@@ -189,7 +191,8 @@ def to_yaml(config: TrainConfig) -> str:
 def config_hash(config: TrainConfig) -> str:
     """Equal for runs that should learn the same up to their seed: where and how they ran does not count."""
     kept = {key: value for key, value in _shown_tree(config).items() if key not in NOT_LEARNING}
-    for option, value in ADDED.items():  # or runs of an earlier version would be other experiments
+    of_suite = {f"env.{name}": value for name, value in ADDED_TO_ENV.get(config.env.suite, {}).items()}
+    for option, value in (ADDED | of_suite).items():  # or runs of an earlier version would be other experiments
         section, _, name = option.partition(".")
         if name and kept[section].get(name) == value:
             del kept[section][name]

@@ -25,7 +25,8 @@ def sized(config: TrainConfig, cores: int) -> TrainConfig:
     """The configuration with every number that it left open, for a machine or cluster of that many cores.
 
     Raises:
-        ConfigError: if ``fleet.num_streams`` cannot be spread evenly, or no contribution would ever be in time.
+        ConfigError: if ``fleet.num_streams`` cannot be spread evenly, a part of an actor's streams would have none, or no contribution
+            would ever be in time.
     """
     if config.learner.mode == "lockstep" and config.learner.max_lag == 0 and config.learner.lag_rule == "drop":
         raise ConfigError(
@@ -37,6 +38,11 @@ def sized(config: TrainConfig, cores: int) -> TrainConfig:
     if config.fleet.num_actors is None and config.fleet.address is None and num_actors * max(1.0, num_cpus) > cores:
         # More processes than cores, because the streams would have it so: they share what there is.
         num_cpus = min(num_cpus, math.floor(1000 * max(0.0, cores - config.learner.num_cpus) / num_actors) / 1000)
+    if num_envs < config.actors.pipeline:
+        raise ConfigError(
+            f"actors.pipeline={config.actors.pipeline} steps an actor's streams in so many parts, but {num_actors} actors have {num_envs} "
+            "each: use fewer actors or more streams, or actors.pipeline=1"
+        )
     config = replace(
         config,
         fleet=replace(config.fleet, num_actors=num_actors),

@@ -86,10 +86,10 @@ def test_joined_and_apart_are_the_same_number_for_number(encoder: str, layout: s
         stem = choose_stem(network, activations="retain", budget_bytes=0, autocast=None, passes=7, example=steps[0])
         if encoder != "impala":  # of whose maps one step may be all that stays in the cache
             assert isinstance(stem, JoinedStem)
-        for at_once in (2, 3, 7, 9):
-            passes = JoinedPasses(forward, lambda rows: steps[0].of(torch.arange(rows) % 3))
+        for rows in (1, 6, 9, 21, 100):
+            passes = JoinedPasses(forward, lambda count: steps[0].of(torch.arange(count) % 3))
             assert passes.can_join(stem_parameters(network))
-            joined = JoinedStem(forward, passes, at_once)
+            joined = JoinedStem(forward, passes, rows)
             for weigh in (1.0, 1.3):  # weights change in place between two unrolls
                 apart = gradient_through(RetainedStem(forward), network, steps, weigh)
                 ours = gradient_through(joined, network, steps, weigh)
@@ -102,21 +102,23 @@ def test_in_few_bits_they_differ_by_rounding(autocast: torch.dtype | None):
     FlatParameters(network)
     steps = steps_of(network, 3, 4)
     forward = StemPass(network, autocast)
-    passes = JoinedPasses(forward, lambda rows: steps[0].of(torch.arange(rows) % 3))
+    passes = JoinedPasses(forward, lambda count: steps[0].of(torch.arange(count) % 3))
     assert passes.can_join(stem_parameters(network))
     apart = gradient_through(RetainedStem(forward), network, steps)
-    ours = gradient_through(JoinedStem(forward, passes, 4), network, steps)
+    ours = gradient_through(JoinedStem(forward, passes, 12), network, steps)
     assert (ours - apart).abs().max() <= (0.03 if autocast else 1e-5) * apart.abs().max()
 
 
-def test_trying_leaves_no_gradient_behind():
+def test_trying_leaves_gradients_as_they_are():
     network = network_for(ENCODERS["mlp"], "vector")
     parameters = FlatParameters(network)
     (step,) = steps_of(network, 3, 1)
-    assert JoinedPasses(StemPass(network, None), lambda rows: step.of(torch.arange(rows) % 3)).can_join(
-        stem_parameters(network)
-    )
+    passes = JoinedPasses(StemPass(network, None), lambda count: step.of(torch.arange(count) % 3))
+    assert passes.can_join(stem_parameters(network))
     assert not parameters.gradient.any()
+    parameters.gradient.fill_(3.0)
+    assert passes.can_join(stem_parameters(network))
+    assert (parameters.gradient == 3).all()
 
 
 class _Hidden(torch.autograd.Function):
@@ -172,10 +174,14 @@ def test_few_rows_are_joined_and_many_are_not(monkeypatch: pytest.MonkeyPatch):
     network = network_for(ENCODERS["mlp"], "vector")
     forward = StemPass(network, None)
     (few,), (many,) = steps_of(network, 3, 1), steps_of(network, 100, 1)
-    assert stems.passes_at_once(forward, few) == 128 // 3
-    assert stems.passes_at_once(forward, many) == 1
+    assert stems.joined_rows(forward, few) == stems.joined_rows(forward, many) == 128
+    options = {"activations": "retain", "budget_bytes": 0, "autocast": None, "passes": 4}
+    assert isinstance(choose_stem(network, **options, example=few), JoinedStem)
+    assert isinstance(choose_stem(network, **options, example=many), RetainedStem)
     monkeypatch.setitem(stems.JOINED_BYTES, "cpu", 2 * stems.saved_bytes(forward, few))
-    assert stems.passes_at_once(forward, few) == 2
+    assert stems.joined_rows(forward, few) == 6
+    monkeypatch.setitem(stems.JOINED_BYTES, "cpu", stems.saved_bytes(forward, few))
+    assert isinstance(choose_stem(network, **options, example=few), RetainedStem)
 
 
 def test_weights_do_not_count_as_activations():

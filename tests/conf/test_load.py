@@ -220,6 +220,30 @@ def test_the_hash_ignores_seed_place_and_logging_and_nothing_else():
         assert config_hash(load_train([word])) != base
 
 
+HASHES = {
+    ("experiment=atari_breakout_rtrl",): "18240b2bc009",
+    ("env=atari/pong", "env.opening=ale"): "ab0ba7ffb88a",
+    ("env=procgen/chaser",): "2c5c83d78b2d",
+    ("env=tmaze",): "600445e57732",
+    ("env=dmlab30",): "9ea6e652bd0f",
+    ("env=dmlab/rooms_watermaze",): "2ba53286d91c",
+    ("env=minigrid",): "e8adbcbada22",
+    ("env=gym/CartPole-v1",): "e030ee981427",
+    ("env=delayed_match",): "7dde97af4a7a",
+    ("env=copy_task",): "3bd76f93f629",
+}
+"""Of runs of every suite, as they were on 2026-11-26."""
+
+
+@pytest.mark.parametrize(("words", "then"), HASHES.items(), ids=[words[0] for words in HASHES])
+def test_an_option_that_is_new_changes_no_hash_of_a_run_without_it(words: tuple[str, ...], then: str):
+    assert config_hash(load_train(words)) == then
+
+
+def test_every_suite_has_a_hash_that_must_not_change():
+    assert {load_train(words).env.suite for words in HASHES} == set(ENV_CONFIGS)
+
+
 def test_help_names_every_option_group_and_experiment():
     text = describe(TrainConfig)
     for word in (

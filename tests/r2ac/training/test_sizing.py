@@ -147,3 +147,9 @@ def test_actors_that_take_more_than_a_core_are_fewer(
 ):
     config = size(cores, "env=tmaze", *words)
     assert (config.fleet.num_actors, config.actors.num_cpus) == (num_actors, num_cpus)
+
+
+def test_a_part_of_an_actors_streams_without_any_is_one_line():
+    assert size(8, "env=tmaze", "actors.num_envs=2", "actors.pipeline=2").actors.num_envs == 2
+    with pytest.raises(ConfigError, match=r"actors\.pipeline=2 .* but 48 actors have 1 each: use fewer actors"):
+        size(200, "experiment=atari_breakout_rtrl", "actors.pipeline=2")

@@ -98,6 +98,17 @@ def test_a_resumed_run_equals_one_that_never_stopped(tmp_path: Path, option: str
 
 
 @pytest.mark.seconds
+def test_in_other_groups_of_streams_games_begin_anew_and_the_run_goes_on(tmp_path: Path):
+    events: list[str] = []
+    run(toy("learner.mode=sync", "total_steps=240"), tmp_path)
+    for total_steps, pipeline in ((480, 2), (720, 1)):
+        words = ("learner.mode=sync", f"total_steps={total_steps}", f"actors.pipeline={pipeline}")
+        row = train(toy(*words), tmp_path, Sinks([], events.append), StopAfter(None))
+        assert row["agent_steps"] == total_steps
+    assert events.count("actors.pipeline changed since the checkpoint: actors begin new games") == 2
+
+
+@pytest.mark.seconds
 def test_lockstep_has_a_lag_of_exactly_one(tmp_path: Path):
     row = run(toy("learner.mode=lockstep", "total_steps=480"), tmp_path)
     assert row["policy_lag_max"] == 1
