@@ -137,7 +137,7 @@ class ActorsConfig:
     unroll: int = knob(20, "T, steps per unroll", minimum=1, maximum=1_000_000)
     pipeline: int = knob(
         1,
-        "parts of an actor's streams: while the games of one play, the network looks at the next; 2 is worth most (docs/tuning.md)",
+        "parts of an actor's streams: while the games of one play, the network acts in the next (docs/tuning.md); 1 has none",
         minimum=1,
         maximum=64,
     )

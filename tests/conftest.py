@@ -1,7 +1,11 @@
-"""What every test shares: checked shapes, one core for torch, no ignored signal, and a limit that grows with the machine's load."""
+"""What every test shares: checked shapes, one core for torch, no ignored signal, a stand-in for DeepMind Lab, and a limit that grows with
+the machine's load."""
 
+import json
 import signal
-from collections.abc import Generator
+import sys
+from collections.abc import Generator, Iterator
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -55,6 +59,16 @@ def _one_thread_and_a_fixed_seed() -> None:
 @pytest.fixture(autouse=True)
 def _shapes_are_checked(request: pytest.FixtureRequest) -> None:
     jaxtyping.config.update("jaxtyping_disable", request.path.name in TRAIN_FOR_LONG)
+
+
+@pytest.fixture
+def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The stand-in for DeepMind Lab, here and in its engines; episodes of few steps."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "standins"))
+    monkeypatch.setenv("FAKE_LAB", json.dumps({"steps": [5, 8]}))
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "deepmind_lab"]:
+        del sys.modules[name]
 
 
 @pytest.hookimpl(wrapper=True, optionalhook=True)

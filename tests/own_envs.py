@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -90,6 +92,26 @@ class InPlace(gymnasium.Env[Any, Any]):
     def step(self, action: int):
         self._shown["now"][1] += 1
         return self._shown, 0, False, self._shown["now"][1] == 3, {}
+
+
+class Held(gymnasium.Env[Any, Any]):
+    """Every step waits until there is a file ``go``, which it takes away."""
+
+    observation_space = spaces.Box(-1, 1, (1,))
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, folder: str) -> None:
+        self._go = Path(folder) / "go"
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: int):
+        while not self._go.exists():
+            time.sleep(0.001)
+        self._go.unlink()
+        return np.ones(1, np.float32), 1.0, False, False, {}
 
 
 class Misbehaving(gymnasium.Env[Any, Any]):
@@ -186,7 +208,7 @@ class Refused(Guess):
         self.action_space = spaces_.get("action", self.action_space)
 
 
-OWN: tuple[Any, ...] = (Guess, InPlace, Misbehaving, OldReset, NoScreen, Refused)
+OWN: tuple[Any, ...] = (Guess, InPlace, Held, Misbehaving, OldReset, NoScreen, Refused)
 for kind in OWN:
     gymnasium.register(f"{kind.__name__}-v0", kind)
 gymnasium.register("OnlyTogether-v0", vector_entry_point="own_envs:Guess")

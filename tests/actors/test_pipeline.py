@@ -41,10 +41,10 @@ def group_alone(number: int, of: int, actor_id: int = 0) -> ActorIdentity:
     return Alone(actor_id, 0, 1)
 
 
-def counting(sizes: Sequence[int], habit: Any) -> list[CountingEnv]:
+def counting(sizes: Sequence[int], habit: Any, lengths: tuple[int, int] = (2, 9)) -> list[CountingEnv]:
     firsts = [sum(sizes[:number]) for number in range(len(sizes))]
     return [
-        CountingEnv(size, seed=2, habit=habit, first_stream=first, lengths=(2, 9))
+        CountingEnv(size, seed=2, habit=habit, first_stream=first, lengths=lengths)
         for size, first in zip(sizes, firsts, strict=True)
     ]
 
@@ -82,6 +82,14 @@ SIZES = (
 )
 ATARI = ("env=atari/breakout", "network=nature", "env.noop_max=5")
 TMAZE = ("env=tmaze", "network=none", "env.corridor=4")
+LAB = (
+    *(
+        "env=dmlab30",
+        "env.levels=[rooms_watermaze,language_execute_random_task,rooms_keys_doors_puzzle]",
+        "network=nature",
+    ),
+    *("env.wait_for_reset=true", "env.width=48", "env.height=40", "env.spare_engines=2"),
+)
 WORDS = {
     "r2ac, atari": (*ATARI,),
     "r2ac, retained": (*ATARI, "actors.activations=retain"),
@@ -89,6 +97,9 @@ WORDS = {
     "r2ac, refreshed": (*TMAZE, "rule.refresh=10", "rule.refresh_every=1"),
     "r2ac, lstm": (*TMAZE, "network.core=lstm", "rule=snap1"),
     "r2ac, feedforward": (*TMAZE, "network.core=feedforward"),
+    "r2ac, measured": (*TMAZE, "actors.fidelity_every=1"),
+    "r2ac, dmlab": LAB,
+    "impala, dmlab": (*LAB, *IMPALA),
     "impala": (*TMAZE, *IMPALA),
     "impala, atari": (*ATARI, *IMPALA),
     "impala with sensitivities": (*TMAZE, "algorithm=impala", "algorithm.options.ship=trajectories_s0"),
@@ -139,7 +150,9 @@ def leaves_of(trajectory: Any, streams: slice) -> list[torch.Tensor]:
 
 @pytest.mark.seconds
 @pytest.mark.parametrize("words", list(WORDS.values()), ids=list(WORDS))
-def test_so_does_every_algorithm_from_words_on(words: Sequence[str]):
+def test_so_does_every_algorithm_from_words_on(words: Sequence[str], request: pytest.FixtureRequest):
+    if "env=dmlab30" in words:
+        request.getfixturevalue("lab")
     with double_precision():
         config, sizes = configured(words), (3, 2)
         whole = find_algorithm(config.algorithm).worker(config, ActorIdentity(1, 0, 1), None)
@@ -246,6 +259,30 @@ def test_a_failure_of_one_group_leaves_the_threads_as_they_were():
     with pytest.raises(Exception, match="told to fail"):
         actor.unroll(present_weights(actor))
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("bad", [1, 4])
+def test_a_stream_whose_numbers_run_away_begins_anew_in_its_group_and_nobody_else_does(bad: int):
+    """Each of the others contributes what it contributes without the bad one."""
+    long = (50, 60)  # no stream begins anew by itself
+    whole, other = (make_actor(counting([3, 2], "same_step", long), unroll=4, greedy=True) for _ in range(2))
+    weights = present_weights(whole)
+    for actor in (whole, other):
+        actor.unroll(weights)
+    cell = whole.rollout.core.cell.clone()
+    cell[bad] = torch.inf
+    whole.rollout.core = whole.rollout.core._replace(cell=cell)
+    ours, theirs = whole.unroll(weights), other.unroll(weights)
+    assert (ours.statistics.streams_reset, theirs.statistics.streams_reset) == (1, 0)
+    assert ours.gradient.isfinite().all()
+    assert whole.rollout.core.finite_streams().all()
+    others = [stream for stream in range(5) if stream != bad]
+    assert not whole.rollout.core.cell[bad].any()
+    for mine, same in zip(carried.leaves(whole.rollout.core), carried.leaves(other.rollout.core), strict=True):
+        assert torch.equal(mine[others], same[others])
+    last = [torch.cat([group.games.last_reward for group in actor.rollout.groups]) for actor in (whole, other)]
+    assert last[0][bad] == 0
+    assert torch.equal(last[0][others], last[1][others])
 
 
 def test_each_stream_keeps_its_own_share_of_chance():

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -180,6 +181,17 @@ def test_parts_of_dmlab_play_episodes_of_their_own(standin: Callable[..., None])
     parts = [ONE_LEVEL.make_part(DMLabConfig(), 2, 5, Part(number, 2, 2 * number)) for number in range(2)]
     drawn = [part._supervisor._schedule._seeds.draw() for part in parts if isinstance(part, DMLabEnv)]
     assert len(set(drawn)) == 2
+
+
+@pytest.mark.seconds
+def test_games_in_processes_play_after_they_have_been_told_and_nobody_waits_for_them(tmp_path: Path):
+    env = make_env(GymConfig(name="own_envs:Held-v0", kwargs={"folder": str(tmp_path)}, asynchronous=True), 1, 1)
+    env.reset()
+    for _ in range(2):
+        env.begin(np.zeros(1, np.int64))  # comes back, although the game cannot go on
+        (tmp_path / "go").touch()
+        assert env.finish().reward.tolist() == [1.0]
+    env.close()
 
 
 @pytest.mark.seconds

@@ -53,7 +53,8 @@ def contents(folder: Path) -> dict[Path, bytes]:
 @pytest.mark.parametrize(
     ("words", "fleet_of_r2ac"),
     [
-        pytest.param(TBPTT, "local", id="trajectories"),
+        pytest.param([*TBPTT, "actors.pipeline=2"], "local", id="trajectories of groups of streams"),
+        pytest.param([*TBPTT, "actors.pipeline=2"], "ray", id="groups of streams, all on Ray", marks=pytest.mark.soak),
         pytest.param(TBPTT, "ray", id="trajectories, all on Ray", marks=pytest.mark.soak),
         pytest.param(EXACT, "ray", id="with sensitivities, all on Ray", marks=pytest.mark.soak),
     ],
@@ -67,7 +68,8 @@ def test_without_lag_it_ends_on_ray_where_it_ends_in_one_process_and_within_roun
     steps = f"total_steps={10 * ROUND}"
     on_ray = trained(tmp_path / "ray", steps, *words, "fleet=ray")
     local = trained(tmp_path / "local", steps, *words, "fleet=local")
-    r2ac = trained(tmp_path / "r2ac", steps, words[0], "algorithm=r2ac", f"fleet={fleet_of_r2ac}")
+    of_both = [word for word in words if not word.startswith("algorithm")]
+    r2ac = trained(tmp_path / "r2ac", steps, *of_both, "algorithm=r2ac", f"fleet={fleet_of_r2ac}")
     assert on_ray.agent_steps == local.agent_steps == r2ac.agent_steps == 10 * ROUND
     assert torch.equal(on_ray.vector, local.vector)
     torch.testing.assert_close(on_ray.vector, r2ac.vector, rtol=1e-5, atol=1e-6)
