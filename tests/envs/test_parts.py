@@ -1,6 +1,7 @@
 """A step in two halves, and the streams of an actor in several environments that are stepped one while the network looks at another."""
 
 import importlib.util
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,11 +186,12 @@ def test_parts_of_dmlab_play_episodes_of_their_own(standin: Callable[..., None])
 
 @pytest.mark.seconds
 def test_games_in_processes_play_after_they_have_been_told_and_nobody_waits_for_them(tmp_path: Path):
+    os.mkfifo(tmp_path / "go")
     env = make_env(GymConfig(name="own_envs:Held-v0", kwargs={"folder": str(tmp_path)}, asynchronous=True), 1, 1)
     env.reset()
     for _ in range(2):
         env.begin(np.zeros(1, np.int64))  # comes back, although the game cannot go on
-        (tmp_path / "go").touch()
+        (tmp_path / "go").write_bytes(b"")
         assert env.finish().reward.tolist() == [1.0]
     env.close()
 
