@@ -27,16 +27,14 @@ class Played(NamedTuple):
     def together(cls, parts: "Sequence[Played]") -> "Played":
         """Of streams that are stepped in parts."""
         counters = [part.env_counters for part in parts]
+        names = dict.fromkeys(name for part in counters for name in part)
         return cls(
             sum(part.num_streams for part in parts),
             sum(part.num_steps for part in parts),
             sum(part.num_frames for part in parts),
             tuple(episode for part in parts for episode in part.episodes),
             tuple(sum(steps) for steps in zip(*(part.level_steps for part in parts), strict=True)),
-            {
-                name: sum(part.get(name, 0.0) for part in counters)
-                for name in {key for part in counters for key in part}
-            },
+            {name: sum(part.get(name, 0.0) for part in counters) for name in names},
         )
 
 

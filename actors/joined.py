@@ -33,23 +33,23 @@ class JoinedPasses(Generic[S]):
 
     Args:
         run: a forward pass under autograd. No row of its output depends on another row of what it is given.
-        rows: an example of so many rows.
+        blank: so many rows that say nothing, to record graphs with.
     """
 
-    def __init__(self, run: Callable[[S], Float[Tensor, "R D"]], rows: Callable[[int], S]) -> None:
-        self._run, self._rows = run, rows
+    def __init__(self, run: Callable[[S], Float[Tensor, "R D"]], blank: Callable[[int], S]) -> None:
+        self._run, self._blank = run, blank
         self._graphs: dict[int, _Graph] = {}
-        self._grows = _growing(self.forward(rows(2)).kept, 2, self.forward(rows(3)).kept, 3)
+        self._grows = _growing(self.forward(blank(2)).kept, 2, self.forward(blank(3)).kept, 3)
 
-    def can_join(self, parameters: Sequence[Tensor]) -> bool:
-        """Whether joined passes give these parameters the gradient that the passes give one by one: tried once, on examples.
+    def can_join(self, parameters: Sequence[Tensor], examples: Sequence[S]) -> bool:
+        """Whether joined passes over these examples give these parameters the gradient that they give one by one.
 
-        It is not so where a network keeps things in ways unknown here, or past autograd. Gradients that are there stay as they are.
+        It is not so where a network keeps things in ways unknown here, or past autograd: then a graph goes back over the blank rows that
+        it was recorded with, which no example may be. Gradients that are there stay as they are.
         """
         if self._grows is None:
             return False
         before = _taken_gradients(parameters)
-        examples = [self._rows(2), self._rows(3)]
         passes = [self.forward(example) for example in examples]
         upstream = [torch.linspace(-1, 1, made.numel(), device=made.device).view_as(made) for made, _ in passes]
         self.backward(passes, torch.cat(upstream))
@@ -60,7 +60,7 @@ class JoinedPasses(Generic[S]):
         for parameter, gradient in zip(parameters, before, strict=True):
             if parameter.grad is not None:
                 parameter.grad.copy_(gradient)
-        return all(map(_agree, joined, apart))
+        return any(bool(gradient.any()) for gradient in apart) and all(map(_agree, joined, apart))
 
     def forward(self, given: S) -> Pass:
         kept: list[Tensor] = []
@@ -72,14 +72,14 @@ class JoinedPasses(Generic[S]):
         """Adds to the parameters' gradients what follows from that of the outputs of these passes, one after the other."""
         assert self._grows is not None
         if len(gradient) not in self._graphs:
-            self._graphs[len(gradient)] = _Graph(self._run, self._rows(len(gradient)), self._grows)
+            self._graphs[len(gradient)] = _Graph(self._run, self._blank(len(gradient)), self._grows)
         self._graphs[len(gradient)].backward(passes, gradient)
 
 
 class _Graph:
     """Of a number of rows, without what it keeps."""
 
-    def __init__(self, run: Callable[[S], Tensor], example: S, grows: Sequence[bool]) -> None:
+    def __init__(self, run: Callable[[S], Tensor], blank: S, grows: Sequence[bool]) -> None:
         self._passes: list[Pass] = []
         passes, count = self._passes, iter(range(len(grows)))
 
@@ -90,7 +90,7 @@ class _Graph:
             return torch.cat([kept[number] for _, kept in passes])
 
         with saved_tensors_hooks(lambda _: next(count), join):
-            self._output = run(example)
+            self._output = run(blank)
 
     def backward(self, passes: Sequence[Pass], gradient: Tensor) -> None:
         self._passes[:] = passes

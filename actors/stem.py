@@ -201,11 +201,22 @@ def choose_stem(
         return RecomputedStem(forward)
     rows = joined_rows(forward, example)
     if rows >= 2 * len(example.is_first):
-        few = example.of(torch.arange(min(3, len(example.is_first))))  # a copy: the example is somebody else's memory
-        joined = JoinedPasses(forward, lambda count: few.of(torch.arange(count) % len(few.is_first)))
-        if joined.can_join(stem_parameters(network)):
+        joined = join_passes(forward, example)
+        if joined is not None:
             return JoinedStem(forward, joined, rows)
     return RetainedStem(forward)
+
+
+def join_passes(forward: StemPass, example: StepInput) -> JoinedPasses[StepInput] | None:
+    """``None`` of a network whose passes cannot be joined. The example itself, which is somebody else's memory, is not kept."""
+    blank = example.of(torch.zeros(1, dtype=torch.int64))
+    blank.observation.zero_()
+    passes = JoinedPasses(forward, lambda count: blank.of(torch.zeros(count, dtype=torch.int64)))
+    telling = [example.of(torch.arange(count) % len(example.is_first)) for count in (2, 3)]
+    for rows in telling:
+        if not rows.observation.any():  # a game that begins in the dark
+            rows.observation.fill_(1)
+    return passes if passes.can_join(stem_parameters(forward.network), telling) else None
 
 
 def joined_rows(forward: StemPass, example: StepInput) -> int:

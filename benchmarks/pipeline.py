@@ -12,15 +12,19 @@ from contextlib import ExitStack
 from typing import NamedTuple
 
 import psutil
+import torch
 
 from actors.actor import Actor, build_actor
-from actors.precision import prepare_process, torch_threads
+from actors.build import build_network
+from actors.precision import autocast_type, prepare_process, torch_threads
+from actors.stem import JOINED_ROWS, JoinedStem, RetainedStem, StemPass, StepInput, join_passes
 from actors.worker import ActorIdentity
 from benchmarks.dmlab import NEVER, STEP_S, engines
 from benchmarks.measurement import Result, at_least, informs
 from conf.load import load_train
+from r2ac.training.build import describe_environment
 from r2ac.training.sizing import sized
-from rtrl_core import WeightsSnapshot
+from rtrl_core import FlatParameters, WeightsSnapshot
 
 ATARI = (
     "experiment=atari_breakout_rtrl",
@@ -72,7 +76,34 @@ def run(seconds: float) -> list[Result]:
     results.append(at_least("pipeline/dmlab_cores_busy", busy["groups"], 0.85, "share of the cores", setting))
     results.append(informs("pipeline/dmlab_cores_busy_without_groups", busy["one"], "share of the cores", setting))
     results.append(informs("pipeline/dmlab_groups", speeds.pop("groups"), "x the speed", setting))
-    return [*results, *_more("dmlab", speeds, unrolls, setting)]
+    return [*results, *_more("dmlab", speeds, unrolls, setting), *_joined_steps()]
+
+
+def _joined_steps() -> list[Result]:
+    """The backward pass of the stem alone, over 48 steps, joined to 128 rows against each step by itself."""
+    results = []
+    for encoder, streams in (("nature", 16), ("nature", 32), ("impala", 16)):
+        config = load_train(["env=atari/breakout", f"network={encoder}"])
+        network = build_network(config.network, config.rule, describe_environment(config, print))
+        FlatParameters(network)
+        none = torch.zeros(streams)
+        frames = torch.randint(0, 255, (48, streams, 4, 84, 84), dtype=torch.uint8)
+        steps = [StepInput(frame, none, none.long(), none.bool(), None) for frame in frames]
+        forward = StemPass(network, autocast_type("auto", torch.device("cpu")))
+        passes = join_passes(forward, steps[0])
+        assert passes is not None
+        stems = {"joined": JoinedStem(forward, passes, JOINED_ROWS["cpu"]), "apart": RetainedStem(forward)}
+        times: dict[str, list[float]] = {name: [] for name in stems}
+        for turn in range(4):
+            for name, stem in stems.items():
+                outputs = torch.stack([stem.inputs(step) for step in steps])
+                gradient, started = torch.full_like(outputs, 0.01), time.perf_counter()
+                stem.backward(gradient)
+                times[name] += [time.perf_counter() - started] if turn else []
+        ratio = statistics.median(times["joined"]) / statistics.median(times["apart"])
+        setting = f"Breakout, B={streams}, stem alone, 1 thread"
+        results.append(informs(f"pipeline/joined_steps_{encoder}_B{streams}", ratio, "x the time", setting))
+    return results
 
 
 def _more(task: str, speeds: dict[str, float], unrolls: dict[str, list[Unroll]], setting: str) -> list[Result]:

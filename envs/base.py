@@ -105,6 +105,14 @@ class VectorEnv(ABC):
     _begun: np.ndarray
     """Actions of a step that has been begun, in suites that take it all at once."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Raises ``TypeError`` for a class that overrides ``step`` and inherits halves that know nothing of it: actors call those."""
+        super().__init_subclass__(**options)
+        if "step" in vars(cls) and "finish" not in vars(cls) and cls.finish is not VectorEnv.finish:
+            raise TypeError(
+                f"{cls.__name__} overrides step, but inherits begin and finish, which actors call: override finish"
+            )
+
     @abstractmethod
     def reset(self) -> Timestep:
         """Starts every stream; seeds were given at construction. Rewards 0, ``is_first`` all true, ``valid`` all false."""

@@ -12,8 +12,7 @@ from torch import nn
 from toy_actor import make_actor, present_weights
 
 from actors import stem as stems
-from actors.joined import JoinedPasses
-from actors.stem import JoinedStem, RetainedStem, StemPass, StepInput, choose_stem, stem_parameters
+from actors.stem import JoinedStem, RetainedStem, StemPass, StepInput, choose_stem, join_passes
 from conf.schema import NetworkConfig, RuleConfig
 from envs.tmaze import TMaze
 from rtrl_core import ENCODERS, FlatParameters, NetworkSpec, PolicyNetwork
@@ -87,8 +86,8 @@ def test_joined_and_apart_are_the_same_number_for_number(encoder: str, layout: s
         if encoder != "impala":  # of whose maps one step may be all that stays in the cache
             assert isinstance(stem, JoinedStem)
         for rows in (1, 6, 9, 21, 100):
-            passes = JoinedPasses(forward, lambda count: steps[0].of(torch.arange(count) % 3))
-            assert passes.can_join(stem_parameters(network))
+            passes = join_passes(forward, steps[0])
+            assert passes is not None
             joined = JoinedStem(forward, passes, rows)
             for weigh in (1.0, 1.3):  # weights change in place between two unrolls
                 apart = gradient_through(RetainedStem(forward), network, steps, weigh)
@@ -102,8 +101,8 @@ def test_in_few_bits_they_differ_by_rounding(autocast: torch.dtype | None):
     FlatParameters(network)
     steps = steps_of(network, 3, 4)
     forward = StemPass(network, autocast)
-    passes = JoinedPasses(forward, lambda count: steps[0].of(torch.arange(count) % 3))
-    assert passes.can_join(stem_parameters(network))
+    passes = join_passes(forward, steps[0])
+    assert passes is not None
     apart = gradient_through(RetainedStem(forward), network, steps)
     ours = gradient_through(JoinedStem(forward, passes, 12), network, steps)
     assert (ours - apart).abs().max() <= (0.03 if autocast else 1e-5) * apart.abs().max()
@@ -113,11 +112,10 @@ def test_trying_leaves_gradients_as_they_are():
     network = network_for(ENCODERS["mlp"], "vector")
     parameters = FlatParameters(network)
     (step,) = steps_of(network, 3, 1)
-    passes = JoinedPasses(StemPass(network, None), lambda count: step.of(torch.arange(count) % 3))
-    assert passes.can_join(stem_parameters(network))
+    assert join_passes(StemPass(network, None), step) is not None
     assert not parameters.gradient.any()
     parameters.gradient.fill_(3.0)
-    assert passes.can_join(stem_parameters(network))
+    assert join_passes(StemPass(network, None), step) is not None
     assert (parameters.gradient == 3).all()
 
 
@@ -152,11 +150,17 @@ class LooksAcrossRows(Encoder):
         return self.layers(observation)
 
 
-@pytest.mark.parametrize("encoder", [KeepsPastAutograd, LooksAcrossRows])
-def test_what_cannot_be_joined_is_gone_back_over_step_by_step(encoder: type[Encoder]):
+@pytest.mark.parametrize("shown", ["different", "the same in every stream", "nothing"])
+@pytest.mark.parametrize(("encoder", "streams"), [(KeepsPastAutograd, 1), (KeepsPastAutograd, 3), (LooksAcrossRows, 3)])
+def test_what_cannot_be_joined_is_gone_back_over_step_by_step(encoder: type[Encoder], streams: int, shown: str):
+    """Whatever the games show when the actor starts."""
     network = network_for(encoder, "vector")
     FlatParameters(network)
-    (step,) = steps_of(network, 3, 1)
+    (step,) = steps_of(network, streams, 1)
+    if shown == "the same in every stream":
+        step.observation[:] = step.observation[0].clone()
+    elif shown == "nothing":
+        step.observation.zero_()
     stem = choose_stem(network, activations="retain", budget_bytes=0, autocast=None, passes=4, example=step)
     assert isinstance(stem, RetainedStem)
 
@@ -192,6 +196,17 @@ def test_weights_do_not_count_as_activations():
     FlatParameters(network)  # from here on each weight's memory is that of all
     assert stems.saved_bytes(forward, one) == apart
     assert stems.saved_bytes(forward, two) == 2 * apart
+
+
+def test_the_example_is_not_kept():
+    network = network_for(ENCODERS["mlp"], "vector")
+    FlatParameters(network)
+    (step,) = steps_of(network, 3, 1)
+    held = weakref.ref(step.observation)
+    stem = choose_stem(network, activations="retain", budget_bytes=0, autocast=None, passes=4, example=step)
+    assert isinstance(stem, JoinedStem)
+    del step
+    assert held() is None
 
 
 def test_a_stem_that_nobody_holds_is_freed_with_its_graphs():

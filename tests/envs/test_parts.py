@@ -209,3 +209,25 @@ def test_engines_of_dmlab_take_their_steps_while_nobody_waits(standin: Callable[
             assert same(env.finish(), alone.step(np.zeros(2, np.int64)))
     for env in (*overlapping, *apart):
         env.close()
+
+
+def test_a_step_that_nobody_would_call_is_an_error():
+    class Halves(TMaze):
+        def finish(self) -> Timestep:
+            return super().finish()
+
+    class Whole(TMaze):
+        def step(self, actions: np.ndarray) -> Timestep:
+            return super().step(actions)._replace(reward=np.full(self.num_envs, 7, np.float32))
+
+    env = Whole(2, 1, corridor=3)
+    env.reset()
+    env.begin(np.zeros(2, np.int64))
+    assert env.finish().reward.tolist() == [7, 7]
+    with pytest.raises(
+        TypeError, match="Scaled overrides step, but inherits begin and finish, which actors call: override finish"
+    ):
+
+        class Scaled(Halves):
+            def step(self, actions: np.ndarray) -> Timestep:
+                return super().step(actions)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rtrl_core import ENCODERS
-from rtrl_core.encoders import ImageEncoder
+from rtrl_core.encoders import ImageEncoder, image_input
 
 PICTURES = [((4, 84, 84), "CHW", torch.uint8), ((72, 96, 3), "HWC", torch.uint8), ((64, 64, 3), "HWC", torch.float32)]
 VECTORS = [((7,), "vector", torch.float32), ((2, 3), "vector", torch.float32)]
@@ -58,3 +58,27 @@ def test_options_that_make_no_network_are_refused():
         ENCODERS["impala"].Options(channels=())
     with pytest.raises(ValueError, match="hidden must be at most 64 numbers from 1 to 65536"):
         ENCODERS["mlp"].Options(hidden=(0,))
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("floats", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [
+        ((3, 1, 9, 8), "CHW"),
+        ((3, 4, 9, 8), "CHW"),
+        ((3, 12, 9, 8), "CHW"),
+        ((3, 9, 8, 3), "HWC"),
+        ((1, 4, 9, 8), "CHW"),
+    ],
+)
+def test_images_become_channels_last_numbers_from_0_to_1(
+    shape: tuple[int, ...], layout: str, floats: bool, dtype: torch.dtype | None
+):
+    images = torch.rand(shape) if floats else torch.randint(0, 256, shape, dtype=torch.uint8)
+    with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+        maps = image_input(images, layout)
+    channels_first = images if layout == "CHW" else images.permute(0, 3, 1, 2)
+    expected = channels_first.to(dtype or torch.float32)
+    torch.testing.assert_close(maps, expected if floats else expected.mul(1 / 255), rtol=0, atol=0)
+    assert maps.is_contiguous(memory_format=torch.channels_last)
