@@ -7,7 +7,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch.nn import functional
 
-from rtrl_core.shapes import Float, Shaped, Tensor
+from rtrl_core.recording import is_recording
+from rtrl_core.shapes import Float, Int, Shaped, Tensor
 from rtrl_core.untyped import pieces
 
 
@@ -67,7 +68,7 @@ class Categorical(ActionDistribution):
         return -(log_probabilities.exp() * log_probabilities).sum(-1)
 
     def encode(self, actions: Shaped[Tensor, "..."]) -> Float[Tensor, "*batch E"]:
-        return functional.one_hot(actions, self.encoding_size).float()
+        return _one_hot(actions, self.encoding_size)
 
 
 class QValues(Categorical):
@@ -124,7 +125,7 @@ class FactoredCategorical(ActionDistribution):
 
     def encode(self, actions: Shaped[Tensor, "..."]) -> Float[Tensor, "*batch E"]:
         choices = zip(actions.unbind(-1), self.sizes, strict=True)
-        return torch.cat([functional.one_hot(choice, size) for choice, size in choices], -1).float()
+        return torch.cat([_one_hot(choice, size) for choice, size in choices], -1)
 
     def _split(self, parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch K M"]:
         """The logits of each choice, filled up to the widest."""
@@ -170,3 +171,9 @@ class DiagonalGaussian(ActionDistribution):
     def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_scale = parameters.chunk(2, -1)
         return mean, log_scale.clamp(self.MIN_LOG_SCALE, self.MAX_LOG_SCALE)
+
+
+def _one_hot(actions: Int[Tensor, "*batch"], size: int) -> Float[Tensor, "*batch {size}"]:
+    if is_recording():  # torch's own looks whether each is one of them, which the host cannot
+        return (actions.unsqueeze(-1) == torch.arange(size, device=actions.device)).float()
+    return functional.one_hot(actions, size).float()

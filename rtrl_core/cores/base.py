@@ -90,6 +90,12 @@ class Core(nn.Module, ABC):
     def carries_sensitivity(self) -> bool:
         """Whether its learning rule carries anything."""
 
+    @property
+    def can_be_recorded(self) -> bool:
+        """Whether an unroll and its one backward pass, after ``advance_in_backward``, and what ``settle`` then does, can be recorded and
+        done again (``recording.py``): the host reads no number, and what is done does not change from unroll to unroll."""
+        return False
+
     @abstractmethod
     def initial_state(self, batch_size: int) -> CoreState:
         """The state at the start of an episode, in every stream; all of it is zero."""
@@ -136,6 +142,9 @@ class Core(nn.Module, ABC):
 
     def settle(self, state: CoreState) -> None:
         """Advances the sensitivity of ``state``, as ``forward`` returned it, if its backward pass has not."""
+
+    def abandon(self, state: CoreState) -> None:
+        """Forgets an unroll from ``state`` that was begun and has come to nothing: its sensitivity stays that of the start."""
 
     def can_repeat(self, before: CoreState, after: CoreState) -> bool:
         """Whether the unroll that led from one state to the other could be run again: nothing has been advanced in place yet."""

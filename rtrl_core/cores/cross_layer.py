@@ -63,6 +63,10 @@ class CrossLayerStack(StackedCore):
             sensitivity=CrossSensitivity(state.sensitivity, above.matrices.new_zeros(batch_size, rows, size))
         )
 
+    @property
+    def can_be_recorded(self) -> bool:
+        return False
+
     def stream_norms(self, sensitivity: CrossSensitivity) -> Float[Tensor, " B"] | None:
         return carried.stream_norms(sensitivity)
 

@@ -63,6 +63,10 @@ class DiagonalCore(Core):
     def carries_sensitivity(self) -> bool:
         return self.rule.carries_sensitivity
 
+    @property
+    def can_be_recorded(self) -> bool:
+        return self.rule.can_be_recorded and (self._in_one_pass or not self.carries_sensitivity)
+
     def initial_state(self, batch_size: int) -> CoreState:
         """Zero state and, under an RTRL rule, zero sensitivity, on the device of the parameters."""
         if batch_size < 1:
@@ -80,6 +84,10 @@ class DiagonalCore(Core):
         for tensor in carried.leaves(state.sensitivity):
             if tensor in self._unfinished:
                 self._unfinished.pop(tensor).finish(state.sensitivity)
+
+    def abandon(self, state: CoreState) -> None:
+        for tensor in carried.leaves(state.sensitivity):
+            self._unfinished.pop(tensor, None)
 
     def can_repeat(self, before: CoreState, after: CoreState) -> bool:
         waiting = [tensor for tensor in carried.leaves(after.sensitivity) if tensor in self._unfinished]

@@ -21,6 +21,10 @@ class Feedforward(Core):
     def carries_sensitivity(self) -> bool:
         return False
 
+    @property
+    def can_be_recorded(self) -> bool:
+        return True
+
     def initial_state(self, batch_size: int) -> CoreState:
         return CoreState(self._place.new_zeros(batch_size, 0), None)
 

@@ -25,6 +25,10 @@ class GatedCore(Core):
     def carries_sensitivity(self) -> bool:
         return self.core.carries_sensitivity
 
+    @property
+    def can_be_recorded(self) -> bool:
+        return self.core.can_be_recorded
+
     def initial_state(self, batch_size: int) -> CoreState:
         return self.core.initial_state(batch_size)
 
@@ -39,6 +43,9 @@ class GatedCore(Core):
 
     def settle(self, state: CoreState) -> None:
         self.core.settle(state)
+
+    def abandon(self, state: CoreState) -> None:
+        self.core.abandon(state)
 
     def can_repeat(self, before: CoreState, after: CoreState) -> bool:
         return self.core.can_repeat(before, after)

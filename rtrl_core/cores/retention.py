@@ -24,7 +24,7 @@ from rtrl_core.cores.base import Core, CoreState, check_precision
 from rtrl_core.cores.gated import GatedCore
 from rtrl_core.names import look_up
 from rtrl_core.rules import RULES, LearningRule
-from rtrl_core.rules.starts import Starts
+from rtrl_core.rules.starts import ListedStarts
 from rtrl_core.shapes import Bool, Float, Tensor
 
 SMALLEST = 1e-6
@@ -116,7 +116,7 @@ class RetentionCore(Core):
         """A piece at a time, all of its steps at once; a piece ends where an episode begins in any stream."""
         inputs = self._checked("T B", inputs, is_first)
         self._check_state(state, inputs.shape[1])
-        starts, num_steps = Starts.of(is_first), len(inputs)
+        starts, num_steps = ListedStarts.listed(is_first), len(inputs)
         with torch.autocast(inputs.device.type, enabled=False):
             sums = carried.cleared(state.sensitivity, is_first[0]) if self._is_exact else None
             now = state.cell if sums is None else self._product(sums)
@@ -145,10 +145,10 @@ class RetentionCore(Core):
 
     @torch.no_grad()
     def _advanced(
-        self, inputs: Float[Tensor, "T B D"], sums: Float[Tensor, "B heads D D"], starts: Starts
+        self, inputs: Float[Tensor, "T B D"], sums: Float[Tensor, "B heads D D"], starts: ListedStarts
     ) -> Float[Tensor, "B heads D D"]:
         """``X_T``."""
-        if len(starts.older):
+        if starts.forgets:
             inputs = inputs.clone(memory_format=torch.contiguous_format)
             starts.forget_older_(inputs)
         steps = torch.arange(len(inputs) - 1, -1, -1, device=inputs.device)
@@ -156,7 +156,7 @@ class RetentionCore(Core):
         by_stream = inputs.transpose(0, 1).unsqueeze(1)
         added = (by_stream * weights[..., None]).transpose(2, 3) @ by_stream
         kept = (self.decays ** len(inputs)).to(inputs.dtype)[:, None, None] * sums
-        return added.add_(kept.index_fill_(0, starts.streams, 0))
+        return added.add_(starts.clear_begun_(kept))
 
     @torch.no_grad()
     def step(

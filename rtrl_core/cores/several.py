@@ -25,6 +25,10 @@ class SeveralCores(Core):
     def carries_sensitivity(self) -> bool:
         return any(core.carries_sensitivity for core in self.cores)
 
+    @property
+    def can_be_recorded(self) -> bool:
+        return all(core.can_be_recorded for core in self.cores)
+
     def initial_state(self, batch_size: int) -> CoreState:
         return together([core.initial_state(batch_size) for core in self.cores])
 
@@ -44,6 +48,10 @@ class SeveralCores(Core):
     def settle(self, state: CoreState) -> None:
         for core, part in zip(self.cores, apart(state), strict=True):
             core.settle(part)
+
+    def abandon(self, state: CoreState) -> None:
+        for core, part in zip(self.cores, apart(state), strict=True):
+            core.abandon(part)
 
     def can_repeat(self, before: CoreState, after: CoreState) -> bool:
         parts = zip(self.cores, apart(before), apart(after), strict=True)

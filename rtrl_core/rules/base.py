@@ -29,6 +29,9 @@ class LearningRule(ABC):
     exact: ClassVar[bool] = False
     """Whether its gradient is that of backpropagation through whole episodes, for weights that stand still: the tests hold it to that."""
 
+    can_be_recorded: ClassVar[bool] = False
+    """See ``Core.can_be_recorded``."""
+
     def stream_norms(self, sensitivity: Carried) -> Float[Tensor, " B"] | None:
         """Size of what is carried for each stream, in float64, not finite where a number of the stream is not; ``None`` for nothing."""
         return carried.stream_norms(sensitivity)

@@ -21,7 +21,7 @@ from rtrl_core.rules.scan import (
     negligible,
     sum_of_products,
 )
-from rtrl_core.rules.starts import Starts
+from rtrl_core.rules.starts import ListedStarts, Starts
 from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Bool, Float, Tensor
 
@@ -34,12 +34,11 @@ def adjoints(
     floor = negligible(immediate)
     for t in range(immediate.shape[0] - 2, -1, -1):
         torch.add(immediate[t], _through(recurrence[t + 1], adjoint[t + 1]), out=adjoint[t])
-        if t + 1 in starts.at:
-            torch.where(starts.mask[t + 1].unsqueeze(-1), immediate[t], adjoint[t], out=adjoint[t])
+        if starts.may_begin_at(t + 1):
+            starts.replace_at_(adjoint[t], t + 1, immediate[t])
         if floor is not None and t % FLUSH_EVERY == 0:
             flush_below(floor, adjoint[t])
-    before = _through(recurrence[0], adjoint[0])
-    return adjoint, before.index_fill_(0, starts.at[0], 0) if 0 in starts.at else before
+    return adjoint, starts.clear_at_(_through(recurrence[0], adjoint[0]), 0)
 
 
 def decays(recurrence: Float[Tensor, "T B M M N"]) -> tuple[Tensor, Tensor]:
@@ -73,17 +72,20 @@ def advance_outer_products(
     out: Float[Tensor, "B K M N D"],
 ) -> None:
     """``out = P_1 before + sum_t w_t x_t^T``, ``out`` may be ``before``; what lies before the last start of a stream has no part."""
-    if len(starts.older):
+    if starts.forgets:
         inputs = inputs.clone(memory_format=torch.contiguous_format)
         weights = weights.clone(memory_format=torch.contiguous_format)
         starts.forget_older_(weights)
         starts.forget_older_(inputs)
     by_stream, inputs_by_stream = weights.flatten(2).permute(1, 2, 0), inputs.transpose(0, 1)
-    for block in cache_blocks(before.shape[0], before[0].nbytes):
+    for block in cache_blocks(before.shape[0], before[0].nbytes, device=before.device):
         kept = _apply(total[block], before[block])
-        begun = [stream - block.start for stream in starts.last if block.start <= stream < block.stop]
-        if begun:
-            kept[begun] = 0
+        if isinstance(starts, ListedStarts):
+            begun = [stream - block.start for stream in starts.last if block.start <= stream < block.stop]
+            if begun:
+                kept[begun] = 0
+        else:
+            starts.clear_begun_(kept)
         rows = out[block].flatten(1, 3)
         torch.baddbmm(kept.flatten(1, 3), by_stream[block], inputs_by_stream[block], out=rows)
 
@@ -92,6 +94,10 @@ def contract_outer_products(
     adjoint: Float[Tensor, "B M N"], carried: Float[Tensor, "B K M N D"], starts: Starts | None
 ) -> Float[Tensor, "K N D"]:
     """``sum_{b,m} lam_{b,m} S_{b,m}``; streams that begin at step 0 are not read."""
+    if carried.device.type != "cpu" or not isinstance(starts, ListedStarts | None):
+        if starts is not None and starts.may_begin_at(0):
+            carried = starts.clear_at_(carried.clone(), 0)
+        return torch.einsum("bmn,bkmnd->knd", adjoint, carried)
     without: frozenset[int] = frozenset() if starts is None else starts.first
     total = torch.zeros_like(carried[0, :, 0])
     for stream, (weights, rows) in enumerate(zip(adjoint, carried, strict=True)):
@@ -134,7 +140,7 @@ def advance(
     weights = weigh(after, local.gates[: sensitivity.matrices.shape[1]])
     advance_outer_products(sensitivity.matrices, total, weights, inputs, starts, out.matrices)
     kept = _apply(total, sensitivity.vectors.unsqueeze(-1)).squeeze(-1)
-    kept.index_fill_(0, starts.streams, 0)
+    starts.clear_begun_(kept)
     added = weigh(after, local.vectors)
     starts.forget_older_(added)
     torch.add(kept, added.sum(0), out=out.vectors)
@@ -147,8 +153,8 @@ def contract(
     if cell.is_complex_linear:
         matrices = torch.cat([matrices, contract_outer_products(turned_back(adjoint), sensitivity.matrices, starts)])
     vectors = sensitivity.vectors
-    if starts is not None and starts.first:
-        vectors = vectors.index_fill(0, starts.at[0], 0)
+    if starts is not None and starts.may_begin_at(0):
+        vectors = starts.clear_at_(vectors.clone(), 0)
     return ParameterGradients(matrices, torch.einsum("bmn,bpmn->pn", adjoint, vectors))
 
 

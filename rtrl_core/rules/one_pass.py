@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from rtrl_core.cells.base import DiagonalCell, LocalDerivatives
+from rtrl_core.recording import is_recording
 from rtrl_core.rules.algebra import algebra_of
 from rtrl_core.rules.scan import (
     ParameterGradients,
@@ -119,13 +120,15 @@ class OnePassScan(torch.autograd.Function):
         immediate = ctx.cell.differentiated(immediate)
         adjoint, adjoint_before = algebra.adjoints(immediate, local.state, starts)
         adjoint_gates = algebra.gate_adjoints(adjoint, local)
-        if len(inputs) == 1 and _is_sound(immediate, adjoint_gates):
+        if len(inputs) == 1 and not is_recording() and _is_sound(immediate, adjoint_gates):
             gradients = left.credit_of_step(ctx.sensitivity, immediate[0])
         else:
             gradients = ParameterGradients(
                 matrix_gradients(adjoint_gates, inputs), algebra.vector_gradients(adjoint, local)
             )
-            past = left.credit(ctx.sensitivity, adjoint_before, _is_sound(*gradients, adjoint_before))
+            # The host cannot look inside a recording: there the sensitivity is left to ``settle``.
+            is_sound = not is_recording() and _is_sound(*gradients, adjoint_before)
+            past = left.credit(ctx.sensitivity, adjoint_before, is_sound)
             for inside, before in zip(gradients, past, strict=True):
                 inside.add_(before)
         to_inputs = input_gradients(adjoint_gates, matrices) if ctx.needs_input_grad[1] else None

@@ -58,8 +58,8 @@ def forward_scan(
     states = torch.empty_like(previous)
     for t in range(inputs.shape[0]):
         previous[t] = state
-        if t in starts.at:
-            previous[t].index_fill_(0, starts.at[t], 0)
+        if starts.may_begin_at(t):
+            starts.clear_at_(previous[t], t)
         states[t] = cell.forward(previous[t], gates[t], vectors)
         state = states[t]
     return Trajectory(gates, previous, states)
@@ -70,10 +70,7 @@ def local_derivatives(
 ) -> LocalDerivatives:
     """``a, g, q`` at every step at once; ``a`` is zero at first steps, so whatever it multiplies forgets the last episode."""
     local = cell.derivatives(trajectory.previous, trajectory.gates, vectors)
-    if not starts.at:
-        return local
-    forgetting = local.state.flatten(0, 1).index_fill(0, starts.rows, 0)
-    return local._replace(state=forgetting.view_as(local.state))
+    return local._replace(state=starts.cleared_rows(local.state))
 
 
 def flush(value: Tensor) -> Tensor:
@@ -106,7 +103,7 @@ def sums_of_products(
 
     With ``starts``, only from the last start of each stream on.
     """
-    at_once = max(1, min(left.shape[0], SUM_NUMBERS // left[0].numel()))
+    at_once = max(1, min(left.shape[0], SUM_NUMBERS // left[0].numel() if left.device.type == "cpu" else len(left)))
     products = left.new_empty(at_once, *left.shape[1:])
     totals: list[Tensor] = []
     for right in rights:
@@ -150,8 +147,15 @@ def state_gradient(cell: DiagonalCell, adjoint: Float[Tensor, "B ... N"]) -> Flo
     return torch.cat([adjoint, adjoint.new_zeros(len(adjoint), cell.num_scales, adjoint.shape[-1])], dim=1)
 
 
-def cache_blocks(batch_size: int, stream_bytes: int, block_bytes: int | None = None) -> list[slice]:
-    """Blocks of streams that stay in the last-level cache between two passes over them, and are large enough to hide a call."""
+def cache_blocks(
+    batch_size: int, stream_bytes: int, block_bytes: int | None = None, *, device: torch.device
+) -> list[slice]:
+    """Blocks of streams that stay in the last-level cache between two passes over them, and are large enough to hide a call.
+
+    All streams at once on other devices than a CPU, whose memory is fast and whose calls are dear.
+    """
+    if device.type != "cpu":
+        return [slice(0, batch_size)]
     block_bytes = BLOCK_BYTES if block_bytes is None else block_bytes
     streams_per_block = min(batch_size, max(1, block_bytes // max(1, stream_bytes)))
     return [

@@ -89,6 +89,7 @@ class SegmentRule(ExactRule):
     """Exact RTRL by segments: the sensitivity is read and written once per unroll."""
 
     name: ClassVar[str] = "segment"
+    can_be_recorded: ClassVar[bool] = True
     node: ClassVar[type[torch.autograd.Function]] = _SegmentScan
 
     def scan_in_one_pass(

@@ -18,7 +18,7 @@ from rtrl_core.rules.scan import (
     negligible,
     sums_of_products,
 )
-from rtrl_core.rules.starts import Starts, runs
+from rtrl_core.rules.starts import ListedStarts, Starts, runs
 from rtrl_core.sensitivity import Sensitivity
 from rtrl_core.shapes import Bool, Float, Tensor
 
@@ -36,12 +36,11 @@ def adjoints(
     floor = negligible(immediate)
     for t in range(immediate.shape[0] - 2, -1, -1):
         torch.addcmul(immediate[t], recurrence[t + 1], adjoint[t + 1], out=adjoint[t])
-        if t + 1 in starts.at:
-            torch.where(starts.mask[t + 1], immediate[t], adjoint[t], out=adjoint[t])
+        if starts.may_begin_at(t + 1):
+            starts.replace_at_(adjoint[t], t + 1, immediate[t])
         if floor is not None and t % FLUSH_EVERY == 0:
             flush_below(floor, adjoint[t])
-    before = recurrence[0] * adjoint[0]
-    return adjoint, before.index_fill_(0, starts.at[0], 0) if 0 in starts.at else before
+    return adjoint, starts.clear_at_(recurrence[0] * adjoint[0], 0)
 
 
 def decays(recurrence: Float[Tensor, "T B N"]) -> tuple[Tensor, Tensor]:
@@ -49,6 +48,9 @@ def decays(recurrence: Float[Tensor, "T B N"]) -> tuple[Tensor, Tensor]:
 
     They mean something from the last start of a stream on: what is older is forgotten, not multiplied.
     """
+    if recurrence.device.type != "cpu":
+        products = recurrence.flip(0).cumprod(0)
+        return torch.cat([torch.ones_like(products[:1]), products[:-1]]).flip(0), products[-1].clone()
     after = torch.empty_like(recurrence)
     after[-1] = 1
     products, factors = after.unbind(0), recurrence.unbind(0)
@@ -89,7 +91,7 @@ def advance(
 ) -> None:
     """One read and one write of the sensitivity. In a stream in which an episode begins ``S_0`` is not read."""
     segment = _Segment(local, inputs, starts)
-    for block in cache_blocks(len(inputs[0]), sensitivity.matrices[0].nbytes):
+    for block in cache_blocks(len(inputs[0]), sensitivity.matrices[0].nbytes, device=inputs.device):
         segment.advance(block, sensitivity.matrices, out.matrices)
     segment.advance_vectors(sensitivity.vectors, out.vectors)
 
@@ -100,10 +102,9 @@ def contract(
     """One read. From the last stream to the first, against the order of ``advance``: each begins with what the other has left in
     the cache."""
     del cell
-    without: frozenset[int] = frozenset() if starts is None else starts.first
     total = _Sum(sensitivity.matrices, adjoint)
     for block in reversed(total.blocks):
-        total.add(block, without)
+        total.add(block, starts)
     return total.gradients(sensitivity.vectors, starts)
 
 
@@ -118,7 +119,7 @@ def contract_and_advance(
     del cell
     segment, total = _Segment(local, inputs, starts), _Sum(sensitivity.matrices, adjoint)
     for block in total.blocks:
-        total.add(block, starts.first)
+        total.add(block, starts)
         segment.advance(block, sensitivity.matrices, sensitivity.matrices)
     gradients = total.gradients(sensitivity.vectors, starts)
     segment.advance_vectors(sensitivity.vectors, sensitivity.vectors)
@@ -138,7 +139,7 @@ def advance_and_contract(
     segment.advance_vectors(sensitivity.vectors, sensitivity.vectors)
     for block in total.blocks:
         segment.advance(block, sensitivity.matrices, sensitivity.matrices)
-        total.add(block, frozenset())
+        total.add(block, None)
     return total.gradients(sensitivity.vectors, None)
 
 
@@ -151,14 +152,14 @@ class _Segment:
     def __init__(self, local: LocalDerivatives, inputs: Float[Tensor, "T B D"], starts: Starts) -> None:
         self._starts, self._single = starts, len(inputs) == 1
         after, self._total = decays(local.state)
-        self._total.index_fill_(0, starts.streams, 0)
+        starts.clear_begun_(self._total)
         self._decay = self._total[:, None, :, None]
         weights = _weigh(after, local.gates)
         if self._single:
             self._added = [vector[0] for vector in local.vectors]
             self._weights, self._inputs = weights[0].unsqueeze(-1), inputs[0, :, None, None]
             return
-        if len(starts.older):
+        if starts.forgets:
             inputs = inputs.clone(memory_format=torch.contiguous_format)
             starts.forget_older_(weights.flatten(2))
             starts.forget_older_(inputs)
@@ -167,6 +168,9 @@ class _Segment:
 
     def advance(self, block: slice, before: Float[Tensor, "B K N D"], out: Float[Tensor, "B K N D"]) -> None:
         """``S_T = (prod a) S_0 + sum_t w_t x_t^T`` in these streams; a stream in which an episode begins has no first term."""
+        if not isinstance(self._starts, ListedStarts):
+            self._advance_all(before, out)
+            return
         if self._single:
             for run, begins in runs(block, self._starts.last):
                 if begins:
@@ -188,9 +192,19 @@ class _Segment:
             out[block].mul_(self._decay[block])
         out[block].flatten(1, 2).baddbmm_(self._weights[block], self._inputs[block])
 
+    def _advance_all(self, before: Float[Tensor, "B K N D"], out: Float[Tensor, "B K N D"]) -> None:
+        """Where the host does not know in which streams an episode begins."""
+        if before is not out:
+            out.copy_(before)
+        self._starts.clear_begun_(out).mul_(self._decay)
+        if self._single:
+            out.addcmul_(self._weights, self._inputs)
+        else:
+            out.flatten(1, 2).baddbmm_(self._weights, self._inputs)
+
     def advance_vectors(self, before: Float[Tensor, "B P N"], out: Float[Tensor, "B P N"]) -> None:
         torch.mul(before, self._total[:, None], out=out)
-        out.index_fill_(0, self._starts.streams, 0)  # not by the product: what is forgotten need not be a number
+        self._starts.clear_begun_(out)  # not by the product: what is forgotten need not be a number
         for p, added in enumerate(self._added):
             out[:, p] += added
 
@@ -217,10 +231,16 @@ class _Sum:
         self._weights = weights.reshape(num_gates * num_units, 1, len(adjoint))
         self._sum: Tensor | None = None
         stream_bytes = matrices[0].nbytes
-        self.blocks = cache_blocks(len(adjoint), stream_bytes, max(SUM_BYTES, SUM_STREAMS * stream_bytes))
+        block_bytes = max(SUM_BYTES, SUM_STREAMS * stream_bytes)
+        self.blocks = cache_blocks(len(adjoint), stream_bytes, block_bytes, device=matrices.device)
 
-    def add(self, block: slice, without: frozenset[int]) -> None:
-        for run, left_out in runs(block, without):
+    def add(self, block: slice, starts: Starts | None) -> None:
+        """Without the streams that begin at step 0."""
+        if starts is not None and not isinstance(starts, ListedStarts):
+            # Nobody reads again what these carry: it is of the episode before.
+            starts.clear_at_(self._streams, 0)
+            starts = None
+        for run, left_out in runs(block, frozenset() if starts is None else starts.first):
             if left_out:
                 continue
             if run.stop - run.start >= SUM_STREAMS:
@@ -246,8 +266,8 @@ class _Sum:
         return torch.zeros_like(self._streams[0]) if self._sum is None else self._sum
 
     def gradients(self, vectors: Float[Tensor, "B P N"], starts: Starts | None) -> ParameterGradients:
-        if starts is not None and starts.first:
-            vectors = vectors.index_fill(0, starts.at[0], 0)
+        if starts is not None and starts.may_begin_at(0):
+            vectors = starts.clear_at_(vectors.clone(), 0)
         return ParameterGradients(self.matrices, (self._adjoint[:, None] * vectors).sum(0))
 
 

@@ -60,8 +60,7 @@ class SnAp1Rule(UnrolledRule[tuple[Tensor, ...]]):
         sensitivity: tuple[Tensor, ...],
     ) -> tuple[Tensor, ...]:
         starts, trace = Starts.of(is_first), trace_unroll(cell, inputs, state, is_first)
-        recurrence = self.recurrence(cell, trace.local)
-        recurrence.flatten(0, 1).index_fill_(0, starts.rows, 0)
+        recurrence = starts.cleared_rows(self.recurrence(cell, trace.local))
         after, total = blocks.decays(recurrence)
         advanced: list[Tensor] = []
         first = 0

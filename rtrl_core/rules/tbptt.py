@@ -27,6 +27,7 @@ class TruncatedRule(DiagonalRule[None], UnrolledRule[None]):
 
     name: ClassVar[str] = "tbptt"
     carries_sensitivity: ClassVar[bool] = False
+    can_be_recorded: ClassVar[bool] = True
 
     def zeros(
         self, cell: DiagonalCell, matrices: Float[Tensor, "K N D"], vectors: Float[Tensor, "P N"], batch_size: int
