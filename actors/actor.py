@@ -11,12 +11,16 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
+from actors.acting import Acting
 from actors.base_actor import BaseActor, Made
 from actors.fidelity import FidelityProbe, Figures
-from actors.gradients import UnrollGradient, unroll_gradient
+from actors.gradients import Differentiation, UnrollGradient, unroll_gradient
 from actors.opening import open_actor
 from actors.precision import autocast_type
-from actors.stem import StemOfGroups, choose_stem
+from actors.recorded import RecordedActing, RecordedDifferentiation, choose_passes, choose_recorded_stem
+from actors.stem import StemOfGroups, StemPass, choose_stem
 from actors.wire import WireEncoder
 from actors.worker import ActorIdentity
 from conf.schema import ActorsConfig, LossConfig, NetworkConfig, RuleConfig, TrainConfig
@@ -28,6 +32,7 @@ from rtrl_core import (
 )
 from rtrl_core.fidelity import Fidelity
 from rtrl_core.shapes import Bool, Tensor
+from rtrl_core.untyped import numbers
 
 
 class Actor(BaseActor[GradientContribution]):
@@ -44,7 +49,6 @@ class Actor(BaseActor[GradientContribution]):
         reward_clip: str,
     ) -> None:
         super().__init__(identity, envs, network, rule, options, reward_clip)
-        self._loss = loss
         self._probe: FidelityProbe | None = None
         if options.fidelity_every and self.network.core.carries_sensitivity:
             self._probe = FidelityProbe(
@@ -57,27 +61,37 @@ class Actor(BaseActor[GradientContribution]):
         self.network.core.advance_in_backward()
         self._wire = WireEncoder(options.wire, self.parameters.gradient)
         autocast = autocast_type(options.autocast, self.device)
-        self._bfloat16 = autocast is not None
-        self.stem = choose_stem(
-            self.network,
-            activations=options.activations,
-            budget_bytes=options.activation_budget_bytes,
-            autocast=autocast,
-            passes=options.unroll * len(envs),
-            example=self.rollout.example(),
-        )
+        step, cell = self.rollout.example()
+        self._differentiation = Differentiation(self.network, self.parameters, loss)
+        graphs = "never" if (options.activations, options.cuda_graphs) == ("retain", "auto") else options.cuda_graphs
+        passes = choose_passes(StemPass(self.network, autocast), graphs, step, cell)
+        if passes is None:
+            self.stem = choose_stem(
+                self.network,
+                activations=options.activations,
+                budget_bytes=options.activation_budget_bytes,
+                autocast=autocast,
+                passes=options.unroll * len(envs),
+                example=step,
+            )
+            self._acting = Acting(self.network, self.stem)
+        else:
+            self.stem = choose_recorded_stem(passes.forward, options.activation_budget_bytes, step)
+            self._acting = RecordedActing(self.network, self.stem, passes)
+            self._differentiation = RecordedDifferentiation(self._differentiation)
+        self._arithmetic = {"bfloat16": autocast is not None, "cuda_graphs": passes is not None}
         self._way_back = StemOfGroups(self.stem, self.rollout.streams)
 
     def _make(self) -> Made:
-        unroll = self.rollout.collect(self.stem)
+        unroll = self.rollout.collect(self._acting)
         acted_at = time.perf_counter()
         figures = Figures() if self._probe is None else self._probe.see(unroll)
-        learnt = unroll_gradient(self.network, self.parameters, unroll, self._loss, self._way_back)
+        learnt = unroll_gradient(self._differentiation, unroll, self._way_back)
         self.rollout.core = learnt.after
         gradient = self._wire.encode(self.parameters.gradient)
         statistics = {
             **statistics_of(learnt),
-            "bfloat16": self._bfloat16,
+            **self._arithmetic,
             **_named("sensitivity_fidelity", figures.sensitivity),
             **_named("rule_fidelity", figures.rule),
         }
@@ -104,13 +118,15 @@ class Actor(BaseActor[GradientContribution]):
 def statistics_of(learnt: UnrollGradient) -> dict[str, Any]:
     """The fields of ``UnrollStatistics`` that whoever learns from an unroll knows."""
     losses = learnt.losses
+    parts = (losses.policy, losses.value, losses.entropy, learnt.target_sum, learnt.target_square_sum)
+    policy, value, entropy, target_sum, target_square_sum = numbers(torch.stack(parts))
     return {
-        "policy_loss": float(losses.policy),
-        "value_loss": float(losses.value),
-        "entropy": float(losses.entropy),
-        "target_sum": float(learnt.targets.sum()),
-        "target_square_sum": float(learnt.targets.square().sum()),
-        "error_square_sum": 2 * float(losses.value),
+        "policy_loss": policy,
+        "value_loss": value,
+        "entropy": entropy,
+        "target_sum": target_sum,
+        "target_square_sum": target_square_sum,
+        "error_square_sum": 2 * value,
         "losses_known": True,
     }
 

@@ -1,16 +1,30 @@
 """The streams of one environment as a network sees them: what it observes, what it last did, and what that brought."""
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from actors.accounts import EpisodeAccounts, Played
 from actors.stem import StepInput
+from actors.uploads import Upload
 from envs.base import Timestep, VectorEnv
 from rtrl_core import clip_rewards
-from rtrl_core.shapes import Bool, Shaped, Tensor
+from rtrl_core.shapes import Bool, Float, Int, Shaped, Tensor
+
+
+class Seen(NamedTuple):
+    """What of a timestep is needed where the network is."""
+
+    observation: Shaped[Tensor, "B ..."]
+    reward: Float[Tensor, " B"]
+    """Clipped."""
+    is_first: Bool[Tensor, " B"]
+    terminated: Bool[Tensor, " B"]
+    truncated: Bool[Tensor, " B"]
+    valid: Bool[Tensor, " B"]
+    instruction: Int[Tensor, "B L"] | None = None
 
 
 class Games:
@@ -29,21 +43,27 @@ class Games:
         self.noise = torch.Generator(device).manual_seed(action_seed)
         self._reward_clip = reward_clip
         self._device = device
+        self._upload = Upload(device)
         self.last_action = self._begun = self.tensor(env.spec.actions.zeros(env.num_envs))
         self.last_reward = torch.zeros(env.num_envs, device=device)
         """Clipped."""
         self.now = env.reset()
+        self._seen: tuple[Timestep, Seen] | None = None
 
     def step_input(self) -> StepInput:
         """What the network sees next."""
+        seen = self.seen()
+        return StepInput(seen.observation, self.last_reward, self.last_action, seen.is_first, seen.instruction)
+
+    def seen(self) -> Seen:
+        """Of ``now``; it travels once, when it is first asked for."""
         now = self.now
-        return StepInput(
-            self.tensor(now.observation),
-            self.last_reward,
-            self.last_action,
-            self.tensor(now.is_first),
-            None if now.instruction is None else self.tensor(now.instruction),
-        )
+        if self._seen is None or self._seen[0] is not now:
+            arrays = (now.observation, now.reward, now.is_first, now.terminated, now.truncated, now.valid)
+            tensors = [torch.from_numpy(array) for array in (*arrays, now.instruction) if array is not None]
+            tensors[1] = clip_rewards(tensors[1], self._reward_clip)
+            self._seen = now, Seen(*self._upload(tensors))
+        return self._seen[1]
 
     def take(self, action: Shaped[Tensor, "B ..."]) -> Timestep:
         """One step of every stream.
@@ -68,7 +88,7 @@ class Games:
         self.now = self.env.finish()
         self.env_time_s += time.perf_counter() - before
         self.last_action = self._begun
-        self.last_reward = clip_rewards(self.tensor(self.now.reward), self._reward_clip)
+        self.last_reward = self.seen().reward
         self.episodes.record(self.now)
         return self.now
 
@@ -120,7 +140,7 @@ class Games:
             "env": env_state,
             "now": {name: value for name, value in self.now._asdict().items() if value is not None},
             "last_action": self.last_action,
-            "last_reward": self.last_reward,
+            "last_reward": self.last_reward.clone(),  # it may lie in one memory with all else that has travelled with it
             "noise": self.noise.get_state(),
             "episodes": self.episodes.get_state(),
         }

@@ -33,8 +33,9 @@ class UnrollGradient(NamedTuple):
     """What an unroll is worth. The gradient itself is in ``FlatParameters.gradient``."""
 
     losses: Losses
-    targets: Float[Tensor, " valid"]
-    """Of the value, at the steps that the losses count."""
+    target_sum: Float[Tensor, ""]
+    """Of the value targets at the steps that the losses count, and of their squares."""
+    target_square_sum: Float[Tensor, ""]
     inputs: Float[Tensor, "T B D"]
     """Gradient by the core's inputs; zero in the streams that were left out."""
     after: CoreState
@@ -43,40 +44,72 @@ class UnrollGradient(NamedTuple):
     """Streams that have no part in losses and gradient, because with them the sum would not be finite."""
 
 
-def unroll_gradient(
-    network: PolicyNetwork, parameters: FlatParameters, unroll: Unroll, loss: LossConfig, stem: Differentiable
-) -> UnrollGradient:
-    """Overwrites ``parameters.gradient`` by the sum over steps and streams, exact for the weights that ``unroll.values`` are of.
+class Differentiation:
+    """Of the loss of unrolls, by core, heads and the core's inputs.
 
     Args:
-        parameters: of ``network``, with the weights that it has.
+        parameters: of ``network``, with the weights that it has; their gradient is overwritten by each.
+    """
+
+    def __init__(self, network: PolicyNetwork, parameters: FlatParameters, loss: LossConfig) -> None:
+        self.network, self.parameters, self.loss = network, parameters, loss
+
+    def whole(self, unroll: Unroll) -> UnrollGradient:
+        """Of all streams. ``settle`` is next, unless the sum cannot be used: then ``part`` may come before."""
+        return self.part(unroll)
+
+    def part(self, unroll: Unroll) -> UnrollGradient:
+        """Of an unroll of which ``whole`` may have been asked before, or of some of its streams."""
+        self.parameters.gradient.zero_()
+        inputs = unroll.inputs.detach().requires_grad_()
+        output, after = self.network.unroll(inputs, unroll.before, unroll.is_first)
+        losses, returns = unroll_losses(self.network, output, unroll, self.loss)
+        losses.total.backward()
+        assert inputs.grad is not None
+        nobody = torch.zeros_like(unroll.is_first[0])
+        losses = Losses(*(part.detach() for part in losses))
+        targets = torch.where(unroll.valid, returns.targets, torch.zeros_like(returns.targets))
+        return UnrollGradient(losses, targets.sum(), targets.square().sum(), inputs.grad, after, nobody)
+
+    def settle(self, after: CoreState) -> None:
+        """What there is still to do to the sensitivity at the end of the unroll."""
+        self.network.core.settle(after)
+
+    def can_repeat(self, before: CoreState, after: CoreState) -> bool:
+        """Whether the unroll that led from one to the other can be asked for again, before ``settle``."""
+        return self.network.core.can_repeat(before, after)
+
+
+def unroll_gradient(differentiation: Differentiation, unroll: Unroll, stem: Differentiable) -> UnrollGradient:
+    """Overwrites the parameters' gradient by the sum over steps and streams, exact for the weights that ``unroll.values`` are of.
+
+    Args:
         stem: the one that the unroll's inputs came through.
 
     If the sum is not finite, each stream is looked at by itself (one more pass of the core for each) and the sum taken over those
     whose own gradient is. Where that finds none, or the sensitivity has already been advanced in place, the sum stays what it is: the
     learner refuses it and names the parameter.
     """
-    gradient = _of_sound_streams(network, parameters, unroll, loss)
-    network.core.settle(gradient.after)
+    gradient = _of_sound_streams(differentiation, unroll)
+    differentiation.settle(gradient.after)
     stem.backward(gradient.inputs)
     return gradient
 
 
-def _of_sound_streams(
-    network: PolicyNetwork, parameters: FlatParameters, unroll: Unroll, loss: LossConfig
-) -> UnrollGradient:
-    whole = _differentiate(network, parameters, unroll, loss)
-    if is_representable(parameters.gradient) and is_representable(whole.inputs):
+def _of_sound_streams(differentiation: Differentiation, unroll: Unroll) -> UnrollGradient:
+    whole = differentiation.whole(unroll)
+    gradient = differentiation.parameters.gradient
+    if is_representable(gradient) and is_representable(whole.inputs):
         return whole
-    if unroll.num_envs == 1 or not network.core.can_repeat(unroll.before, whole.after):
+    if unroll.num_envs == 1 or not differentiation.can_repeat(unroll.before, whole.after):
         return whole
-    broken = parameters.gradient.clone()
+    broken = gradient.clone()
     streams = torch.eye(unroll.num_envs, dtype=torch.bool, device=unroll.is_first.device)
-    sound = torch.stack([_is_sound(network, parameters, unroll.of(one), loss) for one in streams])
+    sound = torch.stack([_is_sound(differentiation, unroll.of(one)) for one in streams])
     if not sound.any():
-        parameters.gradient.copy_(broken)
+        gradient.copy_(broken)
         return whole
-    kept = _differentiate(network, parameters, unroll.of(sound), loss)
+    kept = differentiation.part(unroll.of(sound))
     inputs = torch.zeros_like(whole.inputs)
     inputs[:, sound] = kept.inputs
     return kept._replace(inputs=inputs, after=whole.after, left_out=~sound)
@@ -92,20 +125,6 @@ def is_representable(values: Tensor) -> bool:
         return True
     low, high = values.aminmax()
     return bool((low >= -LARGEST) & (high <= LARGEST))
-
-
-def _differentiate(
-    network: PolicyNetwork, parameters: FlatParameters, unroll: Unroll, loss: LossConfig
-) -> UnrollGradient:
-    parameters.gradient.zero_()
-    inputs = unroll.inputs.detach().requires_grad_()
-    output, after = network.unroll(inputs, unroll.before, unroll.is_first)
-    losses, returns = unroll_losses(network, output, unroll, loss)
-    losses.total.backward()
-    assert inputs.grad is not None
-    nobody = torch.zeros_like(unroll.is_first[0])
-    losses = Losses(*(part.detach() for part in losses))
-    return UnrollGradient(losses, returns.targets[unroll.valid], inputs.grad, after, nobody)
 
 
 def unroll_losses(
@@ -136,7 +155,7 @@ def unroll_losses(
     return losses, returns
 
 
-def _is_sound(network: PolicyNetwork, parameters: FlatParameters, unroll: Unroll, loss: LossConfig) -> Tensor:
-    alone = _differentiate(network, parameters, unroll, loss)
-    sound = is_representable(parameters.gradient) and is_representable(alone.inputs)
+def _is_sound(differentiation: Differentiation, unroll: Unroll) -> Tensor:
+    alone = differentiation.part(unroll)
+    sound = is_representable(differentiation.parameters.gradient) and is_representable(alone.inputs)
     return torch.tensor(sound, device=unroll.is_first.device)

@@ -49,18 +49,18 @@ class JoinedPasses(Generic[S]):
         """
         if self._grows is None:
             return False
-        before = _taken_gradients(parameters)
+        before = taken_gradients(parameters)
         passes = [self.forward(example) for example in examples]
         upstream = [torch.linspace(-1, 1, made.numel(), device=made.device).view_as(made) for made, _ in passes]
         self.backward(passes, torch.cat(upstream))
-        joined = _taken_gradients(parameters)
+        joined = taken_gradients(parameters)
         for example, gradient in zip(examples, upstream, strict=True):
             backpropagate(self._run(example), gradient)
-        apart = _taken_gradients(parameters)
+        apart = taken_gradients(parameters)
         for parameter, gradient in zip(parameters, before, strict=True):
             if parameter.grad is not None:
                 parameter.grad.copy_(gradient)
-        return any(bool(gradient.any()) for gradient in apart) and all(map(_agree, joined, apart))
+        return any(bool(gradient.any()) for gradient in apart) and all(map(agree, joined, apart))
 
     def forward(self, given: S) -> Pass:
         kept: list[Tensor] = []
@@ -130,7 +130,7 @@ def _growing(few: Sequence[Tensor], rows: int, more: Sequence[Tensor], more_rows
     return grows
 
 
-def _taken_gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
+def taken_gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
     """Copies, zero for ``None``; afterwards they are zero."""
     taken = []
     for parameter in parameters:
@@ -141,7 +141,7 @@ def _taken_gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
     return taken
 
 
-def _agree(joined: Tensor, apart: Tensor) -> bool:
+def agree(joined: Tensor, apart: Tensor) -> bool:
     """Up to the rounding of either, also of 8 bits."""
     largest = float(apart.abs().max()) if apart.numel() else 0.0
     return bool((joined - apart).abs().le(0.05 * largest + torch.finfo(torch.float32).tiny).all())

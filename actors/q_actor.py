@@ -57,13 +57,13 @@ class QActor(TrajectoryActor):
         self._discount, self._steps, self._with_inputs = loss.discount, steps, with_inputs
 
     def _make(self) -> Made:
-        recorded = record(self.rollout, self.network, self._stem)
+        recorded = record(self.rollout, self._acting)
         acted_at = time.perf_counter()
         trajectory = recorded.noting(self._errors(recorded))
         inputs = recorded.inputs.to(torch.bfloat16).cpu() if self._with_inputs else None
         is_first = trajectory.is_first[:-1].to(self.device)
         nobody = torch.zeros_like(is_first[0])
-        return Made((trajectory, inputs), is_first, nobody, acted_at, {**UNKNOWN, "bfloat16": self._bfloat16})
+        return Made((trajectory, inputs), is_first, nobody, acted_at, {**UNKNOWN, **self._arithmetic})
 
     def _errors(self, recorded: Recorded) -> Float[Tensor, "T B"]:
         """Of ``Q(a_t)``, in its own units. What followed is valued by the weights that acted; nothing has followed the last row, and of

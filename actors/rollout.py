@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import torch
 
 from actors.accounts import Played
+from actors.acting import Acting
 from actors.games import Games
 from actors.precision import torch_threads
-from actors.stem import Stem, StepInput
+from actors.stem import StepInput
 from actors.unroll import Unroll
 from conf.knobs import ConfigError
 from envs.base import EnvSpec, Timestep, VectorEnv
@@ -104,20 +105,18 @@ class Rollout:
         """During the last unroll."""
         return Played.together([group.games.played() for group in self.groups])
 
-    def example(self) -> StepInput:
-        """What the network sees next, of the largest group."""
-        return self.groups[0].games.step_input()
+    def example(self) -> tuple[StepInput, Any]:
+        """What the network sees next, of the largest group, and what its core has carried there."""
+        of = self.groups[0].streams
+        return self.groups[0].games.step_input(), carried.map_leaves(lambda leaf: leaf[of], self.core.cell)
 
-    def steps(self, stem: Stem) -> Iterator[Taken]:
+    def steps(self, acting: Acting) -> Iterator[Taken]:
         """Takes T steps in every stream, with the network's present weights, one of one group each time that it is asked for the next.
-
-        Args:
-            stem: keeps of each step what its own backward pass will need.
 
         Raises:
             EnvironmentFailure: if an environment died.
         """
-        network, under_way = self._network, deque[Taken]()
+        distribution, under_way = self._network.distribution, deque[Taken]()
         cells = [carried.map_leaves(lambda leaf, of=streams: leaf[of], self.core.cell) for streams in self.streams]
         for group in self.groups:
             group.games.clear()
@@ -125,9 +124,8 @@ class Rollout:
             for t in range(self._unroll_length):
                 for number, games, streams in self.groups:
                     step = games.step_input()
-                    inputs = stem.inputs(step)
-                    output, cells[number] = network.act(inputs, cells[number], step.is_first)
-                    action = network.distribution.of(streams).sample(output.parameters, games.noise)
+                    inputs, output, cells[number] = acting.act(step, cells[number])
+                    action = distribution.of(streams).sample(output.parameters, games.noise)
                     games.begin(action)
                     under_way.append(Taken(t, self.groups[number], step, inputs, output, action, cells[number]))
                     if len(under_way) == len(self.groups):
@@ -140,7 +138,7 @@ class Rollout:
         """Beside games that play it acts with one thread: theirs have the other cores."""
         return torch_threads(1) if len(self.groups) > 1 else nullcontext()
 
-    def collect(self, stem: Stem) -> Unroll:
+    def collect(self, acting: Acting) -> Unroll:
         """All of the steps, with the values of what followed them. The rows are overwritten by the next call.
 
         Raises:
@@ -148,43 +146,40 @@ class Rollout:
         """
         rows = self.unroll
         rows.before = self.core
-        for taken in self.steps(stem):
-            games, now, at = taken.group.games, taken.now, (taken.t, taken.group.streams)
+        for taken in self.steps(acting):
+            games, now, at = taken.group.games, taken.group.games.seen(), (taken.t, taken.group.streams)
             rows.inputs[at] = taken.inputs
             rows.is_first[at] = taken.seen.is_first
             rows.values[at] = taken.output.values
             rows.actions[at] = taken.action
             rows.rewards[at] = games.last_reward
-            rows.terminated[at] = games.tensor(now.terminated)
-            rows.truncated[at] = games.tensor(now.truncated)
-            rows.valid[at] = games.tensor(now.valid)
-            self._bootstrap_truncated(taken, stem)
+            rows.terminated[at] = now.terminated
+            rows.truncated[at] = now.truncated
+            rows.valid[at] = now.valid
+            self._bootstrap_truncated(taken, acting)
         for group in self.groups:
-            self._bootstrap_inside(group, stem)
+            self._bootstrap_inside(group, acting)
         return rows
 
     @torch.no_grad()
-    def _bootstrap_truncated(self, taken: Taken, stem: Stem) -> None:
+    def _bootstrap_truncated(self, taken: Taken, acting: Acting) -> None:
         """The value of the final observation, in the streams whose episode was cut off and already shows the next one's first."""
         found = taken.group.games.cut_off()
         if found is None:
             return
         rows, step = found
-        value = self._value(stem, step.of(rows), carried.select(taken.cell, rows))
+        value = acting.value(step.of(rows), carried.select(taken.cell, rows))
         self.unroll.next_values[taken.t, taken.group.streams][rows] = value
 
     @torch.no_grad()
-    def _bootstrap_inside(self, group: Group, stem: Stem) -> None:
+    def _bootstrap_inside(self, group: Group, acting: Acting) -> None:
         """``V(o_{t+1})`` everywhere else; beyond the last row it takes one more look, which the next unroll repeats and keeps."""
         rows, of, step = self.unroll, group.streams, group.games.step_input()
         cell = carried.map_leaves(lambda leaf: leaf[of], self.core.cell)
-        following = torch.cat([rows.values[1:, of], self._value(stem, step, cell).unsqueeze(0)])
+        following = torch.cat([rows.values[1:, of], acting.value(step, cell).unsqueeze(0)])
         starts = torch.cat([rows.is_first[1:, of], step.is_first.unsqueeze(0)])
         cut = rows.truncated[:, of] & starts
         rows.next_values[:, of] = torch.where(cut, rows.next_values[:, of], following)
-
-    def _value(self, stem: Stem, step: StepInput, cell: Any) -> Tensor:
-        return self._network.act(stem.look(step), cell, step.is_first)[0].values
 
     def begin_anew(self, streams: Bool[Tensor, " B"]) -> None:
         """Forgets what these streams carry, inside their episode, whatever it is; the games go on."""

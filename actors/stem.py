@@ -13,12 +13,15 @@ import torch
 from torch import nn
 
 from actors.joined import JoinedPasses, Pass, backpropagate
+from rtrl_core import carried
 from rtrl_core.network import PolicyNetwork
 from rtrl_core.shapes import Bool, Float, Int, Shaped, Tensor
 
 JOINED_ROWS = {"cpu": 128, "accelerator": 4096}
 """Rows that a backward pass over kept activations is over, where these are no more than ``JOINED_BYTES``: beyond, they leave the cache."""
 JOINED_BYTES = {"cpu": 32 << 20, "accelerator": 1 << 30}
+
+RECOMPUTED_ROWS = {"cpu": 128, "accelerator": 4096}
 
 
 class StepInput(NamedTuple):
@@ -64,12 +67,12 @@ class Stem(ABC):
     """The stem of one actor, with what it keeps of the present unroll."""
 
     def __init__(self, forward: StemPass) -> None:
-        self._forward = forward
+        self.forward = forward
 
     @torch.no_grad()
     def look(self, step: StepInput) -> Float[Tensor, "B D"]:
         """Core inputs of a step that is no part of the unroll: it gets no gradient."""
-        return self._forward(step)
+        return self.forward(step)
 
     @abstractmethod
     def inputs(self, step: StepInput) -> Float[Tensor, "B D"]:
@@ -92,7 +95,7 @@ class RetainedStem(Stem):
         self._graphs: list[Tensor] = []
 
     def inputs(self, step: StepInput) -> Float[Tensor, "B D"]:
-        inputs = self._forward(step)
+        inputs = self.forward(step)
         self._graphs.append(inputs)
         return inputs.detach()
 
@@ -130,26 +133,45 @@ class JoinedStem(Stem):
             del passes[-at_once:], gradients[-at_once:]
 
 
-class RecomputedStem(Stem):
-    """Keeps only what came in, and runs the forward pass again for the gradient, several steps at a time."""
+class ForwardStem(Stem):
+    """One that needs nothing of its forward pass for the way back: somebody else may have done it."""
 
-    def __init__(self, forward: StemPass, rows_per_pass: int = 128) -> None:
+    @torch.no_grad()
+    def inputs(self, step: StepInput) -> Float[Tensor, "B D"]:
+        self.keep(step)
+        return self.forward(step)
+
+    @abstractmethod
+    def keep(self, step: StepInput) -> None:
+        """Of the next step of the unroll, what ``backward`` will need."""
+
+
+class RecomputedStem(ForwardStem):
+    """Keeps only what came in, and runs the forward pass again for the gradient, several steps at a time.
+
+    Args:
+        rows_per_pass: at most, if a step does not have more.
+    """
+
+    def __init__(self, forward: StemPass, rows_per_pass: int) -> None:
         super().__init__(forward)
         self._rows = rows_per_pass
         self._steps: list[StepInput] = []
 
-    @torch.no_grad()
-    def inputs(self, step: StepInput) -> Float[Tensor, "B D"]:
+    def keep(self, step: StepInput) -> None:
         self._steps.append(step)
-        return self._forward(step)
 
     def backward(self, gradient: Sequence[Tensor] | Float[Tensor, "T B D"]) -> None:
         steps, self._steps = self._steps, []
         gradients = list(gradient)
-        at_once = max(1, self._rows // len(gradients[0]))
+        passes = -(-len(steps) // max(1, self._rows // len(gradients[0])))
+        at_once = -(-len(steps) // passes)  # passes of one size, as far as that goes
         for start in range(0, len(steps), at_once):
             chunk = slice(start, start + at_once)
-            backpropagate(self._forward(_concatenate(steps[chunk])), torch.cat(gradients[chunk]))
+            self._go_back(steps[chunk], gradients[chunk])
+
+    def _go_back(self, steps: Sequence[StepInput], gradients: Sequence[Tensor]) -> None:
+        backpropagate(self.forward(concatenated(steps)), torch.cat(list(gradients)))
 
 
 class StemOfGroups:
@@ -166,11 +188,11 @@ class StemOfGroups:
         self._stem.backward([row[streams] for row in gradient for streams in self._streams])
 
 
-class FrozenStem(Stem):
+class FrozenStem(ForwardStem):
     """No gradient, nothing kept."""
 
-    def inputs(self, step: StepInput) -> Float[Tensor, "B D"]:
-        return self.look(step)
+    def keep(self, step: StepInput) -> None:
+        del step
 
     def backward(self, gradient: Sequence[Tensor] | Float[Tensor, "T B D"]) -> None:
         del gradient
@@ -198,7 +220,7 @@ def choose_stem(
         fits = passes * saved_bytes(forward, example) <= budget_bytes
         activations = "retain" if fits else "recompute"
     if activations == "recompute":
-        return RecomputedStem(forward)
+        return RecomputedStem(forward, recomputed_rows(forward, example, budget_bytes))
     rows = joined_rows(forward, example)
     if rows >= 2 * len(example.is_first):
         joined = join_passes(forward, example)
@@ -226,6 +248,15 @@ def joined_rows(forward: StemPass, example: StepInput) -> int:
     return min(JOINED_ROWS[where], JOINED_BYTES[where] // row_bytes)
 
 
+def recomputed_rows(forward: StemPass, example: StepInput, budget_bytes: int) -> int:
+    """How many rows a forward pass for the gradient should be over: on a CPU what stays in its caches, on a GPU what fills it and fits
+    the budget."""
+    if example.observation.device.type == "cpu":
+        return RECOMPUTED_ROWS["cpu"]
+    row_bytes = max(1, saved_bytes(forward, example) // len(example.is_first))
+    return max(1, min(RECOMPUTED_ROWS["accelerator"], budget_bytes // row_bytes))
+
+
 def stem_parameters(network: PolicyNetwork) -> list[nn.Parameter]:
     parameters = list(network.encoder.parameters())
     if network.instruction_encoder is not None:
@@ -249,16 +280,6 @@ def saved_bytes(forward: StemPass, example: StepInput) -> int:
     return sum(storages.values())
 
 
-def _concatenate(steps: list[StepInput]) -> StepInput:
-    def joined(parts: list[Tensor]) -> Tensor:
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    return StepInput(
-        joined([step.observation for step in steps]),
-        joined([step.last_reward for step in steps]),
-        joined([step.last_action for step in steps]),
-        joined([step.is_first for step in steps]),
-        None
-        if steps[0].instruction is None
-        else joined([step.instruction for step in steps if step.instruction is not None]),
-    )
+def concatenated(steps: Sequence[StepInput]) -> StepInput:
+    """The rows of all of them as those of one."""
+    return steps[0] if len(steps) == 1 else carried.joined(steps)

@@ -12,11 +12,12 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 
+from actors.acting import Acting
 from actors.rollout import Rollout, Taken
-from actors.stem import Stem, StepInput
+from actors.stem import StepInput
 from conf.schema import ActorsConfig
 from envs.base import EnvSpec
-from rtrl_core import ContributionHeader, CoreState, PolicyNetwork, UnrollStatistics, carried
+from rtrl_core import ContributionHeader, CoreState, UnrollStatistics, carried
 from rtrl_core.shapes import Bool, Float, Int, Shaped, Tensor
 
 
@@ -216,16 +217,16 @@ class Recorded(NamedTuple):
         return self.trajectory.last_actions[1:].to(self.parameters.device)
 
 
-def record(rollout: Rollout, network: PolicyNetwork, stem: Stem) -> Recorded:
+def record(rollout: Rollout, acting: Acting) -> Recorded:
     """Takes the steps of an unroll.
 
     Raises:
         EnvironmentFailure: if the environment died.
     """
-    before = carried.map_leaves(_here, network.core.inner(rollout.core))
+    before = carried.map_leaves(_here, acting.network.core.inner(rollout.core))
     taken: list[list[_Row]] = [[] for _ in rollout.groups]
     cuts = _Cuts()
-    for step in rollout.steps(stem):
+    for step in rollout.steps(acting):
         taken[step.group.number].append(_Row.of(step))
         cuts.look(step)
     seen = [

@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
+from actors.acting import Acting
 from actors.base_actor import BaseActor, Made
 from actors.opening import open_actor
 from actors.precision import autocast_type
+from actors.recorded import RecordedActing, choose_passes
 from actors.stem import FrozenStem, StemPass
 from actors.trajectory import TrajectoryContribution, record
 from actors.worker import ActorIdentity
@@ -48,19 +50,21 @@ class TrajectoryActor(BaseActor[TrajectoryContribution]):
         super().__init__(identity, envs, network, rule, options, reward_clip)
         self.network.requires_grad_(False)
         autocast = autocast_type(options.autocast, self.device)
-        self._bfloat16 = autocast is not None
-        self._stem = FrozenStem(StemPass(self.network, autocast))
+        stem = FrozenStem(StemPass(self.network, autocast))
+        passes = choose_passes(stem.forward, options.cuda_graphs, *self.rollout.example())
+        self._acting = Acting(self.network, stem) if passes is None else RecordedActing(self.network, stem, passes)
+        self._arithmetic = {"bfloat16": autocast is not None, "cuda_graphs": passes is not None}
 
     def _make(self) -> Made:
         before = self.rollout.core
-        recorded = record(self.rollout, self.network, self._stem)
+        recorded = record(self.rollout, self._acting)
         acted_at = time.perf_counter()
         trajectory = recorded.noting(self.network.distribution.log_prob(recorded.parameters, recorded.actions))
         is_first = trajectory.is_first[:-1].to(self.device)
         if self.network.core.carries_sensitivity:
             self.rollout.core = self.network.core.advance(recorded.inputs, before, is_first)
         nobody = torch.zeros_like(is_first[0])
-        return Made(trajectory, is_first, nobody, acted_at, {**UNKNOWN, "bfloat16": self._bfloat16})
+        return Made(trajectory, is_first, nobody, acted_at, {**UNKNOWN, **self._arithmetic})
 
     def _message(
         self, header: ContributionHeader, payload: Any, statistics: UnrollStatistics

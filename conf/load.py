@@ -54,6 +54,7 @@ ADDED: dict[str, Any] = {
     "rule.refresh": 0,
     "rule.refresh_every": 4,
     "actors.pipeline": 1,
+    "actors.cuda_graphs": "auto",
     "actors.fidelity_every": 200,
     "actors.fidelity_steps": 500,
     "algorithm": {"name": "r2ac", "options": {}},

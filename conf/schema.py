@@ -152,6 +152,12 @@ class ActorsConfig:
         "type of the encoder's arithmetic; auto is bfloat16 where the device is fast at it",
         choices=("auto", "float32", "bfloat16"),
     )
+    cuda_graphs: str = knob(
+        "auto",
+        "on a CUDA device, record what an actor computes and do it again without Python (docs/tuning.md); auto does where the network can "
+        "be recorded, always stops where it cannot",
+        choices=("auto", "never", "always"),
+    )
     activations: str = knob(
         "auto", "keep the encoder's activations from acting, or recompute them", choices=("auto", "retain", "recompute")
     )

@@ -84,6 +84,7 @@ class R2AC(Algorithm[GradientContribution]):
 
     def require(self, config: TrainConfig) -> None:
         _require_no_moments(config, self.name)
+        _require_graphs(config)
         _require_policy(config, self.name)
 
     def worker(self, config: TrainConfig, identity: ActorIdentity, state: dict[str, Any] | None) -> Actor:
@@ -110,6 +111,7 @@ class IMPALA(Algorithm[TrajectoryContribution]):
 
     def require(self, config: TrainConfig) -> None:
         _require_no_moments(config, self.name)
+        _require_graphs(config)
         _require_policy(config, self.name)
         if config.actors.wire != "float32":
             raise ConfigError(
@@ -146,6 +148,21 @@ def _batch(config: TrainConfig) -> int | None:
     return batch if config.learner.mode == "async" else None
 
 
+def _require_graphs(config: TrainConfig) -> None:
+    actors = config.actors
+    if actors.cuda_graphs != "always":
+        return
+    if not actors.device.startswith("cuda"):
+        raise ConfigError(
+            f"actors.cuda_graphs=always needs a CUDA device, got actors.device={actors.device}: name one, or use actors.cuda_graphs=auto"
+        )
+    if actors.activations == "retain":
+        raise ConfigError(
+            "actors.cuda_graphs=always: passes that are recorded keep no activations, but actors.activations=retain: use "
+            "actors.activations=auto, or actors.cuda_graphs=never"
+        )
+
+
 def _require_no_moments(config: TrainConfig, name: str) -> None:
     for option in ("normalise_observations", "scale_rewards"):
         if getattr(config.network, option):
@@ -171,6 +188,7 @@ class R2D2(QOptions, Algorithm[TrajectoryContribution]):
 
     def require(self, config: TrainConfig) -> None:
         _require_no_moments(config, self.name)
+        _require_graphs(config)
         if config.network.heads != "dueling":
             raise ConfigError(
                 f"algorithm=r2d2 values actions: add network.heads=dueling, got network.heads={config.network.heads}"
@@ -276,6 +294,11 @@ class StreamAC(Algorithm[WeightsContribution]):
             raise ConfigError(
                 f"actors.pipeline={actors.pipeline} acts in some streams while others play, but algorithm=stream_ac learns from "
                 "all of them between two steps: use actors.pipeline=1"
+            )
+        if actors.cuda_graphs == "always":
+            raise ConfigError(
+                "actors.cuda_graphs=always: algorithm=stream_ac, whose weights change at every step, does not record what it computes: "
+                "use actors.cuda_graphs=auto"
             )
         if actors.wire != "float32" or actors.autocast == "bfloat16":
             raise ConfigError(

@@ -7,7 +7,7 @@ from typing import Any
 
 from actors.actor import statistics_of
 from actors.build import build_seeded_network
-from actors.gradients import unroll_gradient
+from actors.gradients import Differentiation, unroll_gradient
 from actors.precision import autocast_type, require_device
 from actors.replay import ROWS_AT_ONCE, ReplayedStem, replay
 from actors.stem import choose_stem
@@ -51,14 +51,14 @@ class TrajectoryLearner(BatchLearner[TrajectoryContribution]):
             batch_segments=batch_segments,
             total_steps=config.total_steps,
         )
-        self._loss = config.loss
+        self._differentiation = Differentiation(self.network, self.parameters, config.loss)
         self._actors = config.actors
         self._stem: ReplayedStem | None = None
 
     def _gradient(self, contribution: TrajectoryContribution) -> tuple[Tensor, UnrollStatistics]:
         trajectory = carried.to(contribution.trajectory, self.device)
         unroll = replay(self.network, trajectory, self._stem_for(trajectory))
-        learnt = unroll_gradient(self.network, self.parameters, unroll, self._loss, self._stem_for(trajectory))
+        learnt = unroll_gradient(self._differentiation, unroll, self._stem_for(trajectory))
         ratios = unroll.log_ratios[unroll.valid & ~learnt.left_out].exp()
         statistics = replace(
             contribution.statistics,

@@ -111,6 +111,7 @@ ROWS: dict[str, tuple[Curves, ...]] = {
         Curves("Gradients on the wire", ("wire_bytes_per_second",)),
         Curves("Gradient bytes per step", ("wire_bytes_per_step",)),
         Curves("Encoders in bfloat16", ("bfloat16_share",)),
+        Curves("Passes as CUDA graphs", ("cuda_graphs_share",)),
         Curves("Progress", ("progress",)),
         Curves("Time spent and left", ("wall_time_s", "eta_s")),
     ),

@@ -224,6 +224,8 @@ class Tally:
         row: Row = {name: value / total for name, value in times.items()}
         all_steps = max(1, sum(receipt.header.num_steps for receipt in receipts))
         row["bfloat16_share"] = sum(part.header.num_steps for part in receipts if part.statistics.bfloat16) / all_steps
+        recorded = sum(part.header.num_steps for part in receipts if part.statistics.cuda_graphs)
+        row["cuda_graphs_share"] = recorded / all_steps
         row["actor_rss_bytes_max"] = max(receipt.statistics.rss_bytes for receipt in receipts)
         return row
 

@@ -325,11 +325,13 @@ def test_two_groups_draw_different_actions():
     assert not torch.equal(rows[:, :3], rows[:, 3:]), "the same games, and the same noise"
 
 
-def test_learning_at_every_step_has_no_time_for_it():
-    config = load_train(
-        ["algorithm=stream_ac", "fleet.num_actors=1", "learner.mode=sync", "env=tmaze", "actors.pipeline=2"]
-    )
-    with pytest.raises(ConfigError, match=r"actors\.pipeline=2 .* use actors\.pipeline=1"):
+@pytest.mark.parametrize(
+    ("option", "instead"),
+    [("actors.pipeline=2", "actors.pipeline=1"), ("actors.cuda_graphs=always", "actors.cuda_graphs=auto")],
+)
+def test_learning_at_every_step_has_no_time_for_groups_nor_work_that_is_done_again(option: str, instead: str):
+    config = load_train(["algorithm=stream_ac", "fleet.num_actors=1", "learner.mode=sync", "env=tmaze", option])
+    with pytest.raises(ConfigError, match=f"{option}.* use {instead}"):
         find_algorithm(config.algorithm).require(config)
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from counting_env import CountingEnv
+from tape import Tape
 
 import actors.games
 import actors.opening
 from actors.fleet import FleetError, LocalFleet
 from actors.precision import carries_bfloat16_well
+from actors.recorded import GRAPHS
 from conf.load import load_train
 from conf.schema import TrainConfig
 from learner.clients import LocalLearner
@@ -128,6 +130,22 @@ def test_a_run_leaves_its_rows_and_its_summary(tmp_path: Path):
     assert len(lines) >= 5
     assert [line["agent_steps"] for line in lines] == sorted(line["agent_steps"] for line in lines)
     assert json.loads((tmp_path / "summary.json").read_text())["agent_steps"] == row["agent_steps"]
+
+
+@pytest.mark.seconds
+@pytest.mark.parametrize("graphs", ["auto", "never"])
+def test_a_run_records_whether_its_passes_were_graphs_and_learns_the_same(
+    tmp_path: Path, graphs: str, monkeypatch: pytest.MonkeyPatch
+):
+    """On a tape, where there is no device with graphs: of the whole program, from words to weights."""
+    words = ("learner.mode=sync", "total_steps=480", f"actors.cuda_graphs={graphs}")
+    plain = run(toy(*words), tmp_path / "plain")
+    assert plain["cuda_graphs_share"] == 0.0
+    monkeypatch.setitem(GRAPHS, "cpu", Tape)
+    taped = run(toy(*words), tmp_path / "taped")
+    assert taped["cuda_graphs_share"] == {"auto": 1.0, "never": 0.0}[graphs]
+    for name in ("agent_steps", "updates", "policy_loss", "value_loss", "entropy", "gradient_norm"):
+        assert taped[name] == pytest.approx(plain[name], rel=1e-3), name
 
 
 @pytest.mark.seconds
