@@ -4,20 +4,21 @@ When a step is taken, and what the gradient is made of, is the subclass's: whole
 drawn from a replay (``q_learner.py``). Plain Python, one process; ``ray_learner.py`` puts it on Ray.
 """
 
-import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
+from torch.nn.utils import get_total_norm
 
 from conf.schema import LearnerConfig
 from learner.optimizer import Optimizer
 from learner.receipts import Counters, Receipt, Update, Verdict
 from rtrl_core import ContributionHeader, ParameterLayout, UnrollStatistics, WeightsSnapshot
 from rtrl_core.shapes import Float, Tensor
+from rtrl_core.untyped import numbers
 
 
 @runtime_checkable
@@ -35,6 +36,8 @@ class Message(Protocol):
 
 
 M = TypeVar("M", bound=Message)
+LARGE = 1e15
+"""Number beyond which a sum of squares may not be finite in float32."""
 
 
 class Judgement(NamedTuple):
@@ -122,17 +125,33 @@ class BaseLearner(ABC, Generic[M]):
 
     def _update(self, gradient: Float[Tensor, " parameters"], gauges: Mapping[str, float]) -> Update:
         """One step of the optimizer; overwrites ``gradient``."""
-        norm = _norm([gradient])  # of the whole vector, whatever is in it: padding is zero
-        part_norms = {part: _norm([slot.view(gradient) for slot in slots]) for part, slots in self._parts.items()}
-        self._optimizer.apply(gradient, norm, self.counters.agent_steps)
+        norms = self._norms(gradient)
+        self._optimizer.apply(gradient, norms[0], self.counters.agent_steps)
         self.counters.version += 1
         self.counters.updates += 1
+        norm, *part_norms = numbers(norms)  # once all has been asked of the device
         return Update(
             learning_rate=self._optimizer.learning_rate(self.counters.agent_steps),
             gradient_norm=norm,
-            part_norms=part_norms,
+            part_norms=dict(zip(self._parts, part_norms, strict=True)),
             gauges=gauges,
         )
+
+    def _norms(self, gradient: Float[Tensor, " parameters"]) -> Float[Tensor, " norms"]:
+        """Of the whole and of each part; finite if the gradient is, where the squares of large numbers are not."""
+        if gradient.device.type == "cpu":
+            norms = self._norms_of_parts(gradient)
+            return norms if norms.isfinite().all() else self._norms_of_parts(gradient.double())
+        largest = torch.linalg.vector_norm(gradient, float("inf"))
+        scale = torch.where(largest > LARGE, largest, torch.ones_like(largest))  # the host does not look
+        return self._norms_of_parts(gradient / scale) * scale
+
+    def _norms_of_parts(self, gradient: Float[Tensor, " parameters"]) -> Float[Tensor, " norms"]:
+        parts = [get_total_norm([slot.view(gradient) for slot in slots]) for slots in self._parts.values()]
+        of_each = torch.stack([part.to(gradient.device) for part in parts]).double()
+        return torch.cat(
+            [torch.linalg.vector_norm(of_each).unsqueeze(0), of_each]
+        )  # what lies between the slots is zero
 
     def snapshot(self) -> WeightsSnapshot:
         """A copy of the present weights on the CPU."""
@@ -169,9 +188,3 @@ class BaseLearner(ABC, Generic[M]):
 
 def name_of(header: ContributionHeader) -> str:
     return f"contribution {header.sequence} of actor {header.actor_id} (start {header.incarnation})"
-
-
-def _norm(tensors: Sequence[Tensor]) -> float:
-    """Their common Euclidean norm; finite if they are, where the squares of large numbers are not."""
-    norm = math.hypot(*(float(torch.linalg.vector_norm(tensor)) for tensor in tensors))
-    return norm if math.isfinite(norm) else math.hypot(*(float(tensor.double().norm()) for tensor in tensors))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from actors.gradients import is_representable
+from actors.uploads import Upload
 from conf.schema import LearnerConfig
 from learner.base_learner import BaseLearner, Judgement, M, name_of
 from learner.receipts import Counters, RoundEnd, Update, Verdict
@@ -39,6 +40,7 @@ class BatchLearner(BaseLearner[M]):
         self._batch_segments = batch_segments
         self._sum = torch.zeros_like(self._vector)
         self._segments = 0
+        self._upload = Upload(self._sum.device)
 
     @abstractmethod
     def _gradient(self, contribution: M) -> tuple[Float[Tensor, " parameters"], UnrollStatistics]:
@@ -49,7 +51,9 @@ class BatchLearner(BaseLearner[M]):
         if gradient.shape != self._sum.shape or not is_representable(gradient):
             reason = f"{name_of(contribution.header)} is {self._what_is_broken(gradient)}"
             return Judgement(Verdict.REFUSED, reason, 0.0), statistics
-        self._sum.add_(gradient.to(self._sum.device), alpha=judgement.weight)
+        if gradient.device != self._sum.device:
+            (gradient,) = self._upload([gradient])
+        self._sum.add_(gradient, alpha=judgement.weight)
         self._segments += contribution.header.num_segments
         return judgement, statistics
 

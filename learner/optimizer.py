@@ -38,11 +38,13 @@ class Optimizer:
         start, end = self._config.learning_rate, self._config.final_learning_rate
         return start + (end - start) * progress
 
-    def apply(self, gradient: Float[Tensor, " parameters"], norm: float, agent_steps: int) -> None:
-        """One update. Scales ``gradient`` in place where its global norm exceeds ``clip_norm``; 0 clips nothing."""
-        limit = self._config.clip_norm
-        if 0 < limit < norm:
-            gradient.mul_(limit / norm)
+    def apply(self, gradient: Float[Tensor, " parameters"], norm: Float[Tensor, ""], agent_steps: int) -> None:
+        """One update. Scales ``gradient`` in place where its global norm, ``norm``, exceeds ``clip_norm``; 0 clips nothing. The host does
+        not wait for a device."""
+        if self._config.clip_norm > 0:
+            scale = (self._config.clip_norm / norm).clamp(max=1.0)
+            if scale.device.type != "cpu" or scale < 1:
+                gradient.mul_(scale.to(gradient.dtype))
         if not self._state:
             first = torch.full_like(gradient, FIRST_MOMENT.get(self._config.optimizer, 0.0))
             self.set_state({"step": torch.zeros(()), **dict.fromkeys(self._moments, first)})

@@ -30,7 +30,7 @@ def test_updates_and_state_are_those_of_torchs_optimizer_bit_for_bit(optimizer: 
         for group in reference.param_groups:
             group["lr"] = ours.learning_rate(step)
         reference.step()
-        ours.apply(gradient, norm=1.0, agent_steps=step)
+        ours.apply(gradient, norm=torch.tensor(1.0), agent_steps=step)
         assert torch.equal(vector, theirs)
         kept = reference.state_dict()["state"][0]
         state = ours.get_state()
@@ -50,7 +50,7 @@ def test_that_of_tensorflow_has_its_epsilon_inside_the_root_and_begins_at_one() 
         gradient = torch.randn(10, dtype=torch.float64)
         mean_square = 0.9 * mean_square + 0.1 * gradient**2
         expected -= ours.learning_rate(step) * gradient / torch.sqrt(mean_square + 0.1)
-        ours.apply(gradient.clone(), norm=1.0, agent_steps=step)
+        ours.apply(gradient.clone(), norm=torch.tensor(1.0), agent_steps=step)
     torch.testing.assert_close(vector, expected, rtol=1e-12, atol=1e-14)
     assert ours.get_state()["step"] == 5
 
@@ -62,13 +62,13 @@ def test_it_goes_on_from_its_state_and_leaves_that_state_alone(optimizer: str) -
     vector = torch.ones(10)
     ours = Optimizer(config, vector, total_steps=100)
     for gradient in gradients[:2]:
-        ours.apply(gradient.clone(), norm=1.0, agent_steps=0)
+        ours.apply(gradient.clone(), norm=torch.tensor(1.0), agent_steps=0)
     saved, copy = ours.get_state(), vector.clone()
     before = {name: value.clone() for name, value in saved.items()}
     resumed = Optimizer(config, copy, total_steps=100)
     resumed.set_state(saved)
     for gradient in gradients[2:]:
-        ours.apply(gradient.clone(), norm=1.0, agent_steps=0)
-        resumed.apply(gradient.clone(), norm=1.0, agent_steps=0)
+        ours.apply(gradient.clone(), norm=torch.tensor(1.0), agent_steps=0)
+        resumed.apply(gradient.clone(), norm=torch.tensor(1.0), agent_steps=0)
     assert torch.equal(vector, copy)
     assert all(torch.equal(saved[name], before[name]) for name in before)
