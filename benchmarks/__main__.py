@@ -1,6 +1,6 @@
 """``python -m benchmarks [GROUP ...] [all|docs] [seconds=S]``: measures, prints tables, writes ``results/latest.json``.
 
-Groups are core, dense, train, pipeline, ship, refresh, env, memory, startup.
+Groups are core, dense, train, pipeline, ship, refresh, env, memory, startup, and, only if it is named, gpu.
 
 ``docs`` measures nothing and writes the tables of docs/benchmarks.md, docs/shipping.md and the README from the last results.
 """
@@ -8,6 +8,7 @@ Groups are core, dense, train, pipeline, ship, refresh, env, memory, startup.
 import importlib
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from benchmarks.measurement import Result
 from benchmarks.report import write_docs
 
 GROUPS = ("core", "dense", "train", "pipeline", "ship", "refresh", "env", "memory", "startup")
+ELSEWHERE = ("gpu",)
+"""Need a machine of another kind: measured only if they are named."""
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 SHIPPING = DOCS.with_name("shipping.md")
@@ -30,18 +33,24 @@ def main(arguments: list[str]) -> int:
     for word in arguments:
         if word.startswith("seconds="):
             seconds = float(word.partition("=")[2])
-        elif word in (*GROUPS, "all"):
+        elif word in (*GROUPS, *ELSEWHERE, "all"):
             chosen += GROUPS if word == "all" else [word]
         elif word == "docs":
             write_docs(RESULTS, DOCS, README, SHIPPING)
             return 0
         else:
-            print(f"error: unknown benchmark {word!r}: expected {', '.join(GROUPS)}, all or seconds=S", file=sys.stderr)
+            print(
+                f"error: unknown benchmark {word!r}: expected {', '.join((*GROUPS, *ELSEWHERE))}, all or seconds=S",
+                file=sys.stderr,
+            )
             return 2
     console = Console(width=max(100, Console().width))
     for group in dict.fromkeys(chosen or GROUPS):
         console.print(f"[dim]measuring {group} ...[/dim]")
-        results = importlib.import_module(f"benchmarks.{group}").run(seconds)
+        results: list[Result] = []
+        for result in importlib.import_module(f"benchmarks.{group}").run(seconds):
+            results.append(result)
+            _note(result)
         _store(group, results)
         for table in _tables(group, results):
             console.print(table)
@@ -49,11 +58,20 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _note(result: Result) -> None:
+    """One by one, so that of a group that takes minutes and is stopped there is what it had found."""
+    _write([result], lambda name: name == result.name)
+
+
 def _store(group: str, results: list[Result]) -> None:
     """Replaces the group's entries, keeps the others'."""
+    _write(results, lambda name: name.startswith(f"{group}/"))
+
+
+def _write(results: list[Result], replaced: Callable[[str], bool]) -> None:
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    kept = [entry for entry in kept if not entry["name"].startswith(f"{group}/")]
+    kept = [entry for entry in kept if not replaced(entry["name"])]
     RESULTS.write_text(json.dumps(kept + [asdict(result) for result in results], indent=1) + "\n")
 
 

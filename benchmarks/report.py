@@ -41,14 +41,37 @@ def write_docs(results: Path, docs: Path, readme: Path, shipping: Path) -> None:
     lines = ["| what | value | unit | target | met | setting |", "|---|---|---|---|---|---|"]
     for entry in entries:
         met = {True: "yes", False: "**no**", None: ""}[entry["met"]]
-        lines.append(
-            f"| {entry['name']} | {entry['value']:.4g} | {entry['unit']} | {entry['target']} | {met} | {entry['setting']} |"
-        )
+        cells = (entry["name"], f"{entry['value']:.4g}", entry["unit"], entry["target"], met, entry["setting"])
+        if not _is_of_gpu(entry):
+            lines.append(f"| {' | '.join(cells)} |")
     replace_table(docs, COMMAND, lines)
+    replace_table(docs, f"{COMMAND} gpu", gpu_lines(entries))
     values = {entry["name"]: entry["value"] for entry in entries}
     headlines = [f"| {what} | {figures.format_map(values)} |" for what, figures in HEADLINES]
     replace_table(readme, COMMAND, ["| two shared CPU cores, medians from `make bench` | |", "|---|---|", *headlines])
     replace_table(shipping, f"{COMMAND} shipping", shipping_lines(entries))
+
+
+def gpu_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A table for each setting, whose first words, the device's, are said once."""
+    found = [entry for entry in entries if _is_of_gpu(entry)]
+    if not found:
+        return []
+    device = found[0]["setting"]
+    lines = [f"{device}:"]
+    for setting in dict.fromkeys(entry["setting"] for entry in found):
+        words = setting.removeprefix(device).removeprefix("; ") or "the device itself"
+        lines += ["", f"| {words} | value | unit |", "|---|---|---|"]
+        lines += [
+            f"| {entry['name'].removeprefix('gpu/')} | {entry['value']:.4g} | {entry['unit']} |"
+            for entry in found
+            if entry["setting"] == setting
+        ]
+    return lines
+
+
+def _is_of_gpu(entry: Mapping[str, Any]) -> bool:
+    return entry["name"].startswith("gpu/")
 
 
 SHIPPED = (

@@ -147,11 +147,14 @@ class BaseLearner(ABC, Generic[M]):
         return self._norms_of_parts(gradient / scale) * scale
 
     def _norms_of_parts(self, gradient: Float[Tensor, " parameters"]) -> Float[Tensor, " norms"]:
-        parts = [get_total_norm([slot.view(gradient) for slot in slots]) for slots in self._parts.values()]
-        of_each = torch.stack([part.to(gradient.device) for part in parts]).double()
-        return torch.cat(
-            [torch.linalg.vector_norm(of_each).unsqueeze(0), of_each]
-        )  # what lies between the slots is zero
+        nothing = gradient.new_zeros(())
+        parts = [
+            get_total_norm([slot.view(gradient) for slot in slots]) if slots else nothing
+            for slots in self._parts.values()
+        ]
+        of_each = torch.stack(parts).double()
+        whole = torch.linalg.vector_norm(of_each)  # what lies between the slots is zero
+        return torch.cat([whole.unsqueeze(0), of_each])
 
     def snapshot(self) -> WeightsSnapshot:
         """A copy of the present weights on the CPU."""

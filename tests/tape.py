@@ -79,7 +79,6 @@ class Tape:
 
     def __init__(self, device: torch.device | None = None) -> None:
         del device
-        self.replays = 0
 
     def prepare(self, function: Callable[[], Any]) -> Any:
         with recording(), _Recorder():
@@ -98,7 +97,6 @@ class Tape:
 
     @torch.no_grad()
     def replay(self) -> None:
-        self.replays += 1
         for call in self._calls:
             result = call.operator(*call.arguments, **call.options)
             given = {

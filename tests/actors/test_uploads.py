@@ -1,9 +1,16 @@
 """What travels to a device: all of it in one copy, as it was when it was sent."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
+from actors.actor import build_actor
 from actors.uploads import ALIGNMENT, BUFFERS, Upload, _Together
+from actors.worker import ActorIdentity
+from conf.load import load_train
+from r2ac.training.sizing import sized
+from rtrl_core import WeightsSnapshot
 
 DEVICES = [
     "cpu",
@@ -54,6 +61,25 @@ def test_on_a_cpu_nothing_is_copied():
     sent = some()
     for one, other in zip(Upload(torch.device("cpu"))(sent), sent, strict=True):
         assert one is other
+
+
+def test_what_a_network_sees_of_a_step_travels_once_and_pictures_as_bytes(monkeypatch: pytest.MonkeyPatch):
+    sent: list[list[torch.dtype]] = []
+
+    class Counted(Upload):
+        def __call__(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+            sent.append([tensor.dtype for tensor in tensors])
+            return super().__call__(tensors)
+
+    monkeypatch.setattr("actors.games.Upload", Counted)
+    words = ["env=atari/breakout", "network=nature", "fleet.num_actors=1", "actors.num_envs=2", "actors.unroll=5"]
+    actor = build_actor(sized(load_train(words), 1), ActorIdentity(0, 0, 1))
+    weights = WeightsSnapshot(0, actor.layout, actor.parameters.vector)
+    for unrolls in (1, 2):
+        actor.unroll(weights)
+        assert len(sent) == 1 + 5 * unrolls, "what the games begin with, and each step"
+    assert {tuple(dtypes) for dtypes in sent} == {(torch.uint8, torch.float32, *[torch.bool] * 4)}
+    actor.close()
 
 
 @pytest.mark.gpu

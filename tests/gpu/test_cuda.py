@@ -2,22 +2,34 @@
 
 import subprocess
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from local_run import double_precision, local_run
+from local_run import LocalRun, double_precision, local_run
 from patience import patience
 from unrolled import full_gradient
 
 from actors.build import build_network
 from actors.stem import JoinedStem, RetainedStem, StemPass, StepInput, choose_stem
 from conf.load import load_train
+from learner.learner import GradientPlan
 from learner.q_learner import QPlan
 from learner.trajectory_learner import TrajectoryPlan
 from r2ac.training.build import describe_environment
 from r2ac.training.sizing import sized
-from rtrl_core import CELLS, DiagonalCore, FlatParameters
+from rtrl_core import (
+    CELLS,
+    ContributionHeader,
+    DiagonalCore,
+    FlatParameters,
+    GradientContribution,
+    WeightsSnapshot,
+)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -48,6 +60,87 @@ def test_the_gradient_on_the_device_is_that_of_the_whole_episode(
         assert (ours - exact).abs().max() / exact.abs().max() < tolerance
 
 
+def fingerprint(run: LocalRun) -> str:
+    assert isinstance(run.plan, GradientPlan)
+    return run.plan.layout.fingerprint
+
+
+def gradient_message(run: LocalRun, gradient: torch.Tensor, sequence: int) -> GradientContribution:
+    header = ContributionHeader(0, 0, sequence, 0, num_steps=8, num_frames=32, num_segments=4)
+    contribution = run.unroll(0, WeightsSnapshot(0, fingerprint(run), run.vector))
+    assert isinstance(contribution, GradientContribution)
+    return replace(contribution, header=header, gradient=gradient)
+
+
+@contextmanager
+def never_waiting() -> Iterator[None]:
+    """An error where the host waits for the device."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("optimizer", ["rmsprop", "rmsprop_tf", "adam"])
+def test_of_gradients_a_learner_on_the_device_makes_what_one_on_the_cpu_makes_and_does_not_wait_for_what_it_adds(
+    optimizer: str,
+):
+    words = ["fleet=local", "env=tmaze", "network=none", "fleet.num_actors=1", f"learner.optimizer={optimizer}"]
+    run = local_run(sized(load_train([*words, "learner.mode=sync", "actors.num_envs=4"]), 1))
+    plan = run.plan
+    assert isinstance(plan, GradientPlan)
+    here, there = (replace(plan, config=replace(plan.config, device=d)).begin(run.vector) for d in ("cpu", "cuda"))
+    lies = torch.zeros(plan.layout.size)
+    for slot in plan.layout.slots:
+        slot.view(lies).fill_(1)
+    for sequence, size in enumerate((1e-3, 1.0, 1e20, 1e30, 1.0)):
+        message = gradient_message(run, lies * size * torch.randn(len(lies)), sequence)
+        here.add(message)
+        if sequence:  # the first makes the buffers
+            with never_waiting():
+                there.add(message)
+        else:
+            there.add(message)
+        ours, theirs = there.finish_round().update, here.finish_round().update
+        assert ours is not None
+        assert theirs is not None
+        assert ours.gradient_norm == pytest.approx(theirs.gradient_norm, rel=1e-5)
+        assert ours.part_norms == pytest.approx(theirs.part_norms, rel=1e-5)
+    run.fleet.close()
+    torch.testing.assert_close(there.snapshot().vector, here.snapshot().vector, rtol=1e-4, atol=1e-6)
+
+
+def test_an_actor_waits_for_its_device_once_per_step_and_a_few_times_per_unroll():
+    words = ["fleet=local", "env=atari/breakout", "network=nature", "fleet.num_actors=1", "actors.device=cuda"]
+    run = local_run(sized(load_train([*words, "actors.num_envs=4", "actors.unroll=20"]), 1))
+    weights = WeightsSnapshot(0, fingerprint(run), run.vector)
+    for _ in range(3):
+        assert run.unroll(0, weights).statistics.cuda_graphs
+    with warnings.catch_warnings(record=True) as waits:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            run.unroll(0, weights)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    run.fleet.close()
+    found = [str(one.message) for one in waits if "synchroniz" in str(one.message)]
+    assert 20 <= len(found) <= 20 + 20, found
+
+
+def assert_same_changes(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    """Of the weights, as a whole: an optimizer makes full steps of the smallest gradients, whose signs are rounding."""
+    assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.99
+    assert ours.norm() == pytest.approx(float(theirs.norm()), rel=0.02)
+
+
+@pytest.fixture(autouse=True)
+def _whole_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions are otherwise computed in TensorFloat-32, which has ten bits less."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 IMPALA = ("algorithm=impala", "algorithm.options.ship=trajectories_s0")
 
 
@@ -59,11 +152,11 @@ def test_of_trajectories_a_learner_on_the_device_makes_what_one_on_the_cpu_makes
     for _ in range(3):
         contribution = run.unroll(0, here.snapshot())
         ours, theirs = there.add(contribution), here.add(contribution)
-        assert ours.statistics.policy_loss == pytest.approx(theirs.statistics.policy_loss, rel=1e-3, abs=1e-3)
+        assert ours.statistics.policy_loss == pytest.approx(theirs.statistics.policy_loss, rel=2e-2, abs=0.05)
         for learner in (here, there):
             learner.finish_round()
     run.fleet.close()
-    torch.testing.assert_close(there.snapshot().vector, here.snapshot().vector, rtol=1e-3, atol=1e-4)
+    assert_same_changes(there.snapshot().vector - run.vector, here.snapshot().vector - run.vector)
 
 
 R2D2 = (
@@ -92,7 +185,7 @@ def test_of_sequences_a_learner_on_the_device_makes_what_one_on_the_cpu_makes(th
             learner.finish_round()
     run.fleet.close()
     assert here.counters.updates == there.counters.updates > 0
-    torch.testing.assert_close(there.snapshot().vector, here.snapshot().vector, rtol=1e-3, atol=1e-4)
+    assert_same_changes(there.snapshot().vector - run.vector, here.snapshot().vector - run.vector)
 
 
 @pytest.mark.parametrize("encoder", ["nature", "impala"])

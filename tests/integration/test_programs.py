@@ -194,6 +194,10 @@ def test_every_benchmark_has_a_name_a_target_and_a_verdict(tmp_path: Path, monke
     entries = json.loads((tmp_path / "latest.json").read_text())
     assert [(entry["name"], entry["met"]) for entry in entries] == [("env/c", None), ("core/a", False)]
     assert {"name", "value", "unit", "target", "met", "setting"} == set(entries[0])
+    program._note(at_least("core/a", 4.0, 2.0, "x", "here"))
+    program._note(informs("core/ab", 5.0, "x", "here"))
+    values = {entry["name"]: entry["value"] for entry in json.loads((tmp_path / "latest.json").read_text())}
+    assert values == {"env/c": 1.0, "core/a": 4.0, "core/ab": 5.0}
     assert program.main(["nonsense"]) == 2
     times = in_turns({"short": lambda: sum(range(10)), "long": lambda: sum(range(200_000))}, rounds=5)
     assert times["short"] < times["long"]
