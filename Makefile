@@ -76,7 +76,7 @@ test-lowest: ## the fast tests with the lowest versions that pyproject.toml allo
 	@$(VENV)-lowest/bin/python -m pytest -q -n 2 --dist worksteal -W ignore::pyparsing.warnings.PyparsingDeprecationWarning -m "not slow and not soak and not gpu and not docker" $(ARGS)
 
 test-gpu: $(INSTALLED) ## tests that need a CUDA device
-	@$(BIN)/python -m pytest -q -m gpu $(ARGS)
+	@$(BIN)/python -m pytest -q -n 8 --dist worksteal -m gpu $(ARGS)
 
 docker-test: $(INSTALLED) ## build the images and run the compose stack (needs a Docker engine)
 	@$(BIN)/python -m pytest -q -m docker $(ARGS)

@@ -10,15 +10,15 @@ copied in and out. The numbers are those of the same work without graphs, which 
 trial at the start.
 """
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any
 
 import torch
 
 from actors.acting import Acted, Acting
 from actors.gradients import Differentiation, UnrollGradient
+from actors.graphs import GRAPHS, NotRecordableError, Recorded, copy_in
 from actors.joined import agree, backpropagate, taken_gradients
 from actors.stem import (
     ForwardStem,
@@ -33,102 +33,7 @@ from actors.stem import (
 from actors.unroll import Unroll
 from conf.knobs import ConfigError
 from rtrl_core import CoreState, PolicyNetwork, PolicyOutput, carried
-from rtrl_core.recording import recording
 from rtrl_core.shapes import Float, Tensor
-
-R = TypeVar("R")
-
-
-@runtime_checkable
-class Graph(Protocol):
-    """Work on a device that can be done again."""
-
-    def prepare(self, work: Callable[[], R]) -> R:
-        """Does ``work`` as it is, so that libraries can prepare themselves.
-
-        Raises:
-            RuntimeError: for work that has the host read a number; it may have been done in part.
-        """
-        ...
-
-    def record(self, work: Callable[[], R]) -> R:
-        """Does nothing but note what ``work`` would do. Its results mean something after each ``replay``, until the next."""
-        ...
-
-    def replay(self) -> None: ...
-
-
-class CUDAGraph:
-    def __init__(self, device: torch.device) -> None:
-        self._graph = torch.cuda.CUDAGraph()
-        self._device = device
-
-    def prepare(self, work: Callable[[], R]) -> R:
-        # Here, because torch does not recover from a stream that could not capture: its generator is of no use afterwards.
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Synchronization debug mode")
-            before = torch.cuda.get_sync_debug_mode()
-            torch.cuda.set_sync_debug_mode("error")
-        try:
-            with recording():
-                return work()
-        finally:
-            torch.cuda.set_sync_debug_mode(before)
-
-    def record(self, work: Callable[[], R]) -> R:
-        # A stream of the device itself: torch's own for this is of whichever device was the first.
-        with torch.cuda.device(self._device), recording(), torch.cuda.graph(self._graph, stream=torch.cuda.Stream()):
-            return work()
-
-    def replay(self) -> None:
-        self._graph.replay()
-
-
-GRAPHS: dict[str, Callable[[torch.device], Graph]] = {"cuda": CUDAGraph}
-"""By the type of the device."""
-
-
-class NotRecordableError(RuntimeError):
-    """The network does something that a graph cannot do again. The message says what."""
-
-
-class Recorded(Generic[R]):
-    """Work that is done for the first time as it is, so that libraries can prepare themselves, and as a graph from then on."""
-
-    def __init__(self, device: torch.device, work: Callable[[], R]) -> None:
-        self._work = work
-        self._graph = GRAPHS[device.type](device)
-        self._is_prepared = False
-        self._results: tuple[R] | None = None
-
-    @property
-    def is_graph(self) -> bool:
-        return self._results is not None
-
-    def __call__(self) -> R:
-        """Results are overwritten by the next call.
-
-        Raises:
-            NotRecordableError: the first or second time. The work may have been done in part.
-            torch.OutOfMemoryError: likewise.
-        """
-        try:
-            if not self._is_prepared:
-                self._is_prepared = True
-                return self._graph.prepare(self._work)
-            if self._results is None:
-                self._results = (self._graph.record(self._work),)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            raise NotRecordableError(str(error).partition("\n")[0]) from error
-        self._graph.replay()
-        return self._results[0]
-
-
-def _copy(given: carried.Carried, to: carried.Carried) -> None:
-    for source, target in zip(carried.leaves(given), carried.leaves(to), strict=True):
-        target.copy_(source)
 
 
 class _RecordedStep:
@@ -147,7 +52,7 @@ class _RecordedStep:
 
     def __call__(self, step: StepInput, cell: Any) -> Acted:
         """The results stand until the next call. Raises as ``Recorded``."""
-        _copy((step, cell), (self._step, self._cell))
+        copy_in((step, cell), (self._step, self._cell))
         return self._recorded()
 
 
@@ -272,7 +177,7 @@ class RecordedStem(RecomputedStem):
 
             self._of_rows[len(gradient)] = here, upstream, Recorded(gradient.device, back)
         here, upstream, recorded = self._of_rows[len(gradient)]
-        _copy((given, gradient), (here, upstream))
+        copy_in((given, gradient), (here, upstream))
         recorded()
 
     def is_right(self, example: StepInput) -> bool:
@@ -355,7 +260,7 @@ class _RecordedUnroll:
         return unroll is self._unroll and all(one is other for one, other in leaves)
 
     def differentiate(self, unroll: Unroll) -> UnrollGradient:
-        _copy(unroll.before.cell, self._before.cell)
+        copy_in(unroll.before.cell, self._before.cell)
         found = self._pass()
         return found._replace(after=CoreState(carried.map_leaves(torch.clone, found.after.cell), self._sensitivity))
 

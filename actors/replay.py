@@ -16,9 +16,6 @@ from actors.unroll import Unroll
 from rtrl_core import PolicyNetwork, carried
 from rtrl_core.shapes import Float, Tensor
 
-ROWS_AT_ONCE = {"cpu": 128, "cuda": 4096}
-"""Observations that go through the encoder together: on a CPU what stays in its caches, on a GPU what fills it."""
-
 Steps = Callable[[slice], StepInput]
 """What the network saw in some rows, one after the other as one batch."""
 

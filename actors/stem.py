@@ -17,11 +17,10 @@ from rtrl_core import carried
 from rtrl_core.network import PolicyNetwork
 from rtrl_core.shapes import Bool, Float, Int, Shaped, Tensor
 
-JOINED_ROWS = {"cpu": 128, "accelerator": 4096}
-"""Rows that a backward pass over kept activations is over, where these are no more than ``JOINED_BYTES``: beyond, they leave the cache."""
+ROWS_AT_ONCE = {"cpu": 128, "accelerator": 4096}
+"""Observations that go through the encoder together, forward or back: on a CPU what stays in its caches, on a GPU what fills it."""
 JOINED_BYTES = {"cpu": 32 << 20, "accelerator": 1 << 30}
-
-RECOMPUTED_ROWS = {"cpu": 128, "accelerator": 4096}
+"""Of kept activations that a backward pass is over, at most: beyond, they leave the cache."""
 
 
 class StepInput(NamedTuple):
@@ -243,18 +242,27 @@ def join_passes(forward: StemPass, example: StepInput) -> JoinedPasses[StepInput
 
 def joined_rows(forward: StemPass, example: StepInput) -> int:
     """How many rows a backward pass over what is kept should be over."""
-    where = "cpu" if example.observation.device.type == "cpu" else "accelerator"
+    device = example.observation.device
     row_bytes = max(1, saved_bytes(forward, example) // len(example.is_first))
-    return min(JOINED_ROWS[where], JOINED_BYTES[where] // row_bytes)
+    return min(rows_at_once(device), JOINED_BYTES[_kind(device)] // row_bytes)
 
 
 def recomputed_rows(forward: StemPass, example: StepInput, budget_bytes: int) -> int:
-    """How many rows a forward pass for the gradient should be over: on a CPU what stays in its caches, on a GPU what fills it and fits
-    the budget."""
-    if example.observation.device.type == "cpu":
-        return RECOMPUTED_ROWS["cpu"]
+    """How many rows a forward pass for the gradient should be over; elsewhere than on a CPU, what fits the budget."""
+    device = example.observation.device
+    if device.type == "cpu":
+        return rows_at_once(device)
     row_bytes = max(1, saved_bytes(forward, example) // len(example.is_first))
-    return max(1, min(RECOMPUTED_ROWS["accelerator"], budget_bytes // row_bytes))
+    return max(1, min(rows_at_once(device), budget_bytes // row_bytes))
+
+
+def rows_at_once(device: torch.device) -> int:
+    """See ``ROWS_AT_ONCE``."""
+    return ROWS_AT_ONCE[_kind(device)]
+
+
+def _kind(device: torch.device) -> str:
+    return "cpu" if device.type == "cpu" else "accelerator"
 
 
 def stem_parameters(network: PolicyNetwork) -> list[nn.Parameter]:

@@ -26,8 +26,8 @@ class Place(NamedTuple):
 
 
 class Upload:
-    """Tensors on a device. To a CUDA device all of them travel together, out of page-locked memory, and nobody waits for them; on a CPU
-    they are those that were given."""
+    """Tensors on a device. To a CUDA device all of them travel together, out of page-locked memory, while the host goes on, two
+    such at a time; on a CPU they are those that were given."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from actors.actor import Actor
+from actors.graphs import Recorded
 from actors.precision import autocast_type, prepare_process
-from actors.recorded import Recorded, RecordedPasses
+from actors.recorded import RecordedPasses
 from actors.stem import StemPass
 from actors.worker import ActorIdentity
 from benchmarks.measurement import Result, at_least, informs

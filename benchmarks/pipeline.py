@@ -17,7 +17,7 @@ import torch
 from actors.actor import Actor, build_actor
 from actors.build import build_network
 from actors.precision import autocast_type, prepare_process, torch_threads
-from actors.stem import JOINED_ROWS, JoinedStem, RetainedStem, StemPass, StepInput, join_passes
+from actors.stem import ROWS_AT_ONCE, JoinedStem, RetainedStem, StemPass, StepInput, join_passes
 from actors.worker import ActorIdentity
 from benchmarks.dmlab import NEVER, STEP_S, engines
 from benchmarks.measurement import Result, at_least, informs
@@ -92,7 +92,7 @@ def _joined_steps() -> list[Result]:
         forward = StemPass(network, autocast_type("auto", torch.device("cpu")))
         passes = join_passes(forward, steps[0])
         assert passes is not None
-        stems = {"joined": JoinedStem(forward, passes, JOINED_ROWS["cpu"]), "apart": RetainedStem(forward)}
+        stems = {"joined": JoinedStem(forward, passes, ROWS_AT_ONCE["cpu"]), "apart": RetainedStem(forward)}
         times: dict[str, list[float]] = {name: [] for name in stems}
         for turn in range(4):
             for name, stem in stems.items():

@@ -86,6 +86,11 @@ class R2AC(Algorithm[GradientContribution]):
         _require_no_moments(config, self.name)
         _require_graphs(config)
         _require_policy(config, self.name)
+        if (config.actors.cuda_graphs, config.actors.activations) == ("always", "retain"):
+            raise ConfigError(
+                "actors.cuda_graphs=always: passes that are recorded keep no activations, but actors.activations=retain: use "
+                "actors.activations=auto, or actors.cuda_graphs=never"
+            )
 
     def worker(self, config: TrainConfig, identity: ActorIdentity, state: dict[str, Any] | None) -> Actor:
         return build_actor(config, identity, state)
@@ -155,11 +160,6 @@ def _require_graphs(config: TrainConfig) -> None:
     if not actors.device.startswith("cuda"):
         raise ConfigError(
             f"actors.cuda_graphs=always needs a CUDA device, got actors.device={actors.device}: name one, or use actors.cuda_graphs=auto"
-        )
-    if actors.activations == "retain":
-        raise ConfigError(
-            "actors.cuda_graphs=always: passes that are recorded keep no activations, but actors.activations=retain: use "
-            "actors.activations=auto, or actors.cuda_graphs=never"
         )
 
 

@@ -39,8 +39,7 @@ class Optimizer:
         return start + (end - start) * progress
 
     def apply(self, gradient: Float[Tensor, " parameters"], norm: Float[Tensor, ""], agent_steps: int) -> None:
-        """One update. Scales ``gradient`` in place where its global norm, ``norm``, exceeds ``clip_norm``; 0 clips nothing. The host does
-        not wait for a device."""
+        """One update. Scales ``gradient`` in place where its global norm, ``norm``, exceeds ``clip_norm``; 0 clips nothing."""
         if self._config.clip_norm > 0:
             scale = (self._config.clip_norm / norm).clamp(max=1.0)
             if scale.device.type != "cpu" or scale < 1:

@@ -14,8 +14,8 @@ import torch
 from actors.build import build_seeded_network
 from actors.gradients import is_representable
 from actors.precision import autocast_type, require_device
-from actors.replay import ROWS_AT_ONCE, ReplayedStem, gathered
-from actors.stem import FrozenStem, StemPass, StepInput, choose_stem
+from actors.replay import ReplayedStem, gathered
+from actors.stem import FrozenStem, StemPass, StepInput, choose_stem, rows_at_once
 from actors.trajectory import TrajectoryContribution, blank
 from conf.knobs import ConfigError
 from conf.schema import LearnerConfig, TrainConfig
@@ -213,12 +213,12 @@ class QLearner(BaseLearner[TrajectoryContribution]):
                 passes=len(sequences.is_first),
                 example=_step_input(sequences, slice(0, 1)),
             )
-            self._stem = ReplayedStem(stem, ROWS_AT_ONCE[self.device.type] // sequences.is_first.shape[1])
+            self._stem = ReplayedStem(stem, rows_at_once(self.device) // sequences.is_first.shape[1])
         return self._stem
 
     def _target_stem(self) -> ReplayedStem:
         autocast = autocast_type(self._actors.autocast, self.device)
-        at_once = ROWS_AT_ONCE[self.device.type] // self._options.batch_sequences
+        at_once = rows_at_once(self.device) // self._options.batch_sequences
         return ReplayedStem(FrozenStem(StemPass(self._target, autocast)), at_once)
 
     def get_state(self) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from actors.actor import statistics_of
 from actors.build import build_seeded_network
 from actors.gradients import Differentiation, unroll_gradient
 from actors.precision import autocast_type, require_device
-from actors.replay import ROWS_AT_ONCE, ReplayedStem, replay
-from actors.stem import choose_stem
+from actors.replay import ReplayedStem, replay
+from actors.stem import choose_stem, rows_at_once
 from actors.trajectory import Trajectory, TrajectoryContribution
 from conf.schema import LearnerConfig, TrainConfig
 from envs.base import EnvSpec
@@ -77,7 +77,7 @@ class TrajectoryLearner(BatchLearner[TrajectoryContribution]):
         options = self._actors
         example = trajectory.step_input(trajectory.observations.unpack(), slice(0, 1))
         autocast = autocast_type(options.autocast, self.device)
-        at_once = max(1, ROWS_AT_ONCE[self.device.type] // trajectory.num_envs)
+        at_once = max(1, rows_at_once(self.device) // trajectory.num_envs)
         stem = choose_stem(
             self.network,
             activations=options.activations,

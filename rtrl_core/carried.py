@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
 
-from rtrl_core.shapes import Bool, Float, Int, Tensor
+from rtrl_core.shapes import Bool, Float, Int, Shaped, Tensor
 from rtrl_core.untyped import numbers, readable_as_data, vector_norm
 
 Carried: TypeAlias = Tensor | tuple[Any, ...] | None
@@ -73,7 +73,7 @@ def reset_(carried: Carried, streams: Bool[Tensor, " B"]) -> None:
 
 def cleared(carried: C, streams: Bool[Tensor, " B"]) -> C:
     """A copy in which the named streams are zero, whatever they held."""
-    return map_leaves(lambda tensor: tensor.masked_fill(_along(streams, tensor), 0), carried)
+    return map_leaves(lambda tensor: tensor.masked_fill(along(streams, tensor), 0), carried)
 
 
 def finite_streams(carried: Carried) -> Bool[Tensor, " B"] | None:
@@ -163,8 +163,9 @@ def _saved_leaves(structure: Any, saved: Any) -> Iterator[Tensor]:
         yield from _saved_leaves(part, entries.get(name))
 
 
-def _along(streams: Bool[Tensor, " B"], tensor: Tensor) -> Tensor:
-    return streams.view(-1, *[1] * (tensor.dim() - 1))
+def along(mask: Bool[Tensor, "*rows"], values: Shaped[Tensor, "..."]) -> Bool[Tensor, "..."]:
+    """With as many axes as ``values``, whose first ones it is of."""
+    return mask.view(mask.shape + (1,) * (values.dim() - mask.dim()))
 
 
 def _frobenius(parts: Iterable[Tensor]) -> Float[Tensor, " B"]:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 
 from rtrl_core.arguments import FLOATING, expect
+from rtrl_core.carried import along
 from rtrl_core.policies import ActionDistribution
 from rtrl_core.returns import VTrace
 from rtrl_core.shapes import Bool, Float, Shaped, Tensor
@@ -50,7 +51,7 @@ def actor_critic_losses(
     nothing = values.new_zeros(())
 
     def selected(rows: Tensor) -> Tensor:
-        return torch.where(valid.view(valid.shape + (1,) * (rows.dim() - valid.dim())), rows, nothing.to(rows.dtype))
+        return torch.where(along(valid, rows), rows, nothing.to(rows.dtype))
 
     # Before the functions and not after: a gradient of zero times a derivative of NaN is NaN.
     parameters, values, actions = selected(parameters), selected(values), selected(actions)

@@ -66,7 +66,7 @@ class UnrollStatistics:
     bfloat16: bool = False
     """Whether the encoder computed in bfloat16, which ``actors.autocast=auto`` leaves to the actor's machine."""
     cuda_graphs: bool = False
-    """Whether its passes were graphs (``actors.cuda_graphs``)."""
+    """Whether its acting passes were graphs (``actors.cuda_graphs``)."""
     sensitivity_fidelity_cosine: float | None = None
     """Of the credit for the past in one stream, against a fresh computation under the present weights; ``None`` where not measured."""
     sensitivity_fidelity_error: float | None = None

@@ -1,7 +1,8 @@
 """A stand-in for CUDA graphs on a CPU: the calls of torch's operators that a function makes are taped, and made again without it.
 
 As of a graph: nothing has happened while it is recorded, results lie at the same place each time, Python runs once, and what would have
-the host look at a number is an error. Operators are the real ones, and so are the numbers.
+the host look at a number is an error. Operators are the real ones, and so are the numbers. It is kinder in what only a second
+device makes an error: constants that come from the host, and results that go there.
 """
 
 from collections.abc import Callable
@@ -75,7 +76,7 @@ def place(tensor: torch.Tensor) -> int:
 
 
 class Tape:
-    """See ``actors.recorded.Graph``."""
+    """See ``actors.graphs.Graph``."""
 
     def __init__(self, device: torch.device | None = None) -> None:
         del device

@@ -94,7 +94,7 @@ METRICS: dict[str, Metric] = {
     "bfloat16_share": _speed(
         "share", "of the agent steps whose encoder computed in bfloat16; actors.autocast=auto decides by machine"
     ),
-    "cuda_graphs_share": _speed("share", "of the agent steps whose passes were CUDA graphs, see actors.cuda_graphs"),
+    "cuda_graphs_share": _speed("share", "of the agent steps that were acted in CUDA graphs, see actors.cuda_graphs"),
     "env_share": _speed("share", "of the actors' time: waiting for environments"),
     "act_share": _speed("share", "of the actors' time: forward passes while acting"),
     "learn_share": _speed("share", "of the actors' time: computing gradients"),

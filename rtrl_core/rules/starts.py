@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from rtrl_core.carried import along
 from rtrl_core.recording import is_recording
 from rtrl_core.shapes import Bool, Int, Shaped, Tensor
 from rtrl_core.untyped import numbers, pieces
@@ -114,7 +115,7 @@ class ListedStarts(Starts):
 
     def replace_at_(self, values: Shaped[Tensor, "B ..."], step: int, by: Shaped[Tensor, "B ..."]) -> None:
         if step in self.at:
-            torch.where(_along(self.mask[step], values), by, values, out=values)
+            torch.where(along(self.mask[step], values), by, values, out=values)
 
     def cleared_rows(self, rows: Shaped[Tensor, "T B ..."]) -> Shaped[Tensor, "T B ..."]:
         return rows.flatten(0, 1).index_fill(0, self.rows, 0).view_as(rows) if self.at else rows
@@ -147,24 +148,19 @@ class MaskedStarts(Starts):
         return True
 
     def forget_older_(self, rows: Shaped[Tensor, "t B ..."], first_step: int = 0) -> None:
-        rows.masked_fill_(_along(self.older[first_step : first_step + len(rows)], rows), 0)
+        rows.masked_fill_(along(self.older[first_step : first_step + len(rows)], rows), 0)
 
     def clear_at_(self, values: Shaped[Tensor, "B ..."], step: int) -> Shaped[Tensor, "B ..."]:
-        return values.masked_fill_(_along(self.mask[step], values), 0)
+        return values.masked_fill_(along(self.mask[step], values), 0)
 
     def replace_at_(self, values: Shaped[Tensor, "B ..."], step: int, by: Shaped[Tensor, "B ..."]) -> None:
-        torch.where(_along(self.mask[step], values), by, values, out=values)
+        torch.where(along(self.mask[step], values), by, values, out=values)
 
     def cleared_rows(self, rows: Shaped[Tensor, "T B ..."]) -> Shaped[Tensor, "T B ..."]:
-        return rows.masked_fill(_along(self.mask, rows), 0)
+        return rows.masked_fill(along(self.mask, rows), 0)
 
     def clear_begun_(self, values: Shaped[Tensor, "B ..."]) -> Shaped[Tensor, "B ..."]:
-        return values.masked_fill_(_along(self.begun, values), 0)
-
-
-def _along(mask: Bool[Tensor, "*rows"], values: Shaped[Tensor, "..."]) -> Bool[Tensor, "..."]:
-    """With as many axes as ``values``, whose first ones it is of."""
-    return mask.view(mask.shape + (1,) * (values.dim() - mask.dim()))
+        return values.masked_fill_(along(self.begun, values), 0)
 
 
 def runs(block: slice, apart: Collection[int]) -> Iterator[tuple[slice, bool]]:

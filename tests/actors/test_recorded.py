@@ -13,8 +13,9 @@ from every_algorithm import IMPALA, R2D2
 from local_run import double_precision
 from tape import Tape
 from toy_actor import make_actor, present_weights
+from unrolled import EVERY_CELL
 
-from actors import recorded
+from actors import graphs
 from actors.actor import Actor
 from actors.base_actor import BaseActor
 from actors.recorded import RecordedDifferentiation, RecordedStem
@@ -27,7 +28,7 @@ from envs.base import VectorEnv
 from envs.tmaze import TMaze
 from learner.algorithms import find_algorithm
 from r2ac.training.sizing import sized
-from rtrl_core import CELLS, GradientContribution, WeightsSnapshot, carried
+from rtrl_core import GradientContribution, WeightsSnapshot, carried
 
 DEVICES = [
     "cpu",
@@ -40,7 +41,7 @@ on_each_device = pytest.mark.parametrize("device", DEVICES)
 
 @pytest.fixture(autouse=True)
 def _tapes_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(recorded.GRAPHS, "cpu", Tape)
+    monkeypatch.setitem(graphs.GRAPHS, "cpu", Tape)
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +57,7 @@ def counting(habit: Any = "same_step") -> CountingEnv:
 def pair(env: Callable[[], VectorEnv | list[VectorEnv]], device: str, **options: Any) -> tuple[Actor, Actor]:
     """An actor with graphs, and one without."""
     with_graphs, without = (
-        make_actor(env(), cuda_graphs=graphs, device=device, **options) for graphs in ("always", "never")
+        make_actor(env(), cuda_graphs=asked, device=device, **options) for asked in ("always", "never")
     )
     return with_graphs, without
 
@@ -102,7 +103,7 @@ def test_it_contributes_what_it_contributes_without_graphs(device: str, rule: st
     assert not theirs.unroll(present_weights(theirs, 99)).statistics.cuda_graphs
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", EVERY_CELL)
 @on_each_device
 def test_with_every_cell(device: str, cell: str):
     ours, theirs = pair(counting, device, unroll=3, core=cell)
@@ -238,21 +239,27 @@ def test_learning_that_cannot_be_recorded_goes_on_without(device: str, monkeypat
     assert not is_learning_from_graphs(ours)
 
 
+KEPT = ("actors.device=cuda", "actors.activations=retain")
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (("actors.device=cpu",), "needs a CUDA device, got actors.device=cpu"),
-        (("actors.device=cuda", "actors.activations=retain"), "keep no activations, but actors.activations=retain"),
+        ((), "needs a CUDA device, got actors.device=cpu"),
+        (IMPALA, "needs a CUDA device, got actors.device=cpu"),
+        ((*R2D2, "network.heads=dueling"), "needs a CUDA device, got actors.device=cpu"),
+        (KEPT, "keep no activations, but actors.activations=retain"),
     ],
 )
-@pytest.mark.parametrize("algorithm", [(), IMPALA, R2D2])
-def test_graphs_that_must_be_and_cannot_are_refused_before_anything_starts(
-    algorithm: Sequence[str], words: Sequence[str], why: str
-):
-    heads = ("network.heads=dueling",) if algorithm == R2D2 else ()
-    config = load_train([*TMAZE, *algorithm, *heads, *words, "actors.cuda_graphs=always"])
+def test_graphs_that_must_be_and_cannot_are_refused_before_anything_starts(words: Sequence[str], why: str):
+    config = load_train([*TMAZE, *words, "actors.cuda_graphs=always"])
     with pytest.raises(ConfigError, match=f"actors.cuda_graphs=always.*{why}"):
         find_algorithm(config.algorithm).require(config)
+
+
+def test_what_a_learner_keeps_has_nothing_to_do_with_its_actors_graphs():
+    config = load_train([*TMAZE, *IMPALA, *KEPT, "actors.cuda_graphs=always"])
+    find_algorithm(config.algorithm).require(config)
 
 
 def test_who_asks_for_kept_activations_gets_them():
@@ -262,7 +269,7 @@ def test_who_asks_for_kept_activations_gets_them():
 
 
 def test_where_there_are_no_graphs_nobody_asks_for_them(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delitem(recorded.GRAPHS, "cpu")
+    monkeypatch.delitem(graphs.GRAPHS, "cpu")
     actor = make_actor(counting(), unroll=3)
     assert not actor.unroll(present_weights(actor)).statistics.cuda_graphs
     with pytest.raises(ConfigError, match="there are no graphs on cpu"):
@@ -293,15 +300,20 @@ WORDS: dict[str, Sequence[str]] = {
 }
 
 
+RARER = ("atari, impala stem", "impala, atari")
+
+
 @pytest.mark.seconds
-@pytest.mark.parametrize("name", WORDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.soak) if name in RARER else name for name in WORDS]
+)
 @on_each_device
 def test_of_every_algorithm_as_its_words_say(device: str, name: str, request: pytest.FixtureRequest):
     if "env=dmlab30" in WORDS[name]:
         request.getfixturevalue("lab")
     found = []
-    for graphs in ("always", "never"):
-        words = [*SIZES, *WORDS[name], f"actors.device={device}", f"actors.cuda_graphs={graphs}"]
+    for asked in ("always", "never"):
+        words = [*SIZES, *WORDS[name], f"actors.device={device}", f"actors.cuda_graphs={asked}"]
         config = sized(load_train(words), 1)
         actor = find_algorithm(config.algorithm).worker(config, ActorIdentity(0, 0, 1), None)
         assert isinstance(actor, BaseActor)
@@ -309,7 +321,7 @@ def test_of_every_algorithm_as_its_words_say(device: str, name: str, request: py
         contributions = [
             actor.unroll(WeightsSnapshot(version, actor.layout, vector * (1 - 0.02 * version))) for version in range(4)
         ]
-        assert contributions[-1].statistics.cuda_graphs == (graphs == "always")
+        assert contributions[-1].statistics.cuda_graphs == (asked == "always")
         actor.close()
         found.append([bulk(one) for one in contributions])
     for one, other in zip(*found, strict=True):

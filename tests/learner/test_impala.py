@@ -239,7 +239,7 @@ def test_a_refreshed_sensitivity_is_what_is_shipped():
 
 @pytest.mark.parametrize("activations", ["retain", "recompute"])
 def test_activations_may_be_kept_or_computed_again(activations: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(trajectory_learner, "ROWS_AT_ONCE", {"cpu": 9})
+    monkeypatch.setattr(trajectory_learner, "rows_at_once", lambda device: 9)
     compared([*POLE, *EXACT, f"actors.activations={activations}"])
 
 

@@ -74,7 +74,7 @@ def steps_of(core: Core, steps: int) -> tuple[torch.Tensor, ...]:
     return inputs, torch.rand(steps, STREAMS) < 0.25, torch.randn(steps, STREAMS, 1, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("steps", [1, pytest.param(2, marks=pytest.mark.soak), 5])
 @pytest.mark.parametrize("kind", CORES)
 def test_an_unroll_that_is_done_again_gives_what_an_unroll_gives(kind: str, steps: int):
     plain = Unrolls(CORES[kind]().double(), steps)
@@ -117,8 +117,8 @@ def test_what_would_have_the_host_look_cannot_be_taped(core: str):
         Tape().record(work)
 
 
-@pytest.mark.parametrize("poison", [math.nan, math.inf])
-@pytest.mark.parametrize(("steps", "start"), [(1, 0), (3, 0), (3, 1), (6, 5)])
+@pytest.mark.parametrize("poison", [math.nan, pytest.param(math.inf, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(("steps", "start"), [(1, 0), (3, 0), (6, 5)])
 @pytest.mark.parametrize("rule", ["segment", "tbptt"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_stream_that_begins_anew_forgets_what_was_not_finite(

@@ -11,8 +11,8 @@ from tape import Tape
 import actors.games
 import actors.opening
 from actors.fleet import FleetError, LocalFleet
+from actors.graphs import GRAPHS
 from actors.precision import carries_bfloat16_well
-from actors.recorded import GRAPHS
 from conf.load import load_train
 from conf.schema import TrainConfig
 from learner.clients import LocalLearner
