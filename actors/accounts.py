@@ -23,6 +23,10 @@ class Played(NamedTuple):
     env_counters: dict[str, float]
     """Since the environment was made."""
 
+    def seen_before(self) -> "Played":
+        """For whoever looks a second time: nothing counts twice."""
+        return self._replace(num_steps=0, num_frames=0, episodes=(), level_steps=())
+
     @classmethod
     def together(cls, parts: "Sequence[Played]") -> "Played":
         """Of streams that are stepped in parts."""

@@ -32,6 +32,6 @@ class Acting:
         output, cell = self.network.act(inputs, cell, step.is_first)
         return Acted(inputs, output, cell)
 
-    def value(self, step: StepInput, cell: Any) -> Float[Tensor, " B"]:
-        """Of a step that is no part of the unroll."""
-        return self.network.act(self.stem.look(step), cell, step.is_first)[0].values
+    def look(self, step: StepInput, cell: Any) -> PolicyOutput:
+        """At a step that is no part of the unroll."""
+        return self.network.act(self.stem.look(step), cell, step.is_first)[0]

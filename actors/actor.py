@@ -4,7 +4,8 @@
     learn     x_1..x_T -> core (carried sensitivity) -> loss -> gradient of core, heads, x_t; gradient of x_t -> stem
     ship      one flat vector, summed over steps and streams
 
-Nothing else leaves: observations, cell states and sensitivities stay here.
+Nothing else leaves: observations, cell states and sensitivities stay here. With several passes, the second line and the third are done
+again with the steps of the first (``kept.py``), each time under the newest weights, before the next ones are taken.
 """
 
 import time
@@ -16,11 +17,15 @@ import torch
 from actors.acting import Acting
 from actors.base_actor import BaseActor, Made
 from actors.fidelity import FidelityProbe, Figures
-from actors.gradients import Differentiation, UnrollGradient, unroll_gradient
+from actors.gradients import Differentiable, Differentiation, UnrollGradient, importance, unroll_gradient
+from actors.kept import KeptUnroll
 from actors.opening import open_actor
 from actors.precision import autocast_type
 from actors.recorded import RecordedActing, RecordedDifferentiation, choose_passes, choose_recorded_stem
-from actors.stem import StemOfGroups, StemPass, choose_stem
+from actors.replay import ReplayedStem
+from actors.stem import StemOfGroups, StemPass, choose_stem, rows_at_once
+from actors.trajectory import Recorder
+from actors.unroll import Unroll
 from actors.wire import WireEncoder
 from actors.worker import ActorIdentity
 from conf.schema import ActorsConfig, LossConfig, NetworkConfig, RuleConfig, TrainConfig
@@ -36,7 +41,11 @@ from rtrl_core.untyped import numbers
 
 
 class Actor(BaseActor[GradientContribution]):
-    """Turns weights into gradient contributions: the exact gradient of each unroll's loss. Arguments and errors as ``BaseActor``."""
+    """Turns weights into gradient contributions: the exact gradient of each unroll's loss. Arguments and errors as ``BaseActor``.
+
+    Args:
+        passes: contributions of each unroll.
+    """
 
     def __init__(
         self,
@@ -47,8 +56,12 @@ class Actor(BaseActor[GradientContribution]):
         loss: LossConfig,
         options: ActorsConfig,
         reward_clip: str,
+        passes: int = 1,
     ) -> None:
         super().__init__(identity, envs, network, rule, options, reward_clip)
+        self._num_passes, self._clip_ratio = passes, loss.clip_ratio
+        self._kept: KeptUnroll | None = None
+        """What there are still passes to come of."""
         self._probe: FidelityProbe | None = None
         if options.fidelity_every and self.network.core.carries_sensitivity:
             self._probe = FidelityProbe(
@@ -64,8 +77,8 @@ class Actor(BaseActor[GradientContribution]):
         step, cell = self.rollout.example()
         self._differentiation = Differentiation(self.network, self.parameters, loss)
         graphs = "never" if (options.activations, options.cuda_graphs) == ("retain", "auto") else options.cuda_graphs
-        passes = choose_passes(StemPass(self.network, autocast), graphs, step, cell)
-        if passes is None:
+        recorded = choose_passes(StemPass(self.network, autocast), graphs, step, cell)
+        if recorded is None:
             self.stem = choose_stem(
                 self.network,
                 activations=options.activations,
@@ -76,26 +89,56 @@ class Actor(BaseActor[GradientContribution]):
             )
             self._acting = Acting(self.network, self.stem)
         else:
-            self.stem = choose_recorded_stem(passes.forward, options.activation_budget_bytes, step)
-            self._acting = RecordedActing(self.network, self.stem, passes)
-            self._differentiation = RecordedDifferentiation(self._differentiation)
-        self._arithmetic = {"bfloat16": autocast is not None, "cuda_graphs": passes is not None}
+            self.stem = choose_recorded_stem(recorded.forward, options.activation_budget_bytes, step)
+            self._acting = RecordedActing(self.network, self.stem, recorded)
+            if passes == 1:
+                self._differentiation = RecordedDifferentiation(self._differentiation)
+        self._arithmetic = {"bfloat16": autocast is not None, "cuda_graphs": recorded is not None}
         self._way_back = StemOfGroups(self.stem, self.rollout.streams)
+        self._many_steps = ReplayedStem(self.stem, rows_at_once(self.device) // self.rollout.num_envs)
 
     def _make(self) -> Made:
-        unroll = self.rollout.collect(self._acting)
+        return self._first_pass() if self._kept is None else self._next_pass(self._kept)
+
+    def _first_pass(self) -> Made:
+        before, recorder = self.rollout.core, Recorder(self.rollout.groups)
+        unroll = self.rollout.collect(self._acting, None if self._num_passes == 1 else recorder.look)
         acted_at = time.perf_counter()
+        if self._num_passes > 1:
+            recorded = recorder.recorded(before)
+            log_probabilities = self.network.distribution.log_prob(recorded.parameters, recorded.actions)
+            self._kept = KeptUnroll.of(recorded, log_probabilities, self._num_passes - 1)
         figures = Figures() if self._probe is None else self._probe.see(unroll)
-        learnt = unroll_gradient(self._differentiation, unroll, self._way_back)
-        self.rollout.core = learnt.after
-        gradient = self._wire.encode(self.parameters.gradient)
+        change, streams = self.rollout.policy_change()
         statistics = {
-            **statistics_of(learnt),
-            **self._arithmetic,
+            "policy_change_sum": change,
+            "policy_change_streams": streams,
             **_named("sensitivity_fidelity", figures.sensitivity),
             **_named("rule_fidelity", figures.rule),
         }
-        return Made(gradient, unroll.is_first, learnt.left_out, acted_at, statistics)
+        return self._learn(unroll, self._way_back, acted_at, statistics)
+
+    def _next_pass(self, kept: KeptUnroll) -> Made:
+        started = time.perf_counter()
+        unroll = kept.again(self.network, self._many_steps)
+        if not kept.left:
+            self._kept = None
+        made = self._learn(unroll, self._many_steps, started, importance(unroll, self._clip_ratio))
+        # Its losses are of steps that the first pass has told of.
+        return made._replace(statistics={**made.statistics, "losses_known": False}, takes_steps=False)
+
+    def _learn(self, unroll: Unroll, stem: Differentiable, acted_at: float, statistics: dict[str, Any]) -> Made:
+        is_last = self._kept is None
+        if not is_last:
+            self.network.core.advance_in_forward()
+        elif self._num_passes > 1:
+            self.network.core.advance_in_backward()
+        learnt = unroll_gradient(self._differentiation, unroll, stem)
+        if is_last:
+            self.rollout.core = learnt.after
+        gradient = self._wire.encode(self.parameters.gradient)
+        statistics = {**statistics_of(learnt), **self._arithmetic, **statistics}
+        return Made(gradient, unroll.is_first, learnt.left_out, acted_at, statistics, is_last=is_last)
 
     def _message(self, header: ContributionHeader, payload: Any, statistics: UnrollStatistics) -> GradientContribution:
         return GradientContribution(header, self.layout, payload, statistics)
@@ -106,13 +149,17 @@ class Actor(BaseActor[GradientContribution]):
 
     def get_state(self) -> dict[str, Any] | None:
         state = super().get_state()
-        return None if state is None else {**state, "wire": self._wire.get_state()}
+        if state is None:
+            return None
+        kept = {} if self._kept is None else {"kept": self._kept.get_state()}
+        return {**state, **kept, "wire": self._wire.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
         if self._probe is not None:
             self._probe.forget()
         self._wire.set_state(state["wire"])
+        self._kept = KeptUnroll.from_state(state["kept"], self.rollout.core) if "kept" in state else None
 
 
 def statistics_of(learnt: UnrollGradient) -> dict[str, Any]:
@@ -137,8 +184,12 @@ def _named(metric: str, fidelity: Fidelity | None) -> dict[str, float]:
 
 
 def build_actor(
-    config: TrainConfig, identity: ActorIdentity, state: dict[str, Any] | None = None, actor: type[Actor] = Actor
+    config: TrainConfig,
+    identity: ActorIdentity,
+    state: dict[str, Any] | None = None,
+    actor: type[Actor] = Actor,
+    passes: int = 1,
 ) -> Actor:
     """Raises as ``open_actor``."""
     sections = (config.network, config.rule, config.loss, config.actors, config.env.reward_clip)
-    return open_actor(config, identity, state, lambda envs: actor(identity, envs, *sections))
+    return open_actor(config, identity, state, lambda envs: actor(identity, envs, *sections, passes=passes))

@@ -39,6 +39,10 @@ class Made(NamedTuple):
     """When the last step had been taken, in seconds of ``time.perf_counter``."""
     statistics: dict[str, Any]
     """The fields of ``UnrollStatistics`` that only the subclass knows."""
+    takes_steps: bool = True
+    """Whether steps were taken for it; otherwise it is of those of the last one."""
+    is_last: bool = True
+    """Whether nothing more is made of these steps: ``rollout.core`` is what is carried at their end."""
 
 
 class BaseActor(ABC, Generic[C]):
@@ -88,7 +92,7 @@ class BaseActor(ABC, Generic[C]):
 
     @abstractmethod
     def _make(self) -> Made:
-        """Takes the steps of an unroll and leaves in ``rollout.core`` what is carried at its end."""
+        """Takes the steps of an unroll and leaves in ``rollout.core`` what is carried at its end, or makes more of the steps taken last."""
 
     @abstractmethod
     def _message(self, header: ContributionHeader, payload: Any, statistics: UnrollStatistics) -> C: ...
@@ -97,7 +101,8 @@ class BaseActor(ABC, Generic[C]):
         """What these streams carry has nothing to do with their episodes any more."""
 
     def unroll(self, weights: WeightsSnapshot) -> C:
-        """Loads ``weights`` if they are newer, takes T steps in every stream and returns what is shipped of them.
+        """Loads ``weights`` if they are newer, takes T steps in every stream and returns what is shipped of them. An actor that makes
+        several contributions of the same steps takes none for the later ones.
 
         Raises:
             ValueError: if the weights are of another network.
@@ -108,9 +113,11 @@ class BaseActor(ABC, Generic[C]):
         self._load(weights)
         made = self._make()
         ages = self._ages.after(made.is_first.cpu(), self.policy_version)
-        unsound, norms = self._reset_unsound(made.left_out)
+        unsound, norms = self._reset_unsound(made)
         self._sequence += 1
-        played = self.rollout.played()
+        played, env_time = self.rollout.played(), self.rollout.env_time_s
+        if not made.takes_steps:
+            played, env_time = played.seen_before(), 0.0
         header = header_of(self.identity, self._sequence - 1, self.policy_version, played)
         of_streams = statistics_of_streams(
             played,
@@ -123,8 +130,8 @@ class BaseActor(ABC, Generic[C]):
         statistics = UnrollStatistics(
             **made.statistics,
             **of_streams,
-            env_time_s=self.rollout.env_time_s,
-            act_time_s=made.acted_at - started - self.rollout.env_time_s,
+            env_time_s=env_time,
+            act_time_s=made.acted_at - started - env_time,
             learn_time_s=self._idle_since - made.acted_at,
             wait_time_s=wait_time,
         )
@@ -138,7 +145,7 @@ class BaseActor(ABC, Generic[C]):
             self.policy_version = weights.version
             self.rollout.core = self.network.core.refreshed(self.rollout.core)
 
-    def _reset_unsound(self, left_out: Bool[Tensor, " B"]) -> tuple[Bool[Tensor, " B"], Float[Tensor, " B"]]:
+    def _reset_unsound(self, made: Made) -> tuple[Bool[Tensor, " B"], Float[Tensor, " B"]]:
         """Begins anew, inside their episode, the streams that nothing can be learnt from any more; the others go on.
 
         Returns which they are, and the norm of each stream's sensitivity before, 0 without one.
@@ -146,8 +153,10 @@ class BaseActor(ABC, Generic[C]):
         core = self.rollout.core
         norms = self.network.core.stream_norms(core.sensitivity)
         if norms is None:
-            norms = torch.zeros(len(left_out), dtype=torch.float64, device=self.device)
-        unsound = left_out | ~core._replace(sensitivity=None).finite_streams() | ~(norms <= LARGEST_SENSITIVITY)
+            norms = torch.zeros(len(made.left_out), dtype=torch.float64, device=self.device)
+        if not made.is_last:
+            return torch.zeros_like(made.left_out), norms
+        unsound = made.left_out | ~core._replace(sensitivity=None).finite_streams() | ~(norms <= LARGEST_SENSITIVITY)
         if unsound.any():
             self.rollout.begin_anew(unsound)
             self._ages.begin(unsound.cpu(), self.policy_version)

@@ -18,6 +18,7 @@ from rtrl_core import (
     VTrace,
     actor_critic_losses,
     vtrace,
+    within_reach,
 )
 from rtrl_core.shapes import Bool, Float, Tensor
 
@@ -142,6 +143,8 @@ def unroll_losses(
         discount=loss.discount,
         trace_decay=loss.trace_decay,
     )
+    if loss.clip_ratio is not None:
+        returns = returns._replace(advantages=within_reach(returns.advantages, unroll.log_ratios, loss.clip_ratio))
     losses = actor_critic_losses(
         distribution=network.distribution,
         parameters=output.parameters,
@@ -153,6 +156,19 @@ def unroll_losses(
         baseline_cost=loss.baseline_cost,
     )
     return losses, returns
+
+
+def importance(unroll: Unroll, clip_ratio: float | None) -> dict[str, float | int | None]:
+    """The fields of ``UnrollStatistics`` that say how far the policy that learns from an unroll is from the one that acted."""
+    log_ratios = unroll.log_ratios[unroll.valid].double()
+    ratios = log_ratios.exp()
+    return {
+        "importance_sum": float(ratios.clamp(max=1e6).sum()),
+        "importance_clipped": int((log_ratios > 0).sum()),
+        "importance_steps": len(ratios),
+        "divergence_sum": float((ratios - 1 - log_ratios).clamp(max=1e6).sum()),
+        "clip_ratio_exceeded": None if clip_ratio is None else int(((ratios - 1).abs() > clip_ratio).sum()),
+    }
 
 
 def _is_sound(differentiation: Differentiation, unroll: Unroll) -> Tensor:

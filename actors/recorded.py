@@ -33,7 +33,7 @@ from actors.stem import (
 from actors.unroll import Unroll
 from conf.knobs import ConfigError
 from rtrl_core import CoreState, PolicyNetwork, PolicyOutput, carried
-from rtrl_core.shapes import Float, Tensor
+from rtrl_core.shapes import Tensor
 
 
 class _RecordedStep:
@@ -79,9 +79,11 @@ class RecordedPasses:
         inputs, parameters, values, after = carried.map_leaves(torch.clone, (found.inputs, *found.output, found.cell))
         return Acted(inputs, PolicyOutput(parameters, values), after)
 
-    def value(self, step: StepInput, cell: Any) -> Tensor | None:
+    def look(self, step: StepInput, cell: Any) -> PolicyOutput | None:
         """``None`` for a number of rows that nothing is recorded of."""
-        return self._run(step, cell).output.values.clone() if len(step.is_first) in self._of_rows else None
+        if len(step.is_first) not in self._of_rows:
+            return None
+        return PolicyOutput(*carried.map_leaves(torch.clone, tuple(self._run(step, cell).output)))
 
     def _run(self, step: StepInput, cell: Any) -> Acted:
         rows = len(step.is_first)
@@ -133,9 +135,9 @@ class RecordedActing(Acting):
         self._keep(step)
         return self._passes(step, cell)
 
-    def value(self, step: StepInput, cell: Any) -> Float[Tensor, " B"]:
-        found = self._passes.value(step, cell)
-        return super().value(step, cell) if found is None else found
+    def look(self, step: StepInput, cell: Any) -> PolicyOutput:
+        found = self._passes.look(step, cell)
+        return super().look(step, cell) if found is None else found
 
 
 def choose_passes(forward: StemPass, graphs: str, step: StepInput, cell: Any) -> RecordedPasses | None:

@@ -10,7 +10,7 @@ Streams of several environments are stepped in groups: while the games of one pl
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ import torch
 
 from actors.accounts import Played
 from actors.acting import Acting
+from actors.change import PolicyChange
 from actors.games import Games
 from actors.precision import torch_threads
 from actors.stem import StepInput
@@ -26,6 +27,7 @@ from conf.knobs import ConfigError
 from envs.base import EnvSpec, Timestep, VectorEnv
 from rtrl_core import CoreState, PolicyNetwork, PolicyOutput, carried
 from rtrl_core.shapes import Bool, Float, Shaped, Tensor
+from rtrl_core.untyped import numbers
 
 
 class Group(NamedTuple):
@@ -33,6 +35,7 @@ class Group(NamedTuple):
 
     number: int
     games: Games
+    change: PolicyChange
     streams: slice
     """Which they are."""
 
@@ -84,7 +87,8 @@ class Rollout:
         for env, seed in zip(envs, action_seeds, strict=True):
             first = self.groups[-1].streams.stop if self.groups else 0
             games = Games(env, reward_clip=reward_clip, action_seed=seed, device=device)
-            self.groups.append(Group(len(self.groups), games, slice(first, first + env.num_envs)))
+            streams = slice(first, first + env.num_envs)
+            self.groups.append(Group(len(self.groups), games, PolicyChange(), streams))
         self.core: CoreState = network.initial_state(self.num_envs)
         """What the core carries. Acting advances its cell alone: whoever differentiates an unroll puts the whole of it back."""
         actions = torch.cat([group.games.last_action for group in self.groups])
@@ -105,6 +109,16 @@ class Rollout:
         """During the last unroll."""
         return Played.together([group.games.played() for group in self.groups])
 
+    def policy_change(self) -> tuple[float, int]:
+        """Sum of ``PolicyChange.divergences`` at the last unroll's first step, and of how many streams it is."""
+        parts = [group.change.divergences for group in self.groups]
+        known = [part for part in parts if part is not None]
+        if not known:
+            return 0.0, 0
+        of_all = torch.cat(known)
+        total, streams = numbers(torch.stack([of_all.nansum(), (~of_all.isnan()).sum().to(of_all.dtype)]))
+        return total, round(streams)
+
     def example(self) -> tuple[StepInput, Any]:
         """What the network sees next, of the largest group, and what its core has carried there."""
         of = self.groups[0].streams
@@ -122,7 +136,7 @@ class Rollout:
             group.games.clear()
         with self._threads():
             for t in range(self._unroll_length):
-                for number, games, streams in self.groups:
+                for number, games, _, streams in self.groups:
                     step = games.step_input()
                     inputs, output, cells[number] = acting.act(step, cells[number])
                     action = distribution.of(streams).sample(output.parameters, games.noise)
@@ -138,13 +152,16 @@ class Rollout:
         """Beside games that play it acts with one thread: theirs have the other cores."""
         return torch_threads(1) if len(self.groups) > 1 else nullcontext()
 
-    def collect(self, acting: Acting) -> Unroll:
+    def collect(self, acting: Acting, look: Callable[[Taken], None] | None = None) -> Unroll:
         """All of the steps, with the values of what followed them. The rows are overwritten by the next call.
+
+        Args:
+            look: is shown each step.
 
         Raises:
             EnvironmentFailure: if an environment died.
         """
-        rows = self.unroll
+        rows, distribution = self.unroll, self._network.distribution
         rows.before = self.core
         for taken in self.steps(acting):
             games, now, at = taken.group.games, taken.group.games.seen(), (taken.t, taken.group.streams)
@@ -157,6 +174,11 @@ class Rollout:
             rows.truncated[at] = now.truncated
             rows.valid[at] = now.valid
             self._bootstrap_truncated(taken, acting)
+            if taken.t == 0:
+                mine = distribution.of(taken.group.streams)
+                taken.group.change.compare(mine, taken.output.parameters, taken.action)
+            if look is not None:
+                look(taken)
         for group in self.groups:
             self._bootstrap_inside(group, acting)
         return rows
@@ -168,7 +190,7 @@ class Rollout:
         if found is None:
             return
         rows, step = found
-        value = acting.value(step.of(rows), carried.select(taken.cell, rows))
+        value = acting.look(step.of(rows), carried.select(taken.cell, rows)).values
         self.unroll.next_values[taken.t, taken.group.streams][rows] = value
 
     @torch.no_grad()
@@ -176,7 +198,9 @@ class Rollout:
         """``V(o_{t+1})`` everywhere else; beyond the last row it takes one more look, which the next unroll repeats and keeps."""
         rows, of, step = self.unroll, group.streams, group.games.step_input()
         cell = carried.map_leaves(lambda leaf: leaf[of], self.core.cell)
-        following = torch.cat([rows.values[1:, of], acting.value(step, cell).unsqueeze(0)])
+        beyond = acting.look(step, cell)
+        group.change.note(beyond.parameters)
+        following = torch.cat([rows.values[1:, of], beyond.values.unsqueeze(0)])
         starts = torch.cat([rows.is_first[1:, of], step.is_first.unsqueeze(0)])
         cut = rows.truncated[:, of] & starts
         rows.next_values[:, of] = torch.where(cut, rows.next_values[:, of], following)
@@ -186,6 +210,7 @@ class Rollout:
         self.core = self.core.reset(streams)
         for group in self.groups:
             group.games.forget(streams[group.streams])
+            group.change.forget(streams[group.streams])
 
     def get_state(self) -> dict[str, Any] | None:
         """Everything needed to go on bit for bit between two unrolls, or ``None`` where an environment cannot be saved."""

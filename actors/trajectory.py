@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from actors.acting import Acting
-from actors.rollout import Rollout, Taken
+from actors.rollout import Group, Rollout, Taken
 from actors.stem import StepInput
 from conf.schema import ActorsConfig
 from envs.base import EnvSpec
@@ -30,9 +30,13 @@ class Observations(NamedTuple):
     """Of each channel of each stack, the number of its image; empty where the rows are whole."""
 
     @classmethod
+    def whole(cls, observations: Shaped[Tensor, "R B ..."]) -> "Observations":
+        return cls(observations, torch.empty(0, 0, 0, dtype=torch.int32))
+
+    @classmethod
     def pack(cls, observations: Shaped[Tensor, "R B ..."], layout: str) -> "Observations":
         """Nothing is lost, whatever the channels are; as single images if that is less."""
-        whole = cls(observations, torch.empty(0, 0, 0, dtype=torch.int32))
+        whole = cls.whole(observations)
         if layout != "CHW" or observations.shape[2] == 1:
             return whole
         images = _Images(observations)
@@ -183,7 +187,7 @@ def blank(spec: EnvSpec, options: ActorsConfig, before: CoreState) -> Trajectory
     action = torch.from_numpy(spec.actions.zeros(streams))
     flags = torch.zeros(steps, dtype=torch.bool)
     return Trajectory(
-        Observations(observations, torch.empty(0, 0, 0, dtype=torch.int32)),
+        Observations.whole(observations),
         words,
         torch.zeros(rows),
         action.expand(options.unroll + 1, *action.shape),
@@ -210,43 +214,73 @@ class Recorded(NamedTuple):
     """Of the action distribution."""
 
     def noting(self, noted: Float[Tensor, "T B"]) -> Trajectory:
-        return self.trajectory._replace(noted=noted.cpu())
+        return self.trajectory._replace(noted=noted.to(self.trajectory.is_first.device))
 
     @property
     def actions(self) -> Shaped[Tensor, "T B ..."]:
         return self.trajectory.last_actions[1:].to(self.parameters.device)
 
 
+class Recorder:
+    """Notes what an unroll's steps show, while they are taken.
+
+    Args:
+        groups: of the rollout that takes them.
+    """
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self._groups = groups
+        self._taken: list[list[_Row]] = [[] for _ in groups]
+        self._cuts = _Cuts()
+
+    def look(self, taken: Taken) -> None:
+        """Before the next step of its group."""
+        self._taken[taken.group.number].append(_Row.of(taken))
+        self._cuts.look(taken)
+
+    def recorded(self, before: CoreState) -> Recorded:
+        """Once all steps have been taken. All of it is where the network is, and observations are whole.
+
+        Args:
+            before: what the core carried at the start; kept as it is.
+        """
+        seen = [
+            [*(row.seen for row in rows), group.games.step_input()]
+            for rows, group in zip(self._taken, self._groups, strict=True)
+        ]
+        example = seen[0][0]
+        device = example.observation.device
+        trajectory = Trajectory(
+            Observations.whole(_column(seen, lambda step: step.observation)),
+            None if example.instruction is None else _column(seen, lambda step: step.instruction),
+            _column(seen, lambda step: step.last_reward),
+            _column(seen, lambda step: step.last_action),
+            _column(seen, lambda step: step.is_first),
+            _column(self._taken, lambda row: row.terminated).to(device),
+            _column(self._taken, lambda row: row.truncated).to(device),
+            _column(self._taken, lambda row: row.valid).to(device),
+            torch.empty(0, 0),
+            *self._cuts.found(example),
+            before,
+        )
+        inputs = _column(self._taken, lambda row: row.inputs)
+        return Recorded(trajectory, inputs, _column(self._taken, lambda row: row.parameters))
+
+
 def record(rollout: Rollout, acting: Acting) -> Recorded:
-    """Takes the steps of an unroll.
+    """Takes the steps of an unroll, to be shipped: the trajectory is on the CPU, in memory of its own, and as small as it gets.
 
     Raises:
         EnvironmentFailure: if the environment died.
     """
     before = carried.map_leaves(_here, acting.network.core.inner(rollout.core))
-    taken: list[list[_Row]] = [[] for _ in rollout.groups]
-    cuts = _Cuts()
-    for step in rollout.steps(acting):
-        taken[step.group.number].append(_Row.of(step))
-        cuts.look(step)
-    seen = [
-        [*(row.seen for row in rows), group.games.step_input()]
-        for rows, group in zip(taken, rollout.groups, strict=True)
-    ]
-    trajectory = Trajectory(
-        Observations.pack(_column(seen, lambda step: step.observation).cpu(), rollout.spec.layout),
-        _column(seen, lambda step: step.instruction).cpu() if rollout.spec.instruction_length else None,
-        _column(seen, lambda step: step.last_reward).cpu(),
-        _column(seen, lambda step: step.last_action).cpu(),
-        _column(seen, lambda step: step.is_first).cpu(),
-        _column(taken, lambda row: row.terminated),
-        _column(taken, lambda row: row.truncated),
-        _column(taken, lambda row: row.valid),
-        torch.empty(0, 0),
-        *cuts.found(seen[0][0]),
-        before,
-    )
-    return Recorded(trajectory, _column(taken, lambda row: row.inputs), _column(taken, lambda row: row.parameters))
+    recorder = Recorder(rollout.groups)
+    for taken in rollout.steps(acting):
+        recorder.look(taken)
+    recorded = recorder.recorded(before)
+    trajectory = carried.to(recorded.trajectory, torch.device("cpu"))
+    observations = Observations.pack(trajectory.observations.rows, rollout.spec.layout)
+    return recorded._replace(trajectory=trajectory._replace(observations=observations))
 
 
 class _Row(NamedTuple):
@@ -295,12 +329,13 @@ class _Cuts:
     def found(self, example: StepInput) -> tuple[Tensor, Tensor, Tensor | None]:
         """Places, observations and instructions; of the shapes of ``example`` where there are none."""
         steps = self._steps or [example.of(slice(0, 0))]
-        places = torch.cat(self._places) if self._places else torch.empty(0, 2, dtype=torch.int64)
+        device = example.observation.device
+        places = torch.cat(self._places).to(device) if self._places else torch.empty(0, 2, dtype=torch.int64).to(device)
         instructions = [step.instruction for step in steps if step.instruction is not None]
         return (
             places,
-            torch.cat([step.observation for step in steps]).cpu(),
-            torch.cat(instructions).cpu() if instructions else None,
+            torch.cat([step.observation for step in steps]),
+            torch.cat(instructions) if instructions else None,
         )
 
 

@@ -53,6 +53,7 @@ ADDED: dict[str, Any] = {
     "rule.across_layers": "local",
     "rule.refresh": 0,
     "rule.refresh_every": 4,
+    "loss.clip_ratio": None,
     "actors.pipeline": 1,
     "actors.cuda_graphs": "auto",
     "actors.fidelity_every": 200,

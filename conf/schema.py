@@ -125,6 +125,13 @@ class LossConfig:
     trace_decay: float = knob(
         1.0, "lambda of the returns: 1 looks ahead to the end of the unroll, 0 one step", minimum=0, maximum=1
     )
+    clip_ratio: float | None = knob(
+        None,
+        "PPO's epsilon: an action whose probability has changed by more than this share since it was taken gets no gradient that changes "
+        "it further; null bounds nothing",
+        minimum=0,
+        maximum=1e6,
+    )
 
 
 @dataclass

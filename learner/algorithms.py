@@ -35,6 +35,7 @@ from rtrl_core import GradientContribution, ParameterLayout, WeightsContribution
 from rtrl_core.cores import FEEDFORWARD
 
 LARGEST_OPTION = 1e6
+MOST_PASSES = 1000
 SHIPMENTS = ("trajectories", "trajectories_s0")
 
 
@@ -82,6 +83,14 @@ class R2AC(Algorithm[GradientContribution]):
 
     name: ClassVar[str] = "r2ac"
 
+    passes: int = 1
+    """Gradients that an actor makes of each unroll, one after the other, each under the newest weights; the paper's is one. From the
+    second on V-trace weighs what older weights did, and ``loss.clip_ratio`` bounds how far the policy may move by it."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.passes <= MOST_PASSES:
+            raise ValueError(f"passes must be from 1 to {MOST_PASSES}, got {self.passes}")
+
     def require(self, config: TrainConfig) -> None:
         _require_no_moments(config, self.name)
         _require_graphs(config)
@@ -91,9 +100,15 @@ class R2AC(Algorithm[GradientContribution]):
                 "actors.cuda_graphs=always: passes that are recorded keep no activations, but actors.activations=retain: use "
                 "actors.activations=auto, or actors.cuda_graphs=never"
             )
+        if self.passes > 1 and config.rule.refresh:
+            raise ConfigError(
+                f"rule.refresh={config.rule.refresh} computes the sensitivity anew whenever new weights come, and "
+                f"algorithm.options.passes={self.passes} needs that of an unroll's start until its last pass: leave rule.refresh=0, or "
+                "passes=1"
+            )
 
     def worker(self, config: TrainConfig, identity: ActorIdentity, state: dict[str, Any] | None) -> Actor:
-        return build_actor(config, identity, state)
+        return build_actor(config, identity, state, passes=self.passes)
 
     def plan(self, config: TrainConfig, spec: EnvSpec, layout: ParameterLayout) -> GradientPlan:
         del spec

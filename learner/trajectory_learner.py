@@ -7,7 +7,7 @@ from typing import Any
 
 from actors.actor import statistics_of
 from actors.build import build_seeded_network
-from actors.gradients import Differentiation, unroll_gradient
+from actors.gradients import Differentiation, importance, unroll_gradient
 from actors.precision import autocast_type, require_device
 from actors.replay import ReplayedStem, replay
 from actors.stem import choose_stem, rows_at_once
@@ -59,14 +59,13 @@ class TrajectoryLearner(BatchLearner[TrajectoryContribution]):
         trajectory = carried.to(contribution.trajectory, self.device)
         unroll = replay(self.network, trajectory, self._stem_for(trajectory))
         learnt = unroll_gradient(self._differentiation, unroll, self._stem_for(trajectory))
-        ratios = unroll.log_ratios[unroll.valid & ~learnt.left_out].exp()
+        unroll.valid = unroll.valid & ~learnt.left_out
         statistics = replace(
             contribution.statistics,
             **statistics_of(learnt),
             # The actor has counted those that it began anew by itself, for the same reason as a rule.
             streams_reset=max(contribution.statistics.streams_reset, int(learnt.left_out.sum())),
-            importance_sum=float(ratios.clamp(max=1e6).sum()),
-            importance_clipped=int((ratios > 1).sum()),
+            **importance(unroll, self._differentiation.loss.clip_ratio),
         )
         return self.parameters.gradient, statistics
 

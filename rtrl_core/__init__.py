@@ -25,7 +25,7 @@ from rtrl_core.cores import (
 from rtrl_core.encoders import ENCODERS, Encoder
 from rtrl_core.layer import RTRL
 from rtrl_core.layout import FlatParameters, ParameterLayout
-from rtrl_core.losses import Losses, actor_critic_losses, clip_rewards
+from rtrl_core.losses import Losses, actor_critic_losses, clip_rewards, within_reach
 from rtrl_core.messages import (
     ContributionHeader,
     Episode,
@@ -82,4 +82,5 @@ __all__ = [
     "actor_critic_losses",
     "clip_rewards",
     "vtrace",
+    "within_reach",
 ]

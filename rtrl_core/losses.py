@@ -62,6 +62,17 @@ def actor_critic_losses(
     return Losses(policy + baseline_cost * value - entropy_cost * entropy, policy, value, entropy)
 
 
+def within_reach(
+    advantages: Float[Tensor, "T B"], log_ratios: Float[Tensor, "T B"], clip_ratio: float
+) -> Float[Tensor, "T B"]:
+    """Advantages without those that PPO's clipped objective has no gradient for (Schulman et al. 2017, equation 7): of actions that are
+    already more likely than when they were taken by a factor above ``1 + clip_ratio`` and should become more so, or less likely by one
+    below ``1 - clip_ratio`` and less so."""
+    ratios = log_ratios.exp()
+    beyond = ((ratios > 1 + clip_ratio) & (advantages > 0)) | ((ratios < 1 - clip_ratio) & (advantages < 0))
+    return advantages.masked_fill(beyond, 0)
+
+
 def clip_rewards(rewards: Float[Tensor, "*batch"], how: str) -> Float[Tensor, "*batch"]:
     """What the loss and the core see of a raw reward.
 

@@ -80,6 +80,16 @@ class UnrollStatistics:
     """Of ``pi(a_t) / mu(a_t)``, the policy that learned over the one that acted; ``None`` where they are one."""
     importance_clipped: int = 0
     """Steps at which it was above 1."""
+    importance_steps: int = 0
+    """That these are of."""
+    clip_ratio_exceeded: int | None = None
+    """Steps at which a ratio is further from 1 than ``loss.clip_ratio``; ``None`` without one."""
+    policy_change_sum: float = 0.0
+    """KL divergence of the policy under these weights from that under the actor's weights before, over streams at the first step."""
+    policy_change_streams: int = 0
+    """That it is a sum over."""
+    divergence_sum: float = 0.0
+    """Of ``r - 1 - log r`` for the same ratios ``r``: on average ``KL(mu || pi)``, never negative (Schulman 2020)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ def make_actor(
     loss: LossConfig | None = None,
     greedy=False,
     network: NetworkConfig | None = None,
+    passes=1,
     **options,
 ) -> Actor:
     """``env`` is one environment, or a list of those of its groups of streams."""
@@ -31,6 +32,7 @@ def make_actor(
         loss,
         ActorsConfig(num_envs=sum(env.num_envs for env in envs), unroll=unroll, pipeline=len(envs), **options),
         "none",
+        passes,
     )
     if greedy:
         distribution = actor.network.distribution

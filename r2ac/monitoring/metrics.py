@@ -71,10 +71,21 @@ METRICS: dict[str, Metric] = {
     "rule_fidelity_error": _learning("", "relative error against an exact rule", "below 1, that of truncated BPTT"),
     "importance_mean": _learning(
         "",
-        "probability of the actions under the policy that learns over that under the one that acted, mean; of algorithm=impala",
+        "probability of the actions under the policy that learns over that under the one that acted, mean; of algorithm=impala, and of "
+        "later passes (algorithm.options.passes)",
         "near 1",
     ),
     "importance_clipped_share": _learning("share", "steps at which it is above 1, where V-trace clips it"),
+    "importance_kl": _learning("nats", "approximate KL divergence of the policy that learns from the one that acted"),
+    "clip_ratio_exceeded_share": _learning(
+        "share", "steps at which that probability has changed by more than loss.clip_ratio", "below 0.3"
+    ),
+    "policy_change_kl": _learning(
+        "nats",
+        "approximate KL divergence of the policy from that under the weights of the actor's unroll before; of algorithm=r2ac",
+        "below 0.05",
+    ),
+    "target_rms": _learning("", "root of the mean square of the value targets"),
     "td_error": _learning(
         "", "size of the errors of n-step double Q-learning, in rescaled values; of algorithm=r2d2", "falls"
     ),

@@ -1,5 +1,6 @@
 """From receipts to one log row per interval. Every name it writes is a key of ``METRICS``."""
 
+import math
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable
@@ -158,6 +159,7 @@ class Tally:
             "sensitivity_norm": float(np.mean([part.sensitivity_norm for part in statistics])),
             "sensitivity_norm_max": max(part.sensitivity_norm_max for part in statistics),
             **self._of_fidelity(statistics),
+            **self._of_policies([receipt.statistics for receipt in receipts if receipt.verdict in LEARNED]),
             **self._of_losses(
                 [receipt for receipt in receipts if receipt.verdict in LEARNED and receipt.statistics.losses_known]
             ),
@@ -175,15 +177,29 @@ class Tally:
         mean_target = sum(part.target_sum for part in statistics) / steps
         variance = sum(part.target_square_sum for part in statistics) / steps - mean_target**2
         error = sum(part.error_square_sum for part in statistics) / steps
-        ratios = [part.importance_sum for part in statistics if part.importance_sum is not None]
-        clipped = sum(part.importance_clipped for part in statistics)
         return {
             "policy_loss": sum(part.policy_loss for part in statistics) / steps,
             "value_loss": sum(part.value_loss for part in statistics) / steps,
             "entropy": sum(part.entropy for part in statistics) / steps,
             "explained_variance": 1.0 - error / variance if variance > 1e-12 else None,
-            "importance_mean": sum(ratios) / steps if ratios else None,
-            "importance_clipped_share": clipped / steps if ratios else None,
+            "target_rms": math.sqrt(sum(part.target_square_sum for part in statistics) / steps),
+        }
+
+    @staticmethod
+    def _of_policies(statistics: list[UnrollStatistics]) -> Row:
+        """How far apart policies are: that which acted and that which learns, and that of an actor's unroll and of its next."""
+        known = [part for part in statistics if part.importance_sum is not None]
+        steps = sum(part.importance_steps for part in known)
+        streams = sum(part.policy_change_streams for part in statistics)
+        return {
+            "importance_mean": _mean(sum(part.importance_sum or 0.0 for part in known), steps),
+            "importance_clipped_share": _mean(sum(part.importance_clipped for part in known), steps),
+            "importance_kl": _mean(sum(part.divergence_sum for part in known), steps),
+            "policy_change_kl": _mean(sum(part.policy_change_sum for part in statistics), streams),
+            "clip_ratio_exceeded_share": _mean(
+                sum(part.clip_ratio_exceeded or 0 for part in known),
+                sum(part.importance_steps for part in known if part.clip_ratio_exceeded is not None),
+            ),
         }
 
     @staticmethod
@@ -295,6 +311,11 @@ class Tally:
         self.elapsed_before_s = state["elapsed_s"]
         self._peak_rss = state["peak_rss_bytes"]
         self._env_counters_lost.update(state["env_counters"])
+
+
+def _mean(total: float | int, count: int) -> float | None:
+    """``None`` of nothing."""
+    return total / count if count else None
 
 
 def _rate(amount: float | int, seconds: float | None) -> float | None:

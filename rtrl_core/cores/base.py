@@ -140,6 +140,10 @@ class Core(nn.Module, ABC):
         this does nothing.
         """
 
+    def advance_in_forward(self) -> None:
+        """The opposite, with which a core begins: ``forward`` gives the sensitivity of the end in memory of its own, and that of the start
+        stays what it is, for as many backward passes and unrolls from there as one likes."""
+
     def settle(self, state: CoreState) -> None:
         """Advances the sensitivity of ``state``, as ``forward`` returned it, if its backward pass has not."""
 

@@ -80,6 +80,9 @@ class DiagonalCore(Core):
     def advance_in_backward(self) -> None:
         self._in_one_pass = True
 
+    def advance_in_forward(self) -> None:
+        self._in_one_pass = False
+
     def settle(self, state: CoreState) -> None:
         for tensor in carried.leaves(state.sensitivity):
             if tensor in self._unfinished:

@@ -41,6 +41,9 @@ class GatedCore(Core):
     def advance_in_backward(self) -> None:
         self.core.advance_in_backward()
 
+    def advance_in_forward(self) -> None:
+        self.core.advance_in_forward()
+
     def settle(self, state: CoreState) -> None:
         self.core.settle(state)
 

@@ -122,6 +122,10 @@ class RefreshedCore(Core):
         self._in_place = True
         self.core.advance_in_backward()
 
+    def advance_in_forward(self) -> None:
+        self._in_place = False
+        self.core.advance_in_forward()
+
     def settle(self, state: CoreState) -> None:
         self.core.settle(self.inner(state))
 

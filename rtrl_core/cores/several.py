@@ -45,6 +45,10 @@ class SeveralCores(Core):
         for core in self.cores:
             core.advance_in_backward()
 
+    def advance_in_forward(self) -> None:
+        for core in self.cores:
+            core.advance_in_forward()
+
     def settle(self, state: CoreState) -> None:
         for core, part in zip(self.cores, apart(state), strict=True):
             core.settle(part)

@@ -57,6 +57,7 @@ PLOTS = (
         ("sensitivity_fidelity_error", "rule_fidelity_error"),
         True,
     ),
+    Plot("policy_change", "Change of the policy, KL divergence", ("policy_change_kl", "importance_kl"), True),
     Plot("importance", "Importance weights", ("importance_mean", "importance_clipped_share")),
     Plot("td_error", "Errors of Q-learning, in rescaled values", ("td_error",), True),
     Plot("q_value", "Values of the actions that were replayed", ("q_value",)),
