@@ -51,6 +51,11 @@ class Algorithm(ABC, Generic[C]):
     takes_whatever_its_age: ClassVar[bool] = False
     """Whether ``learner.batch_segments``, ``max_lag`` and ``lag_rule`` are no matter: what arrives is kept, and learned from later."""
 
+    @property
+    def learns_again(self) -> bool:
+        """Whether an actor's contribution may be of steps of which it has sent one before, which the weights should know by then."""
+        return False
+
     def require(self, config: TrainConfig) -> None:
         """Asked before anything is built or written.
 
@@ -90,6 +95,10 @@ class R2AC(Algorithm[GradientContribution]):
     def __post_init__(self) -> None:
         if not 1 <= self.passes <= MOST_PASSES:
             raise ValueError(f"passes must be from 1 to {MOST_PASSES}, got {self.passes}")
+
+    @property
+    def learns_again(self) -> bool:
+        return self.passes > 1
 
     def require(self, config: TrainConfig) -> None:
         _require_no_moments(config, self.name)

@@ -11,7 +11,6 @@
 import math
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from actors.fleet import FinishedUnroll, Fleet, W
 from actors.worker import C
@@ -34,32 +33,46 @@ class Progress:
     """Not in the middle of a round: a run that went on from there would not repeat what this one does."""
 
 
-def asynchronous(fleet: Fleet[W, C], learner: LearnerClient[W, C], in_flight: int) -> Iterator[Progress]:
-    waiting = math.ceil(fleet.num_actors / WAITING)
+def asynchronous(
+    fleet: Fleet[W, C], learner: LearnerClient[W, C], in_flight: int, own_first: bool = False
+) -> Iterator[Progress]:
+    """
+    Args:
+        own_first: up to ``WAITING`` actors, each goes on with weights that its own contribution has been added to.
+    """
+    waiting = math.ceil(fleet.num_actors / WAITING) - own_first
     for _ in range(in_flight):
         for actor_id in range(fleet.num_actors):
             fleet.submit(actor_id, learner.weights)
     while True:
         finished = fleet.wait(POLL_S)
+        if own_first:
+            for unroll in finished:
+                _send(learner, unroll)
         # Before the actors go on: the weights that their next unroll gets are the newest there are. A learner that cannot
         # keep up stops the actors here instead of piling up what they send, which would only get older.
         receipts = learner.receipts(at_most_pending=waiting)
         for unroll in finished:
-            _send(learner, unroll)
+            if not own_first:
+                _send(learner, unroll)
             fleet.submit(unroll.actor_id, learner.weights)
         yield Progress(receipts)
 
 
-def synchronous(fleet: Fleet[W, C], learner: LearnerClient[W, C], in_flight: int = 1) -> Iterator[Progress]:
-    del in_flight
+def synchronous(
+    fleet: Fleet[W, C], learner: LearnerClient[W, C], in_flight: int = 1, own_first: bool = False
+) -> Iterator[Progress]:
+    del in_flight, own_first
     while True:
         _submit_round(fleet, learner)
         _send_round(learner, (yield from _finish_round(fleet, learner)))
         yield Progress(learner.finish_round())
 
 
-def lockstep(fleet: Fleet[W, C], learner: LearnerClient[W, C], in_flight: int = 1) -> Iterator[Progress]:
-    del in_flight
+def lockstep(
+    fleet: Fleet[W, C], learner: LearnerClient[W, C], in_flight: int = 1, own_first: bool = False
+) -> Iterator[Progress]:
+    del in_flight, own_first
     _submit_round(fleet, learner)
     while True:
         finished = yield from _finish_round(fleet, learner)
@@ -68,7 +81,7 @@ def lockstep(fleet: Fleet[W, C], learner: LearnerClient[W, C], in_flight: int = 
         yield Progress(learner.finish_round())
 
 
-SCHEDULES: dict[str, Callable[[Fleet[Any, Any], LearnerClient[Any, Any], int], Iterator[Progress]]] = {
+SCHEDULES: dict[str, Callable[..., Iterator[Progress]]] = {
     "async": asynchronous,
     "sync": synchronous,
     "lockstep": lockstep,

@@ -70,37 +70,60 @@ class ImageEncoder(Encoder):
     def __init__(self, shape: tuple[int, ...], layout: str, features: int, options: Any = None) -> None:
         super().__init__(shape, layout, features, options)
         if layout == "vector" or len(shape) != 3:
-            name = type(self).__name__.removesuffix("Encoder").lower()
             raise ValueError(
-                f"the {name} encoder reads images, but the observations have shape {shape}; use network.encoder=mlp"
+                f"the {self.name()} encoder reads images, but the observations have shape {shape}; use network.encoder=mlp"
             )
 
+    @classmethod
+    def name(cls) -> str:
+        """As a user knows it."""
+        return cls.__name__.removesuffix("Encoder").lower()
 
-class NatureEncoder(ImageEncoder):
-    """Three convolutions and a linear layer (Mnih et al. 2015)."""
+
+class PlainEncoder(ImageEncoder):
+    """Convolutions with rectifiers, one after the other, and a linear layer."""
+
+    LAYERS: ClassVar[tuple[tuple[int, int, int], ...]]
+    """Channels, kernel and stride of each convolution."""
 
     def __init__(self, shape: tuple[int, ...], layout: str, features: int, options: Any = None) -> None:
         super().__init__(shape, layout, features, options)
         channels, height, width = _channels_first(shape, layout)
-        self.convolutions = nn.Sequential(
-            nn.Conv2d(channels, 32, 8, 4),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(32, 64, 4, 2),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(64, 64, 3, 1),
-            nn.ReLU(inplace=True),
-        )
-        for kernel, stride in ((8, 4), (4, 2), (3, 1)):
-            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        layers: list[nn.Module] = []
+        for outputs, kernel, stride in self.LAYERS:
+            layers += [nn.Conv2d(channels, outputs, kernel, stride), nn.ReLU(inplace=True)]
+            channels, height, width = outputs, (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        self.convolutions = nn.Sequential(*layers)
         if height < 1 or width < 1:
+            least = self.smallest()
             raise ValueError(
-                f"the nature encoder needs images of at least 36x36, got {shape}; use network.encoder=impala"
+                f"the {self.name()} encoder needs images of at least {least}x{least}, got {shape}; use network.encoder=impala"
             )
-        self.linear = nn.Linear(64 * height * width, features)
+        self.linear = nn.Linear(channels * height * width, features)
+
+    @classmethod
+    def smallest(cls) -> int:
+        """Height and width of the smallest image of which something is left."""
+        size = 1
+        for _, kernel, stride in reversed(cls.LAYERS):
+            size = (size - 1) * stride + kernel
+        return size
 
     def forward(self, observation: Shaped[Tensor, "B x y z"]) -> Float[Tensor, "B F"]:
         maps = self.convolutions(image_input(observation, self.layout))
         return functional.relu(self.linear(_flatten_channels_last(maps)))
+
+
+class NatureEncoder(PlainEncoder):
+    """Three convolutions and a linear layer (Mnih et al. 2015)."""
+
+    LAYERS: ClassVar[tuple[tuple[int, int, int], ...]] = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
+
+
+class ShallowEncoder(PlainEncoder):
+    """Two convolutions and a linear layer, with a third of the arithmetic: the network of A3C (Mnih et al. 2016), IMPALA's shallow one."""
+
+    LAYERS: ClassVar[tuple[tuple[int, int, int], ...]] = ((16, 8, 4), (32, 4, 2))
 
 
 class ResidualBlock(nn.Module):
@@ -239,6 +262,7 @@ class TwinEncoder(Encoder):
 ENCODERS: dict[str, type[Encoder]] = {
     "impala": ImpalaEncoder,
     "nature": NatureEncoder,
+    "shallow": ShallowEncoder,
     "mlp": MLPEncoder,
     "none": NoEncoder,
     "stream_mlp": StreamMLPEncoder,

@@ -123,7 +123,9 @@ class TrainingRun:
             # A learner that dies before the first regular checkpoint needs one to start from.
             self._save(required=True, limit_s=STOPPING_S)
         patient_until = time.monotonic() + STOPPING_S
-        for progress in SCHEDULES[self._config.learner.mode](self._fleet, self._learner, self._config.fleet.in_flight):
+        schedule = SCHEDULES[self._config.learner.mode]
+        own_first = find_algorithm(self._config.algorithm).learns_again
+        for progress in schedule(self._fleet, self._learner, self._config.fleet.in_flight, own_first):
             self._absorb(progress.receipts)
             ending = self._steps >= self._config.total_steps or self._hooks.should_stop()
             if not ending:

@@ -4,9 +4,10 @@ from dataclasses import is_dataclass
 
 import pytest
 import torch
+from torch import nn
 
 from rtrl_core import ENCODERS
-from rtrl_core.encoders import ImageEncoder, image_input
+from rtrl_core.encoders import ImageEncoder, NatureEncoder, PlainEncoder, ShallowEncoder, image_input
 
 PICTURES = [((4, 84, 84), "CHW", torch.uint8), ((72, 96, 3), "HWC", torch.uint8), ((64, 64, 3), "HWC", torch.float32)]
 VECTORS = [((7,), "vector", torch.float32), ((2, 3), "vector", torch.float32)]
@@ -82,3 +83,30 @@ def test_images_become_channels_last_numbers_from_0_to_1(
     expected = channels_first.to(dtype or torch.float32)
     torch.testing.assert_close(maps, expected if floats else expected.mul(1 / 255), rtol=0, atol=0)
     assert maps.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("kind", [NatureEncoder, ShallowEncoder])
+def test_the_smallest_picture_is_read_and_a_smaller_one_is_one_sentence(kind: type[PlainEncoder]):
+    least = kind.smallest()
+    assert kind((4, least, least), "CHW", 8)(observations(2, (4, least, least), torch.uint8)).shape == (2, 8)
+    with pytest.raises(ValueError, match=f"needs images of at least {least}x{least}, got"):
+        kind((4, least - 1, least), "CHW", 8)
+
+
+def test_the_shallow_network_takes_about_a_third_of_the_arithmetic():
+    def multiplications(name: str) -> int:
+        encoder, found = ENCODERS[name]((4, 84, 84), "CHW", 256), []
+
+        def count(module: nn.Module, given: tuple[torch.Tensor], output: torch.Tensor) -> None:
+            del given
+            weight = module.weight
+            assert isinstance(weight, torch.Tensor)
+            found.append(weight.numel() * output[0].numel() // len(weight))
+
+        for module in encoder.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.register_forward_hook(count)
+        encoder(observations(1, (4, 84, 84), torch.uint8))
+        return sum(found)
+
+    assert multiplications("shallow") / multiplications("nature") == pytest.approx(1 / 3, abs=0.03)
