@@ -122,4 +122,15 @@ class SweepConfig:
         minimum=1,
         maximum=10_000,
     )
+    halving_minutes: float | None = knob(
+        None,
+        "compare all combinations after so many minutes of training, go on with the better of them for longer, and so on until one is "
+        "left (target=local); null trains every job to its end",
+        minimum=0,
+        maximum=1_000_000,
+    )
+    halving_keep: float = knob(
+        0.5, "share of the combinations that goes on, for so many times as long", minimum=0.01, maximum=0.99
+    )
+    halving_metric: str = knob("mean_return_100", "what is compared, the mean over seeds; more is better")
     target: TargetConfig = field(default_factory=LocalTarget, metadata={HELP: "where they run"})

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -13,15 +13,19 @@ from conf.knobs import ConfigError
 from conf.load import load_train, to_yaml
 from conf.load_submit import load_sweep, without_interpolation
 from conf.schema import TrainConfig
+from conf.spelling import unknown
 from conf.submit_schema import SlurmTarget, SubmitConfig, SweepConfig
 from r2ac.commands.cfg_flag import take_cfg
 from r2ac.commands.error_line import print_error
+from r2ac.commands.stop_signals import StopSignals
 from r2ac.commands.submit import DRY_RUN, TARGETS
 from r2ac.commands.user_mistakes import printed, reported
 from r2ac.jobs import slurm_array
 from r2ac.jobs.job import Job, JobInUse, SubmitError
+from r2ac.monitoring.metrics import METRICS
 from r2ac.persistence.checkpoint import CheckpointError
 from r2ac.persistence.resume import finished
+from r2ac.sweeps.halving import Contender, Halving
 from r2ac.sweeps.local import LocalJob, LocalSweep
 from r2ac.sweeps.record import SweepJob, jobs_of, read_record, write_record
 from r2ac.training.parts import require_all_parts
@@ -55,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(arguments: Sequence[str]) -> int:
     only_shown, words = take_cfg(arguments)
     config, training = load_sweep([word for word in words if word != DRY_RUN])
+    require_comparable(config)
     folder = record_folder(config)
     entries = jobs_of(config.sweep_name, combinations(training), read_record(folder))
     planned = [_planned(number, entry, config) for number, entry in enumerate(entries)]
@@ -66,6 +71,8 @@ def run(arguments: Sequence[str]) -> int:
             print(_rendered(config, dict(enumerate(planned)), folder), end="")
             return 0
         write_record(folder, config.sweep_name, entries)
+        if config.halving_minutes is not None:
+            return _compared(config, planned, folder)
         left = {number: each for number, each in enumerate(planned) if not each.is_finished}
         if len(left) < len(planned):
             print(f"{len(planned) - len(left)} of {len(planned)} jobs are finished already")
@@ -79,6 +86,26 @@ def record_folder(config: SweepConfig) -> Path:
     """Where the sweep is on record, on this machine, also if its runs are not: beside the runs, else in ``runs/``."""
     is_here = "://" not in config.run_root and "${" not in config.run_root
     return (Path(config.run_root if is_here else "runs") / config.sweep_name).absolute()
+
+
+def require_comparable(config: SweepConfig) -> None:
+    """Raises ``ConfigError`` for a comparison that could not be made."""
+    if config.halving_minutes is None:
+        return
+    if config.target.kind != "local":
+        raise ConfigError(
+            f"halving_minutes={config.halving_minutes:g} stops and goes on with jobs on this machine, which "
+            f"target={config.target.kind} does not: use target=local, or leave it out"
+        )
+    if not config.halving_minutes:
+        raise ConfigError("halving_minutes must be above 0: after no training there is nothing to compare")
+    named = METRICS.get(config.halving_metric)
+    if named is None or named.per:
+        raise ConfigError(
+            unknown(
+                "halving_metric", config.halving_metric, [name for name, metric in METRICS.items() if not metric.per]
+            )
+        )
 
 
 def _planned(number: int, entry: SweepJob, config: SweepConfig) -> Planned:
@@ -107,12 +134,50 @@ def _rendered(config: SweepConfig, planned: dict[int, Planned], folder: Path) ->
     return separator.join(TARGETS[target.kind].render(each.job, target) for each in planned.values())
 
 
+def _local_job(each: Planned, folder: Path) -> LocalJob:
+    return LocalJob(each.job, each.entry.folder, each.config.total_steps, folder / each.entry.folder)
+
+
+def _compared(config: SweepConfig, planned: Sequence[Planned], folder: Path) -> int:
+    """Raises ``ConfigError`` as ``Halving``."""
+    assert config.halving_minutes is not None
+    of_name: dict[str, list[Planned]] = {}
+    for each in planned:
+        of_name.setdefault(each.entry.name, []).append(each)
+    contenders = [
+        Contender(
+            name,
+            tuple(word for word in runs[0].entry.words if not word.startswith("seed=")),
+            tuple(_local_job(each, folder) for each in runs),
+        )
+        for name, runs in of_name.items()
+    ]
+    of_folder = {each.entry.folder: each for each in planned}
+    console, stop, statuses = Console(), StopSignals(), [0]
+
+    def train(jobs: Sequence[LocalJob], minutes: float) -> bool:
+        timed = [replace(job, until_s=60 * minutes) for job in jobs if not of_folder[job.label].is_finished]
+        statuses.append(
+            LocalSweep([job for job in timed if not job.has_trained], config.jobs or 1, console, stop).run()
+        )
+        return not stop.requested
+
+    halving = Halving(
+        contenders,
+        folder,
+        minutes=config.halving_minutes,
+        keep=config.halving_keep,
+        metric=config.halving_metric,
+        train=train,
+        say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+    )
+    halving.run()
+    return max(statuses)
+
+
 def _started(config: SweepConfig, left: dict[int, Planned], folder: Path) -> int:
     if config.target.kind == "local":
-        jobs = [
-            LocalJob(each.job, each.entry.folder, each.config.total_steps, folder / each.entry.folder)
-            for each in left.values()
-        ]
+        jobs = [_local_job(each, folder) for each in left.values()]
         return LocalSweep(jobs, config.jobs or 1, Console()).run()
     if isinstance(config.target, SlurmTarget):
         jobs = {number: each.job for number, each in left.items()}

@@ -30,6 +30,8 @@ class LocalJob:
     label: str
     total_steps: int
     folder: Path
+    until_s: float | None = None
+    """Seconds of training after which it is stopped, to be gone on with or not."""
 
     @property
     def log(self) -> Path:
@@ -51,17 +53,27 @@ class LocalJob:
     def steps(self) -> float:
         return self.newest("agent_steps") or 0.0
 
+    @property
+    def has_trained(self) -> bool:
+        """For as long as it should."""
+        return self.until_s is not None and (self.newest("wall_time_s") or 0.0) >= self.until_s
+
 
 class LocalSweep:
     """Runs jobs until all are done, whatever becomes of one of them, or until a signal asks to stop."""
 
-    def __init__(self, jobs: Iterable[LocalJob], at_once: int, console: Console) -> None:
+    def __init__(
+        self, jobs: Iterable[LocalJob], at_once: int, console: Console, stop: StopSignals | None = None
+    ) -> None:
+        self.stop = StopSignals() if stop is None else stop
         self._waiting = deque(jobs)
         self._number = len(self._waiting)
         self._at_once = at_once
         self._console = console
         self._running: dict[TaskID, tuple[LocalJob, subprocess.Popen[bytes]]] = {}
         self._failed: list[tuple[LocalJob, int]] = []
+        self._told: set[TaskID] = set()
+        """Those that have trained for long enough, and are about to stop."""
         self._finished = 0
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -75,7 +87,7 @@ class LocalSweep:
 
     def run(self) -> int:
         """Exit status: 0 if all are done or were stopped cleanly, 1 if any failed, which is said once for each."""
-        stop = StopSignals()
+        stop = self.stop
         stop.begin()
         asked = False
         try:
@@ -113,10 +125,13 @@ class LocalSweep:
             status = process.poll()
             if status is None:
                 self._progress.update(task, completed=job.steps)
+                if job.has_trained and task not in self._told:
+                    self._told.add(task)
+                    process.terminate()
                 continue
             del self._running[task]
             self._progress.remove_task(task)
-            if stopping and status in (0, *ENDED_BY_SIGNAL):
+            if stopping and not job.has_trained and status in (0, *ENDED_BY_SIGNAL):
                 self._say(f"stopped {job.label} at {job.steps:,.0f} steps")
             elif status:
                 self._failed.append((job, status))

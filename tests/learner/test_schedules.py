@@ -64,6 +64,34 @@ class SlowFleet(LocalFleet):
         return done
 
 
+class NotingLearner(GreedyLearner):
+    """Says in its weights what has been added to them, which happens when somebody waits for it."""
+
+    def receipts(self, *, at_most_pending: int) -> list:
+        added = len(self.sent) - at_most_pending
+        self.weights = WeightsSnapshot(max(self.weights.version, added), "network", torch.zeros(1))
+        return []
+
+
+@pytest.mark.parametrize(("actors", "waits"), [(1, 0), (8, 0), (9, 1), (64, 7)])
+def test_an_actor_that_learns_again_from_its_steps_has_weights_that_know_what_it_sent(actors: int, waits: int):
+    class EveryoneAtOnce(SlowFleet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.num_actors = actors
+            self.versions: list[int] = []
+
+        def submit(self, actor_id: int, weights: WeightsSnapshot) -> None:
+            self.versions.append(weights.version)
+            self.done.append(FinishedUnroll(actor_id, "contribution"))
+
+    fleet, learner = EveryoneAtOnce(), NotingLearner()
+    schedule = SCHEDULES["async"](fleet, learner, 1, own_first=True)
+    for rounds in (1, 2):
+        next(schedule)
+        assert set(fleet.versions[-actors:]) == {rounds * actors - waits}
+
+
 @pytest.mark.parametrize("mode", ["sync", "lockstep"])
 def test_the_loop_has_its_turn_in_the_middle_of_a_round_and_knows_it(mode: str):
     fleet, learner = SlowFleet(), GreedyLearner()
