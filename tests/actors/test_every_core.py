@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from local_run import double_precision
 from toy_actor import fidelity_errors, make_actor, present_weights
 
+from actors.actor import Actor
 from conf.schema import NetworkConfig, RuleConfig
 from envs.tmaze import TMaze
+from rtrl_core import carried
 from rtrl_core.cells import RECURRENT_CELLS
 from rtrl_core.cores import FEEDFORWARD, core_names
 
@@ -50,3 +53,41 @@ def test_while_weights_stand_still_the_credit_of_every_core_is_that_of_a_fresh_c
         assert errors
         assert max(errors) < 1e-4
     assert torch.equal(weights.vector, actor.parameters.vector)
+
+
+@pytest.mark.seconds
+@pytest.mark.parametrize("critic", ["shared", "separate"])
+@pytest.mark.parametrize("activations", ["retain", "recompute"])
+@pytest.mark.parametrize(
+    ("core", "rule", "layers", "across", "unroll"),
+    [
+        pytest.param(*case[:5], marks=[] if case[0] in ("elstm", "lstm", "retnet") else pytest.mark.soak)
+        for case in cases()
+    ],
+)
+def test_while_weights_stand_still_every_pass_is_the_first_one_and_leaves_what_a_single_one_would(
+    core: str, rule: str, layers: int, across: str, unroll: int, activations: str, critic: str
+):
+    def actor(passes: int) -> Actor:
+        network = NetworkConfig(encoder="mlp", features=5, num_units=8, core=core, layers=layers, critic=critic)
+        return make_actor(
+            TMaze(3, 1, corridor=4),
+            unroll=unroll,
+            network=network,
+            rule_config=RuleConfig(rule, across_layers=across),
+            activations=activations,
+            passes=passes,
+        )
+
+    with double_precision():
+        several, single = actor(3), actor(1)
+        weights = present_weights(single)
+        for _ in range(4):
+            expected = single.unroll(weights).gradient
+            scale = expected.abs().max()
+            for _ in range(3):
+                found = several.unroll(weights).gradient
+                torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=1e-10)
+            pairs = zip(carried.leaves(several.rollout.core), carried.leaves(single.rollout.core), strict=True)
+            for ours, theirs in pairs:
+                torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
