@@ -11,7 +11,7 @@ folder=PATH   where the runs go (runs/algorithms)
 
 import sys
 
-from benchmarks.learning import RESULTS, Agent, Curve, Store, Study, Task, curves_by_minutes
+from benchmarks.learning import FIRST_BREAKOUT, RESULTS, Agent, Curve, Store, Study, Task, curves_by_minutes
 from benchmarks.report import replace_table
 
 _PUBLISHED = ("R2AC, eLSTM, exact", "IMPALA, LSTM, tbptt")
@@ -21,7 +21,7 @@ TASKS = (
     Task(
         "Breakout",
         20_000_000,
-        ("experiment=atari_breakout",),
+        ("experiment=atari_breakout", *FIRST_BREAKOUT),
         minutes=15,
         row_steps=10_240,
         speed_steps=20_000,

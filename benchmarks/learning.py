@@ -20,6 +20,12 @@ from r2ac.persistence.writing import replace_file
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 LEARNED = 0.95
+FIRST_BREAKOUT = (
+    *("network=nature", "learner.learning_rate=0.0005", "actors.num_envs=16", "actors.unroll=20"),
+    "loss.trace_decay=1.0",
+)
+"""What ``experiment=atari_breakout`` was until it was measured what learns more per minute (``defaults.py``): figures from before stay
+comparable."""
 VERBS = ("run", "speed", "table")
 
 
@@ -43,6 +49,8 @@ class Task:
 class Agent:
     name: str
     words: tuple[str, ...]
+    seeds: tuple[int, ...] = ()
+    """Empty is the study's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +134,16 @@ class Study:
                 if of_task and any(part.strip() in f"{task.name}, {agent.name}" for part in parts):
                     yield task, agent
 
+    def seeds_of(self, agent: Agent) -> tuple[int, ...]:
+        return agent.seeds or self.seeds
+
     def run(self, store: Store, root: Path, jobs: int, only: str) -> None:
         """Raises ``RuntimeError`` for a run that failed, after the others."""
         todo = [
             (task, agent, seed)
             for seed in self.seeds
             for task, agent in self.chosen(only)
-            if seed not in {curve.seed for curve in store.of(task, agent)}
+            if seed in self.seeds_of(agent) and seed not in {curve.seed for curve in store.of(task, agent)}
         ]
 
         def one(job: tuple[Task, Agent, int]) -> None:
@@ -212,7 +223,8 @@ def curves_by_minutes(store: Store, tasks: Sequence[Task], agents: Sequence[Agen
     import matplotlib.pyplot as plt
     import numpy as np
 
-    figure, panels = plt.subplots(1, len(tasks), figsize=(5.2 * len(tasks), 4.6), layout="constrained")
+    figure, panels = plt.subplots(1, len(tasks), figsize=(5.2 * len(tasks), 4.6), layout="constrained", squeeze=False)
+    panels = panels[0]
     for panel, task in zip(panels, tasks, strict=True):
         for number, agent in enumerate(agents):
             if not (curves := store.of(task, agent)):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import psutil
 
 from actors.ray_fleet import object_store_bytes
+from benchmarks.learning import FIRST_BREAKOUT
 from benchmarks.measurement import Result, at_least, at_most, informs
 from benchmarks.training import training
 from conf.load import load_train
@@ -18,7 +19,7 @@ from r2ac.cluster.session import ray_cluster
 from r2ac.training.build import available_cores
 from r2ac.training.sizing import sized
 
-GRADIENTS = ("experiment=atari_breakout", "logging=quiet", "fleet.max_restarts=0")
+GRADIENTS = ("experiment=atari_breakout", *FIRST_BREAKOUT, "logging=quiet", "fleet.max_restarts=0")
 TRAJECTORIES = (*GRADIENTS, "algorithm=impala", "rule=tbptt", "network.features=32", "network.num_units=32")
 """So few weights that it is trajectories what the store holds. The learner goes forward and backward for all actors, which go forward
 only: they would be far ahead of it if nothing held them."""

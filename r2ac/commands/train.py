@@ -1,6 +1,7 @@
 """``rtrl-train``: trains until done or stopped, and goes on where it stopped."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 from conf.describe import describe
 from conf.folder import take_folder
 from conf.load import config_hash, load_train, to_yaml
+from conf.one_line import visible
+from conf.places import redacted
 from conf.schema import TrainConfig
 from conf.words import take_flag
 from r2ac.commands.cfg_flag import take_cfg
@@ -102,10 +105,21 @@ def run(config: TrainConfig, opened: Callable[[Sinks], None] = lambda sinks: Non
                 train(config, folder.path, sinks, attempt := WatchedRun(folder, config, sinks, signals))
             if attempt.has_started:
                 folder.publish()  # what was written while the sinks closed
+                if config.logging.terminal != "none":
+                    print(visible(redacted(what_comes_next(location))), flush=True)
     except BaseException:
         if not signals.ended_the_start:
             raise
     return 0
+
+
+def what_comes_next(location: str) -> str:
+    """Where the run is, and what one does with it as a rule."""
+    place = shlex.quote(location)
+    lines = [f"the run is in {place}: the same command goes on, with a larger total_steps where it is finished"]
+    if "://" not in location:
+        lines.append(f"next: rtrl-evaluate checkpoint={place}; rtrl-play checkpoint={place}; rtrl-report {place}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -347,6 +347,20 @@ def test_a_whole_run_learns_from_each_unroll_as_often_as_it_is_told_and_counts_i
     assert row["target_rms"] >= 0
 
 
+def test_impala_clips_what_its_learner_has_moved_too_far(tmp_path):
+    words = [
+        *("experiment=tmaze", "env.corridor=4", "fleet=local", "fleet.num_actors=3", "actors.num_envs=4"),
+        *("actors.unroll=5", "network.num_units=8", "logging=quiet", "algorithm=impala", "rule=tbptt"),
+        *("total_steps=600", "learner.learning_rate=0.1", f"run_dir={tmp_path}", "logging.interval_steps=500"),
+        *("learner.batch_segments=4", "loss.clip_ratio=0.001"),
+    ]
+    torch.set_default_dtype(torch.float32)
+    assert rtrl_train(words) == 0
+    row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    assert row["clip_ratio_exceeded_share"] > 0
+    assert row["importance_kl"] > 0
+
+
 def test_more_passes_and_a_refresh_do_not_go_together():
     config = load_train(["experiment=tmaze", "algorithm.options.passes=2", "rule.refresh=40", "rule.refresh_every=1"])
     with pytest.raises(ConfigError, match=r"leave rule.refresh=0, or passes=1"):

@@ -1,0 +1,44 @@
+"""A run that ends says where it is and what one does next, and that works."""
+
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from r2ac.commands.evaluate import main as evaluate
+from r2ac.commands.report import main as report
+from r2ac.commands.train import main as train
+from r2ac.commands.train import what_comes_next
+
+ROOT = Path(__file__).parents[3]
+TOY = (
+    *("experiment=tmaze", "env.corridor=3", "fleet=local", "fleet.num_actors=1", "actors.num_envs=4"),
+    *("actors.unroll=4", "network.num_units=8", "total_steps=64", "logging.tensorboard=false"),
+)
+
+
+@pytest.mark.seconds
+def test_the_commands_that_a_run_names_at_its_end_work_in_a_folder_with_a_blank(tmp_path: Path, capsys):
+    folder = tmp_path / "my run"
+    assert train([*TOY, f"run_dir={folder}"]) == 0
+    where, following = capsys.readouterr().out.splitlines()[-2:]
+    assert where.startswith(f"the run is in '{folder}'")
+    commands = [shlex.split(command) for command in following.removeprefix("next: ").split("; ")]
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert [command[0] for command in commands] == ["rtrl-evaluate", "rtrl-play", "rtrl-report"]
+    assert {command[0] for command in commands} <= scripts.keys()
+    assert evaluate([*commands[0][1:], "episodes=1", "num_envs=1"]) == 0
+    assert report([*commands[2][1:], "--output", str(tmp_path / "page.html")]) == 0
+
+
+@pytest.mark.seconds
+def test_a_quiet_run_says_nothing(tmp_path: Path, capsys):
+    assert train([*TOY, f"run_dir={tmp_path}/run", "logging=quiet"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_of_a_run_elsewhere_only_its_place_is_named():
+    assert what_comes_next("s3://bucket/run") == (
+        "the run is in s3://bucket/run: the same command goes on, with a larger total_steps where it is finished"
+    )
