@@ -72,6 +72,8 @@ class Actor(BaseActor[GradientContribution]):
                 seed=identity.fidelity_seed,
             )
         self.network.core.advance_in_backward()
+        self._in_place = True
+        """Whether the next backward pass advances the sensitivity; otherwise it stays that of the start."""
         self._wire = WireEncoder(options.wire, self.parameters.gradient)
         autocast = autocast_type(options.autocast, self.device)
         step, cell = self.rollout.example()
@@ -129,10 +131,11 @@ class Actor(BaseActor[GradientContribution]):
 
     def _learn(self, unroll: Unroll, stem: Differentiable, acted_at: float, statistics: dict[str, Any]) -> Made:
         is_last = self._kept is None
-        if not is_last:
-            self.network.core.advance_in_forward()
-        elif self._num_passes > 1:
+        if is_last and not self._in_place:
             self.network.core.advance_in_backward()
+        elif not is_last and self._in_place:
+            self.network.core.advance_in_forward()
+        self._in_place = is_last
         learnt = unroll_gradient(self._differentiation, unroll, stem)
         if is_last:
             self.rollout.core = learnt.after

@@ -36,7 +36,10 @@ def table(store: Store) -> list[str]:
     """Lines of Markdown: of each setting the returns per seed, after half of the time and after all of it."""
     (task,) = TASKS
     times = f"after {MINUTES / 2:g} minutes | after {MINUTES} minutes"
-    lines = [f"| setting | changed from `make train` | {times} | k steps | steps/s, alone on one core |", "|---" * 6 + "|"]
+    lines = [
+        f"| setting | changed from `make train` | {times} | k steps | steps/s, alone on one core |",
+        "|---" * 6 + "|",
+    ]
     for agent in AGENTS:
         curves = store.of(task, agent)
         rate = store.speed.get(agent.name, {}).get(task.name)

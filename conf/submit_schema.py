@@ -126,7 +126,7 @@ class SweepConfig:
         None,
         "compare all combinations after so many minutes of training, go on with the better of them for longer, and so on until one is "
         "left (target=local); null trains every job to its end",
-        minimum=0,
+        minimum=0.01,
         maximum=1_000_000,
     )
     halving_keep: float = knob(

@@ -90,7 +90,7 @@ class R2AC(Algorithm[GradientContribution]):
 
     passes: int = 1
     """Gradients that an actor makes of each unroll, one after the other, each under the newest weights; the paper's is one. From the
-    second on V-trace weighs what older weights did, and ``loss.clip_ratio`` bounds how far the policy may move by it."""
+    second on V-trace weighs what older weights did, and ``loss.clip_ratio`` keeps what has moved far from moving further."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.passes <= MOST_PASSES:

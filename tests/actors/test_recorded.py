@@ -137,6 +137,16 @@ def test_with_every_kind_of_network(device: str, name: str):
     assert is_learning_from_graphs(ours) == learns
 
 
+@pytest.mark.parametrize("habit", ["same_step", "next_step"])
+@on_each_device
+def test_with_several_passes_it_acts_in_graphs_and_contributes_in_each_what_it_contributes_without(
+    device: str, habit: Any
+):
+    ours, theirs = pair(lambda: counting(habit), device, unroll=5, passes=3)
+    assert isinstance(ours.stem, RecordedStem)
+    assert_same_for(ours, theirs)
+
+
 @on_each_device
 def test_groups_of_streams_of_different_sizes(device: str):
     def groups() -> list[VectorEnv]:

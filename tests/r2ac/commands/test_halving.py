@@ -114,8 +114,7 @@ def test_a_record_that_is_none_is_one_line(tmp_path: Path, text: str):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["halving_minutes=0"], "halving_minutes must be above 0: after no training there is nothing to compare"),
-        (["halving_minutes=-1"], "halving_minutes must be at least 0, got -1"),
+        (["halving_minutes=0"], "halving_minutes must be at least 0.01, got 0"),
         (["halving_minutes=1", "target=slurm"], "which target=slurm does not: use target=local, or leave it out"),
         (["halving_minutes=1", "halving_metric=mean_return"], "did you mean mean_return_100"),
         (["halving_minutes=1", "halving_metric=level_return"], "unknown halving_metric 'level_return'"),
