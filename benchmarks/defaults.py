@@ -1,8 +1,8 @@
-"""What the settings of ``make train`` are worth, one change at a time: ``python -m benchmarks.defaults [run|speed|table] [NAME=VALUE ..]``.
+"""What the settings of ``make train`` are worth, one change at a time: ``python -m benchmarks.defaults [run|table] [NAME=VALUE ...]``.
 
 ``run`` trains Breakout for ten minutes with every setting, each a program of its own on one core. What docs/results/data/defaults.json
-has is left alone, so that it goes on where it was stopped. ``speed`` measures every setting alone. ``table``
-makes the table and the picture of docs/results/README.md from that file. Without a word: all three.
+has is left alone, so that it goes on where it was stopped. ``table`` makes the table and the picture of docs/results/README.md from that
+file.
 
 jobs=N        programs of ``run`` at a time (2)
 only=A;B      settings whose "task, setting" has one of these in it
@@ -17,7 +17,7 @@ from benchmarks.report import replace_table
 
 MINUTES = 10
 TASKS = (
-    Task("Breakout", 20_000_000, ("experiment=atari_breakout",), minutes=MINUTES, row_steps=5_120, speed_steps=20_000),
+    Task("Breakout", 20_000_000, ("experiment=atari_breakout",), minutes=MINUTES, row_steps=5_120),
 )
 AGENTS: tuple[Agent, ...] = (
     Agent("make train", ()),
@@ -36,20 +36,15 @@ def table(store: Store) -> list[str]:
     """Lines of Markdown: of each setting the returns per seed, after half of the time and after all of it."""
     (task,) = TASKS
     times = f"after {MINUTES / 2:g} minutes | after {MINUTES} minutes"
-    lines = [
-        f"| setting | changed from `make train` | {times} | k steps | steps/s, alone on one core |",
-        "|---" * 6 + "|",
-    ]
+    lines = [f"| setting | changed from `make train` | {times} | k steps |", "|---" * 5 + "|"]
     for agent in AGENTS:
         curves = store.of(task, agent)
-        rate = store.speed.get(agent.name, {}).get(task.name)
         cells = [
             agent.name,
             " ".join(f"`{word}`" for word in agent.words) or "-",
             " ".join(f"{then(curve, curve.wall, 30 * MINUTES):.1f}" for curve in curves),
             " ".join(f"{curve.mean_return[-1]:.1f}" for curve in curves),
             " ".join(f"{curve.steps[-1] / 1000:.0f}" for curve in curves),
-            "-" if rate is None else f"{rate:,.0f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
