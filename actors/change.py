@@ -39,6 +39,16 @@ class PolicyChange:
         if self._known is not None:
             self._known = self._known & ~streams
 
+    def get_state(self) -> dict[str, Tensor]:
+        """What the next unroll is compared with; empty if there is nothing."""
+        if self._before is None or self._known is None:
+            return {}
+        return {"before": self._before.clone(), "known": self._known.clone()}
+
+    def set_state(self, state: dict[str, Tensor], device: torch.device) -> None:
+        self._before = state["before"].to(device) if state else None
+        self._known = state["known"].to(device) if state else None
+
 
 LARGEST = 1e6
 """Of one divergence that is counted: a stream whose numbers run away would be all that a mean says."""

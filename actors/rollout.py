@@ -219,7 +219,8 @@ class Rollout:
         if len(states) < len(found):
             return None
         games = states[0] if len(states) == 1 else {"groups": {str(n): state for n, state in enumerate(states)}}
-        return {**games, **carried.save(self.core)}
+        looked = {str(group.number): group.change.get_state() for group in self.groups}
+        return {**games, **carried.save(self.core), "looked": looked}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continues where ``get_state`` was called, in a rollout built with the same arguments.
@@ -235,6 +236,8 @@ class Rollout:
             raise ConfigError(
                 f"the saved state of an actor does not fit this network: {error}; go on with the code it was trained with"
             ) from None
+        for group in self.groups:  # checkpoints of earlier versions do not have it
+            group.change.set_state(state.get("looked", {}).get(str(group.number), {}), self.unroll.values.device)
         if len(self.groups) == 1:
             self.groups[0].games.set_state(state)
             return

@@ -16,9 +16,7 @@ from benchmarks.learning import FIRST_BREAKOUT, RESULTS, Agent, Store, Study, Ta
 from benchmarks.report import replace_table
 
 MINUTES = 10
-TASKS = (
-    Task("Breakout", 20_000_000, ("experiment=atari_breakout",), minutes=MINUTES, row_steps=5_120),
-)
+TASKS = (Task("Breakout", 20_000_000, ("experiment=atari_breakout",), minutes=MINUTES, row_steps=5_120),)
 AGENTS: tuple[Agent, ...] = (
     Agent("make train", ()),
     Agent("before", FIRST_BREAKOUT),

@@ -235,6 +235,7 @@ def test_an_actor_that_is_resumed_between_two_passes_goes_on_bit_for_bit(calls: 
     for ours, theirs in zip(contributions(straight, 7, 9), contributions(resumed, 7, 9), strict=True):
         assert torch.equal(ours.gradient, theirs.gradient)
         assert ours.header == theirs.header
+        assert ours.statistics.policy_change_sum == theirs.statistics.policy_change_sum
 
 
 def test_a_checkpoint_of_one_pass_is_gone_on_with_several_and_the_other_way_round():

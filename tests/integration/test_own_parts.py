@@ -113,7 +113,7 @@ def test_a_stored_part_is_imported_only_if_it_is_said_again(
             "channels must be 1 to 16 numbers from 1 to 4096",
         ),
         (["rule.options.speed=3"], "rule.options of segment: unknown option 'speed': it has none"),
-        (["algorithm.options.speed=3"], "algorithm.options of r2ac: unknown option 'speed': it has none"),
+        (["algorithm.options.speed=3"], "algorithm.options of r2ac: unknown option 'speed': expected one of passes"),
         (["rule=bptt"], "unknown rule 'bptt': did you mean tbptt?"),
         (["network.core=toy_parts:DenseCell"], "rule segment is for diagonal cells only, which DenseCell is not"),
     ],

@@ -56,7 +56,7 @@ def test_batches_follow_the_fleet_so_that_contributions_are_in_time(num_actors: 
 
 
 def test_a_small_fleet_updates_with_every_contribution():
-    assert [size(cores).learner.batch_segments for cores in (1, 2, 8)] == [16, 16, 16]
+    assert [size(cores).learner.batch_segments for cores in (1, 2, 8)] == [8, 8, 8]
 
 
 def test_a_batch_of_the_users_own_lifts_the_limit_with_the_fleet():
