@@ -119,7 +119,7 @@ def test_help_lists_the_options(name: str, capsys: pytest.CaptureFixture[str], m
         ("r2ac.commands.train", ["actors.unrol=5"], "unknown option 'actors.unrol': did you mean actors.unroll"),
         ("r2ac.commands.train", ["actors.num_envs=-1"], "actors.num_envs must be at least 1, got -1"),
         ("r2ac.commands.train", ["actors.unroll=0"], "actors.unroll must be at least 1, got 0"),
-        ("r2ac.commands.train", ["env=gym/CartPole-v1"], "the nature encoder reads images"),
+        ("r2ac.commands.train", ["env=gym/CartPole-v1"], "the shallow encoder reads images"),
         ("r2ac.commands.train", ["env=gym/CartPol-v1"], "gymnasium has no environment 'CartPol-v1'"),
         (
             "r2ac.commands.train",

@@ -1,12 +1,14 @@
 """What version 0.1.0 has written is read, and gone on with as it would have gone on itself."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.learning import FIRST_BREAKOUT
 from conf.load import config_hash, load_train
 from r2ac.commands import evaluate, report
 from r2ac.commands import train as training_program
@@ -14,6 +16,7 @@ from r2ac.persistence import checkpoint as checkpoints
 
 WRITTEN = Path(__file__).parents[2] / "data" / "run_0_1"
 """A T-maze in ``sync`` with two actors: its checkpoints at 240 and at 480 steps."""
+CHANGELOG = Path(__file__).parents[3] / "CHANGELOG.md"
 WORDS = [
     *("experiment=tmaze", "env.corridor=4", "fleet=local", "fleet.num_actors=2", "actors.num_envs=4"),
     *("actors.unroll=3", "network.num_units=6", "network.encoder=mlp", "network.mlp_sizes=[4]", "network.features=4"),
@@ -56,3 +59,18 @@ def test_a_run_is_evaluated_and_reported(old_run: Path, tmp_path: Path):
     assert evaluate.main([f"checkpoint={old_run}", "episodes=4", f"output={tmp_path}/score.json"]) == 0
     assert (tmp_path / "score.json").exists()
     assert report.main([str(old_run), "--output", str(tmp_path / "report.html")]) == 0
+
+
+@pytest.mark.seconds
+def test_a_run_of_what_make_train_was_is_refused_in_one_line_and_goes_on_with_its_words(tmp_path: Path, capsys):
+    words = ["fleet=local", "fleet.num_actors=1", "actors.autocast=float32", "logging=quiet", f"run_dir={tmp_path}/run"]
+    assert training_program.main([*words, *FIRST_BREAKOUT, "total_steps=320"]) == 0
+    capsys.readouterr()
+    assert training_program.main([*words, "total_steps=2000"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "network" in line
+    said = re.search(r"refused with one line; with `([^`]+)` it goes on", CHANGELOG.read_text().replace("\n  ", " "))
+    assert said is not None
+    assert set(said[1].split()) == set(FIRST_BREAKOUT)
+    assert training_program.main([*words, *said[1].split(), "total_steps=2000"]) == 0
+    assert checkpoints.load(checkpoints.find(tmp_path / "run")).agent_steps >= 2000
