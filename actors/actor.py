@@ -125,9 +125,10 @@ class Actor(BaseActor[GradientContribution]):
         unroll = kept.again(self.network, self._many_steps)
         if not kept.left:
             self._kept = None
-        made = self._learn(unroll, self._many_steps, started, importance(unroll, self._clip_ratio))
+        made = self._learn(unroll, self._many_steps, started, {})
         # Its losses are of steps that the first pass has told of.
-        return made._replace(statistics={**made.statistics, "losses_known": False}, takes_steps=False)
+        statistics = {**made.statistics, **importance(unroll, made.left_out, self._clip_ratio), "losses_known": False}
+        return made._replace(statistics=statistics, takes_steps=False)
 
     def _learn(self, unroll: Unroll, stem: Differentiable, acted_at: float, statistics: dict[str, Any]) -> Made:
         is_last = self._kept is None

@@ -16,7 +16,7 @@ class PolicyChange:
         self._before: Float[Tensor, "S A"] | None = None
         self._known: Bool[Tensor, " S"] | None = None
         self.divergences: Float[Tensor, " S"] | None = None
-        """Of the last unroll's first step; NaN in streams that are not known from before, ``None`` if none is."""
+        """Of the last unroll's first step; NaN in streams that are not known from before or whose numbers are none."""
 
     def note(self, parameters: Float[Tensor, "S A"]) -> None:
         """What the policy says at the step after an unroll, under the weights that took it."""
@@ -31,7 +31,7 @@ class PolicyChange:
             return
         log_ratios = distribution.log_prob(self._before, actions) - distribution.log_prob(parameters, actions)
         log_ratios = log_ratios.double()
-        found = (log_ratios.exp() - 1 - log_ratios).nan_to_num(LARGEST).clamp(max=LARGEST)
+        found = (log_ratios.exp() - 1 - log_ratios).clamp(max=LARGEST)
         self.divergences = found.masked_fill(~self._known, torch.nan)
 
     def forget(self, streams: Bool[Tensor, " S"]) -> None:

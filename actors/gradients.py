@@ -21,6 +21,7 @@ from rtrl_core import (
     within_reach,
 )
 from rtrl_core.shapes import Bool, Float, Tensor
+from rtrl_core.untyped import numbers
 
 
 @runtime_checkable
@@ -158,16 +159,32 @@ def unroll_losses(
     return losses, returns
 
 
-def importance(unroll: Unroll, clip_ratio: float | None) -> dict[str, float | int | None]:
+LARGEST_RATIO = 1e6
+"""That a mean of ratios, or of divergences, counts."""
+
+
+def importance(unroll: Unroll, left_out: Bool[Tensor, " B"], clip_ratio: float | None) -> dict[str, float | int | None]:
     """The fields of ``UnrollStatistics`` that say how far the policy that learns from an unroll is from the one that acted."""
-    log_ratios = unroll.log_ratios[unroll.valid].double()
+    counted = unroll.valid & ~left_out
+    log_ratios = torch.where(counted, unroll.log_ratios, torch.zeros_like(unroll.log_ratios)).double()
     ratios = log_ratios.exp()
+    total, divergence, above, beyond, steps = numbers(
+        torch.stack(  # one read from the device
+            [
+                (ratios.clamp(max=LARGEST_RATIO) * counted).sum(),
+                (ratios - 1 - log_ratios).clamp(max=LARGEST_RATIO).sum(),
+                (log_ratios > 0).double().sum(),
+                ((ratios - 1).abs() > (clip_ratio or 0.0)).double().sum(),
+                counted.double().sum(),
+            ]
+        )
+    )
     return {
-        "importance_sum": float(ratios.clamp(max=1e6).sum()),
-        "importance_clipped": int((log_ratios > 0).sum()),
-        "importance_steps": len(ratios),
-        "divergence_sum": float((ratios - 1 - log_ratios).clamp(max=1e6).sum()),
-        "clip_ratio_exceeded": None if clip_ratio is None else int(((ratios - 1).abs() > clip_ratio).sum()),
+        "importance_sum": total,
+        "importance_clipped": round(above),
+        "importance_steps": round(steps),
+        "divergence_sum": divergence,
+        "clip_ratio_exceeded": None if clip_ratio is None else round(beyond),
     }
 
 

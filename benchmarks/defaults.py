@@ -1,8 +1,8 @@
-"""What the settings of ``make train`` are worth, one change at a time: ``python -m benchmarks.defaults [run|table] [NAME=VALUE ...]``.
+"""What the settings of ``make train`` are worth beside others: ``python -m benchmarks.defaults [run|table] [NAME=VALUE ...]``.
 
 ``run`` trains Breakout for ten minutes with every setting, each a program of its own on one core. What docs/results/data/defaults.json
 has is left alone, so that it goes on where it was stopped. ``table`` makes the table and the picture of docs/results/README.md from that
-file.
+file, which has the tries before as well: some of them were of code that is no more, and are not run again.
 
 jobs=N        programs of ``run`` at a time (2)
 only=A;B      settings whose "task, setting" has one of these in it
@@ -27,6 +27,27 @@ AGENTS: tuple[Agent, ...] = (
         seeds=(1,),
     ),
 )
+TRIED: tuple[tuple[str, str], ...] = (
+    ("settings before", ""),
+    ("the same, 8 streams: updates of 160 steps", "no"),
+    ("the same, 8 streams and unrolls of 10: updates of 80 steps", "no"),
+    ("no recurrence (`network.core=feedforward`): it is not the core that holds Breakout up", "no"),
+    ("advantages divided by their deviation in each unroll", "no"),
+    ("advantages divided by a running deviation", "no"),
+    ("three passes, advantages divided", "no"),
+    ("`network=shallow`", ""),
+    ("`network=shallow`, advantages divided, 8 streams and unrolls of 10", "no"),
+    ("`network=shallow`, learning rate 0.001, first run", ""),
+    ("`network=shallow`, learning rate 0.001", "yes"),
+    ("`network=shallow`, four passes", "no"),
+    ("`network=shallow`, 0.001, 4 streams, unrolls of 64, lambda 0.95", ""),
+    ("the same with unrolls of 128", "no"),
+    ("the same with three passes", "no"),
+    ("the same with 8 streams, four passes, advantages divided, 0.0005", "no"),
+)
+"""On the way to ``make train``, one seed each: of Breakout, in the order of trying, and whether it was kept."""
+TRIES, TWO_CORES = "Breakout, tried", "Breakout, two cores"
+"""Tasks of the file whose curves are not run by this program."""
 PICTURED = ("make train", "before")
 
 
@@ -45,6 +66,28 @@ def table(store: Store) -> list[str]:
             " ".join(f"{curve.steps[-1] / 1000:.0f}" for curve in curves),
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, "", *whole_machine(store), "", *tries(store)]
+
+
+def whole_machine(store: Store) -> list[str]:
+    """``make train`` as it is, by minutes."""
+    (curve,) = [curve for curve in store.curves if curve.task == TWO_CORES]
+    minutes = (3, 6, 10, 15)
+    found = (f"{then(curve, curve.wall, 60 * minute):.1f}" for minute in minutes)
+    steps = f"{curve.steps[-1]:,} steps in all"
+    return [
+        f"| `make train` on all of two cores, seed {curve.seed}, {steps} | {' | '.join(f'{m} minutes' for m in minutes)} |",
+        "|---" * 5 + "|",
+        f"| mean return | {' | '.join(found)} |",
+    ]
+
+
+def tries(store: Store) -> list[str]:
+    lines = ["| tried, one seed each | after 4 minutes | at the end | minutes | k steps | kept |", "|---" * 6 + "|"]
+    for name, kept in TRIED:
+        (curve,) = [curve for curve in store.curves if (curve.task, curve.agent) == (TRIES, name)]
+        returns = f"{then(curve, curve.wall, 240):.1f} | {curve.mean_return[-1]:.1f}"
+        lines.append(f"| {name} | {returns} | {curve.seconds / 60:.1f} | {curve.steps[-1] / 1000:.0f} | {kept} |")
     return lines
 
 

@@ -128,7 +128,7 @@ class LossConfig:
     clip_ratio: float | None = knob(
         None,
         "PPO's epsilon: an action whose probability has changed by more than this share since it was taken gets no gradient that changes "
-        "it further; null bounds nothing",
+        "it further (algorithm=r2ac, impala); null bounds nothing",
         minimum=0,
         maximum=1e6,
     )

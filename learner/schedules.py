@@ -38,7 +38,7 @@ def asynchronous(
 ) -> Iterator[Progress]:
     """
     Args:
-        own_first: up to ``WAITING`` actors, each goes on with weights that its own contribution has been added to.
+        own_first: up to ``WAITING`` actors, each goes on when its own contribution has been added.
     """
     waiting = math.ceil(fleet.num_actors / WAITING) - own_first
     for _ in range(in_flight):

@@ -59,13 +59,12 @@ class TrajectoryLearner(BatchLearner[TrajectoryContribution]):
         trajectory = carried.to(contribution.trajectory, self.device)
         unroll = replay(self.network, trajectory, self._stem_for(trajectory))
         learnt = unroll_gradient(self._differentiation, unroll, self._stem_for(trajectory))
-        unroll.valid = unroll.valid & ~learnt.left_out
         statistics = replace(
             contribution.statistics,
             **statistics_of(learnt),
             # The actor has counted those that it began anew by itself, for the same reason as a rule.
             streams_reset=max(contribution.statistics.streams_reset, int(learnt.left_out.sum())),
-            **importance(unroll, self._differentiation.loss.clip_ratio),
+            **importance(unroll, learnt.left_out, self._differentiation.loss.clip_ratio),
         )
         return self.parameters.gradient, statistics
 

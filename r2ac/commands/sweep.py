@@ -137,7 +137,7 @@ def _local_job(each: Planned, folder: Path) -> LocalJob:
 
 
 def _compared(config: SweepConfig, planned: Sequence[Planned], folder: Path) -> int:
-    """Raises ``ConfigError`` as ``Halving``."""
+    """Exit status: 1 if any job failed. Raises ``ConfigError`` as ``Halving``."""
     assert config.halving_minutes is not None
     of_name: dict[str, list[Planned]] = {}
     for each in planned:
@@ -155,9 +155,8 @@ def _compared(config: SweepConfig, planned: Sequence[Planned], folder: Path) -> 
 
     def train(jobs: Sequence[LocalJob], minutes: float) -> bool:
         timed = [replace(job, until_s=60 * minutes) for job in jobs if not of_folder[job.label].is_finished]
-        statuses.append(
-            LocalSweep([job for job in timed if not job.has_trained], config.jobs or 1, console, stop).run()
-        )
+        if todo := [job for job in timed if not job.has_trained]:
+            statuses.append(LocalSweep(todo, config.jobs or 1, console, stop).run())
         return not stop.requested
 
     halving = Halving(

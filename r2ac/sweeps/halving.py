@@ -52,7 +52,7 @@ class Halving:
         minutes: of training until the first comparison.
         keep: share of the combinations that goes on after each, for ``1 / keep`` times as long.
         metric: a column of ``metrics.jsonl``; more is better.
-        train: trains jobs until each has so many minutes; returns whether all of them could.
+        train: trains jobs until each has so many minutes, as far as it can; returns whether nobody has asked it to stop.
 
     Raises:
         ConfigError: if what is on record is of another comparison.
@@ -77,7 +77,11 @@ class Halving:
         self.rungs = self._recorded()
 
     def run(self) -> bool:
-        """Until one combination is left, which then is ``rungs[-1].kept``. Returns whether it came so far."""
+        """Until one combination is left, which then is ``rungs[-1].kept``. Returns whether it came so far.
+
+        Raises:
+            ConfigError: if there is nothing to compare.
+        """
         left, minutes = list(self._contenders), self._minutes
         for rung in self.rungs:
             left, minutes = rung.kept, minutes / self._keep
@@ -93,6 +97,11 @@ class Halving:
 
     def _compare(self, contenders: Sequence[Contender], minutes: float) -> list[str]:
         scores = {each.name: each.score(self._metric) for each in contenders}
+        if all(score is None for score in scores.values()):
+            raise ConfigError(
+                f"no combination has a {self._metric} after {minutes:g} minutes of training, so nothing is decided: give them more "
+                "(halving_minutes) where no game has ended yet, and look at the logs where jobs failed"
+            )
         order = sorted(scores, key=lambda name: -math.inf if (score := scores[name]) is None else score, reverse=True)
         kept = order[: max(1, math.floor(len(order) * self._keep))]
         self.rungs.append(Rung(minutes, {name: scores[name] for name in order}, kept))

@@ -281,6 +281,11 @@ def test_a_stream_whose_numbers_run_away_is_left_out_of_every_pass_and_begins_an
         if number >= broken_pass:
             torch.testing.assert_close(ours.gradient, theirs.gradient, rtol=1e-9, atol=1e-9)
         assert ours.statistics.streams_reset == (number == 2)
+        if number:
+            counted = 4 * (STREAMS - (number >= broken_pass))
+            assert ours.statistics.importance_steps == counted
+            assert ours.statistics.importance_sum == pytest.approx(counted)
+            assert ours.statistics.divergence_sum == pytest.approx(0, abs=1e-9)
     assert actor.rollout.core.finite_streams().all()
     again = contributions(actor, 3, 1)
     assert all(one.gradient.isfinite().all() for one in again)

@@ -97,6 +97,16 @@ def test_one_combination_is_trained_once_and_is_the_best(tmp_path: Path):
     assert said[-1] == "best: learner.learning_rate=1e-4"
 
 
+def test_where_no_run_has_a_score_nothing_is_decided_and_the_same_command_tries_again(tmp_path: Path):
+    said: list[str] = []
+    with pytest.raises(ConfigError, match="no combination has a mean_return_100 after 2 minutes"):
+        halving(tmp_path, Trainer(dict.fromkeys(RATES)), said).run()
+    assert said == []
+    assert not (tmp_path / RECORD).exists()
+    assert halving(tmp_path, Trainer(WORTH), said).run()
+    assert said[-1] == "best: learner.learning_rate=1e-3"
+
+
 @pytest.mark.parametrize("changes", [{"minutes": 3.0}, {"keep": 0.3}, {"metric": "entropy"}, {"rates": RATES[:4]}])
 def test_another_comparison_in_the_same_folder_is_refused(tmp_path: Path, changes: dict[str, Any]):
     halving(tmp_path, Trainer(WORTH)).run()
