@@ -22,7 +22,7 @@ def open_actor(
         EnvironmentFailure: if an environment does not start.
     """
     actors = config.actors
-    envs = make_parts(config.env, actors.num_envs, identity.env_seed, actors.pipeline)
+    envs = make_parts(config.env, actors.streams, identity.env_seed, actors.pipeline)
     try:
         actor = build(envs)
         if state is not None:

@@ -232,7 +232,7 @@ def build_stream_worker(
 ) -> StreamWorker:
     """Raises ``UnknownEnvironment``, ``MissingDependency`` or ``ValueError`` for a configuration that cannot work,
     ``EnvironmentFailure`` if the environment does not start."""
-    env = make_env(config.env, config.actors.num_envs, identity.env_seed)
+    env = make_env(config.env, config.actors.streams, identity.env_seed)
     try:
         built = StreamWorker(config, options, identity, env)
         if state is not None:

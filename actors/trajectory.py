@@ -174,13 +174,13 @@ def expected_bytes(spec: EnvSpec, options: ActorsConfig, carried_by_one: CoreSta
     stacked = spec.layout == "CHW"
     row = (whole // spec.observation_shape[0] if stacked else whole) + 8 * spec.instruction_length + BYTES_OF_A_STEP
     first = whole if stacked else 0
-    return options.num_envs * ((options.unroll + 1) * row + first + carried.size_bytes(carried_by_one))
+    return options.streams * ((options.unroll + 1) * row + first + carried.size_bytes(carried_by_one))
 
 
 def blank(spec: EnvSpec, options: ActorsConfig, before: CoreState) -> Trajectory:
     """Zeros in the shapes and types of a trajectory that is recorded, without ends, of which that one may have some, and with whole
     observations, of which that one may keep images."""
-    streams = options.num_envs
+    streams = options.streams
     rows, steps = (options.unroll + 1, streams), (options.unroll, streams)
     observations = torch.zeros(*rows, *spec.observation_shape, dtype=getattr(torch, spec.observation_dtype))
     words = torch.zeros(*rows, spec.instruction_length, dtype=torch.int64) if spec.instruction_length else None

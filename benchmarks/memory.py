@@ -165,4 +165,4 @@ def _num_actors(config: TrainConfig) -> int:
 
 
 def _size(config: TrainConfig) -> str:
-    return f"{_num_actors(config)} actors of B={config.actors.num_envs}"
+    return f"{_num_actors(config)} actors of B={config.actors.streams}"

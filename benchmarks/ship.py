@@ -71,7 +71,7 @@ def _figures(place: str, num_actors: int, shipment: str, config: TrainConfig, se
     steps = sum(receipt.header.num_steps for receipt in seen.receipts)
     wire = seen.receipts[-1].counters.wire_bytes - seen.receipts[0].counters.wire_bytes
     lags = [receipt.lag for receipt in seen.receipts]
-    sizes = f"T={config.actors.unroll}, B={config.actors.num_envs}, N={config.network.num_units}"
+    sizes = f"T={config.actors.unroll}, B={config.actors.streams}, N={config.network.num_units}"
     setting = f"Breakout, nature stem, eLSTM, {sizes}, {available_cores()} cores, learner on {place}"
     figures = {
         "bytes_per_step": (wire / sum(receipt.header.num_steps for receipt in seen.receipts[1:]), "bytes"),
@@ -120,7 +120,7 @@ def _break_even(shape: str, spec: EnvSpec, stem: str, num_units: int) -> Result:
     words = [f"network={stem}", f"network.num_units={num_units}", "actors.unroll=50", "fleet.num_actors=1"]
     config = sized(load_train(["rule=tbptt", "algorithm=impala", *words]), 1)
     layout, _ = initial_weights(config, spec)
-    steps = config.actors.num_envs * config.actors.unroll
+    steps = config.actors.streams * config.actors.unroll
     of_a_step = IMPALA().contribution_bytes(config, spec, layout) / steps
     gradient = R2AC().contribution_bytes(config, spec, layout)
     return informs(

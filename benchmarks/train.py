@@ -138,7 +138,7 @@ def _part_speed(config: TrainConfig, part: str, seconds: float) -> float:
 
 
 def _environment_speed(config: TrainConfig, seconds: float) -> float:
-    env = make_env(config.env, config.actors.num_envs, 1)
+    env = make_env(config.env, config.actors.streams, 1)
     assert isinstance(env.spec.actions, Discrete)
     env.reset()
     actions = np.random.default_rng(0).integers(0, env.spec.actions.num_actions, (1000, env.num_envs))
@@ -153,11 +153,11 @@ def _environment_speed(config: TrainConfig, seconds: float) -> float:
 
 def _network_speed(config: TrainConfig, seconds: float) -> float:
     """Forward once and backward once per step, activations kept, over a whole unroll: stem, core under truncated BPTT, heads."""
-    env = make_env(config.env, config.actors.num_envs, 1)
+    env = make_env(config.env, config.actors.streams, 1)
     observation = torch.from_numpy(env.reset().observation)
     network = build_network(config.network, RuleConfig("tbptt"), env.spec)
     env.close()
-    streams, unroll = config.actors.num_envs, config.actors.unroll
+    streams, unroll = config.actors.streams, config.actors.unroll
     stem = RetainedStem(StemPass(network, torch.bfloat16 if carries_bfloat16_well(torch.device("cpu")) else None))
     step = StepInput(
         observation,

@@ -138,8 +138,11 @@ class LossConfig:
 class ActorsConfig:
     """One actor: B streams, one network, unrolls of T steps."""
 
-    num_envs: int = knob(
-        32, "B, streams per actor; the most of them where fleet.num_streams is given", minimum=1, maximum=65_536
+    num_envs: int | None = knob(
+        32,
+        "B, streams per actor; the most of them where fleet.num_streams is given; null is 32 over the number of actors, from 1 to 8",
+        minimum=1,
+        maximum=65_536,
     )
     unroll: int = knob(20, "T, steps per unroll", minimum=1, maximum=1_000_000)
     pipeline: int = knob(
@@ -187,6 +190,12 @@ class ActorsConfig:
         500, "longest episode, in steps, that such a measurement follows", minimum=1, maximum=1_000_000
     )
 
+    @property
+    def streams(self) -> int:
+        """``num_envs`` of a configuration that leaves nothing open (``r2ac.training.sizing.sized``)."""
+        assert self.num_envs is not None
+        return self.num_envs
+
 
 @dataclass
 class FleetConfig:
@@ -231,9 +240,15 @@ class LearnerConfig:
     )
     batch_segments: int | None = knob(
         None,
-        "segments (unrolls of one stream) per update in async mode; null is num_envs * ceil((num_actors * in_flight - 1) / 8)",
+        "segments (unrolls of one stream) per update in async mode; null is num_envs * ceil((num_actors * in_flight - 1) / target_lag)",
         minimum=1,
         maximum=10_000_000,
+    )
+    target_lag: float = knob(
+        8.0,
+        "versions that a contribution is late on average, at most, where batch_segments is null: less takes larger, fewer updates",
+        minimum=0.01,
+        maximum=1e6,
     )
     max_lag: int | None = knob(
         None,

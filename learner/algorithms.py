@@ -48,8 +48,8 @@ class Algorithm(ABC, Generic[C]):
     name: ClassVar[str]
     refreshes_what_is_replayed: ClassVar[bool] = False
     """Whether ``rule.refresh`` is about states of a replay, not about those of actors."""
-    takes_whatever_its_age: ClassVar[bool] = False
-    """Whether ``learner.batch_segments``, ``max_lag`` and ``lag_rule`` are no matter: what arrives is kept, and learned from later."""
+    updates_in_batches: ClassVar[bool] = True
+    """Of what arrives, while it is new. Otherwise ``learner.batch_segments`` and the options of lag are no matter."""
 
     @property
     def learns_again(self) -> bool:
@@ -208,7 +208,7 @@ class R2D2(QOptions, Algorithm[TrajectoryContribution]):
 
     name: ClassVar[str] = "r2d2"
     refreshes_what_is_replayed: ClassVar[bool] = True
-    takes_whatever_its_age: ClassVar[bool] = True
+    updates_in_batches: ClassVar[bool] = False
 
     def require(self, config: TrainConfig) -> None:
         _require_no_moments(config, self.name)
@@ -240,7 +240,7 @@ class R2D2(QOptions, Algorithm[TrajectoryContribution]):
             raise ConfigError(f"rule.refresh={config.rule.refresh}: network.core={FEEDFORWARD} has no state to refresh")
 
     def worker(self, config: TrainConfig, identity: ActorIdentity, state: dict[str, Any] | None) -> QActor:
-        num_actors, num_envs = config.fleet.num_actors, config.actors.num_envs
+        num_actors, num_envs = config.fleet.num_actors, config.actors.streams
         assert num_actors is not None
         epsilons = ladder(
             self.epsilon_base, self.epsilon_exponent, identity.actor_id * num_envs, num_envs, num_actors * num_envs
@@ -276,7 +276,7 @@ class R2D2(QOptions, Algorithm[TrajectoryContribution]):
     def contribution_bytes(self, config: TrainConfig, spec: EnvSpec, layout: ParameterLayout) -> int:
         del layout
         network = build_seeded_network(config.network, config.rule, spec, config.seed)
-        of_inputs = 2 * network.input_size * config.actors.num_envs * config.actors.unroll if config.rule.refresh else 0
+        of_inputs = 2 * network.input_size * config.actors.streams * config.actors.unroll if config.rule.refresh else 0
         return expected_bytes(spec, config.actors, network.initial_state(1)) + of_inputs
 
 
@@ -288,6 +288,7 @@ class StreamAC(Algorithm[WeightsContribution]):
     """
 
     name: ClassVar[str] = "stream_ac"
+    updates_in_batches: ClassVar[bool] = False
 
     trace_decay: float = 0.8
     """lambda of both traces."""

@@ -78,7 +78,7 @@ class QLearner(BaseLearner[TrajectoryContribution]):
         """Steps that are still to be learned from."""
         unroll = config.actors.unroll
         self.replay = SequenceReplay(
-            streams=config.actors.num_envs,
+            streams=config.actors.streams,
             max_bytes=options.replay_bytes,
             chunks=(options.burn_in + options.length) // unroll,
             burn_in=options.burn_in // unroll,
@@ -239,7 +239,7 @@ class QLearner(BaseLearner[TrajectoryContribution]):
             self._owed = state["owed"]
 
     def _continue_replay(self, state: dict[str, Any]) -> None:
-        before = carried.to(self._network.initial_state(self._actors.num_envs), "cpu")
+        before = carried.to(self._network.initial_state(self._actors.streams), "cpu")
         trajectory = blank(self._spec, self._actors, before)
         steps = trajectory.terminated.shape
         inputs = torch.empty(*steps, self._network.input_size, dtype=torch.bfloat16) if self.replay.looks_back else None

@@ -5,6 +5,7 @@ fast in. Weights of convolutions stay in that format, see ``layout.py``.
 """
 
 import math
+import warnings
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -283,7 +284,10 @@ class InstructionEncoder(nn.Module):
     def forward(self, words: Int[Tensor, "B L"]) -> Float[Tensor, "B F"]:
         """``words`` are non-negative hashes, 0 where there is no word; the output is the one after the last word."""
         buckets = torch.where(words > 0, words % self.num_buckets + 1, 0)
-        outputs, _ = self.lstm(self.embedding(buckets))
+        with warnings.catch_warnings():
+            # cuDNN wants weights in an order of its own, and copies them at every call from where they are: parts of one flat vector.
+            warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk")
+            outputs, _ = self.lstm(self.embedding(buckets))
         last = (words > 0).sum(1).clamp(min=1) - 1
         return outputs[torch.arange(len(words), device=words.device), last].masked_fill(words[:, :1] <= 0, 0)
 

@@ -39,10 +39,11 @@ class WatchedRun(RunHooks):
     def should_stop(self) -> bool:
         return self._signals.requested
 
-    def started(self) -> None:
+    def started(self, config: TrainConfig) -> None:
         self.has_started = True
         # Not before: a run that is refused must leave the configuration of the one that is there.
         replace_file(self._folder.path / "config.yaml", to_yaml(self._config))
+        replace_file(self._folder.path / "sized.yaml", to_yaml(config))
         self._signals.begin()
 
     def before_checkpoint(self) -> None:

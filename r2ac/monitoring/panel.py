@@ -26,6 +26,8 @@ class Terminal(Protocol):
 
     def event(self, text: str) -> None: ...
 
+    def tell(self, text: str) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -47,6 +49,9 @@ class Silence:
     def event(self, text: str) -> None:
         print(visible(redacted(text)), file=sys.stderr, flush=True)
 
+    def tell(self, text: str) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -59,6 +64,9 @@ class PlainLines:
 
     def event(self, text: str) -> None:
         print(f"* {visible(redacted(text))}", flush=True)
+
+    def tell(self, text: str) -> None:
+        print(visible(redacted(text)), flush=True)
 
     def close(self) -> None:
         pass
@@ -82,6 +90,10 @@ class LivePanel:
     def event(self, text: str) -> None:
         self._events.append(f"{time.strftime('%H:%M:%S')}  {visible(redacted(text))}")
         self._live.update(self._draw())
+
+    def tell(self, text: str) -> None:
+        """Above the panel, where it stays."""
+        self._live.console.print(Text(visible(redacted(text))))
 
     def close(self) -> None:
         self._live.stop()

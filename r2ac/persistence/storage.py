@@ -11,7 +11,7 @@ import fsspec
 
 from r2ac.persistence.checkpoint import FOLDER, MANIFEST, available
 
-LOGS = ("config.yaml", "metrics.jsonl", "summary.json")
+LOGS = ("config.yaml", "sized.yaml", "metrics.jsonl", "summary.json")
 EVENTS = "tensorboard"
 
 

@@ -12,11 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from actors.fleet import Fleet, FleetState
 from conf.load import to_yaml
 from conf.schema import TrainConfig
 from learner.algorithms import find_algorithm
 from learner.clients import LearnerClient
+from learner.memory import total_memory
 from learner.receipts import Counters, Receipt
 from learner.schedules import SCHEDULES
 from r2ac.monitoring.metrics import Row
@@ -27,8 +30,9 @@ from r2ac.persistence.checkpoint import Checkpoint
 from r2ac.persistence.resume import finished_line, resume_point
 from r2ac.training.build import Start, available_cores, describe_environment, initial_weights, open_machinery
 from r2ac.training.clock import Clock
+from r2ac.training.encoder_watch import EncoderWatch
 from r2ac.training.refusals import Refusals
-from r2ac.training.sizing import doubts, sized
+from r2ac.training.sizing import choices, doubts, sized
 from rtrl_core import ParameterLayout
 
 STOPPING_S = 15.0
@@ -44,8 +48,8 @@ class RunHooks:
     def should_stop(self) -> bool:
         return False
 
-    def started(self) -> None:
-        """Fleet and learner stand."""
+    def started(self, config: TrainConfig) -> None:
+        """Fleet and learner stand, of the sizes that this configuration says: it leaves nothing open."""
 
     def before_checkpoint(self) -> None:
         """May raise, to forbid the writing."""
@@ -68,9 +72,10 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
     algorithm = find_algorithm(config.algorithm)
     spec = describe_environment(config, sinks.event)
     layout, vector = initial_weights(config, spec)
-    config = sized(config, available_cores())
+    own_machine = config.fleet.address is None
+    config = sized(config, available_cores(), total_memory() if own_machine else None)
     saved = resume_point(config, run_dir, layout, sinks.event)
-    for doubt in [] if algorithm.takes_whatever_its_age else doubts(config):
+    for doubt in doubts(config) if algorithm.updates_in_batches else []:
         sinks.event(doubt)
     tally = Tally(spec.levels, config.total_steps, own_processes=config.fleet.kind == "ray")
     start = Start(algorithm.plan(config, spec, layout).first_state(vector), FleetState(), {"actor": 0, "learner": 0})
@@ -81,6 +86,8 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
             sinks.event(finished_line(saved, config, run_dir))
             return tally.row({f"{process}_restarts": count for process, count in start.restarts.items()})
         sinks.event(f"going on at {saved.agent_steps:,} agent steps")
+    for choice in choices(config, available_cores(), algorithm.updates_in_batches, torch.cuda.is_available()):
+        sinks.tell(choice)
     sinks.begin(tally.counters.agent_steps, tally.elapsed_before_s, {} if saved is None else saved.progress["sinks"])
 
     with ExitStack() as stack:
@@ -106,6 +113,7 @@ class TrainingRun:
         self._config, self._layout, self._run_dir, self._start = config, layout, run_dir, start
         self._fleet, self._learner = machinery
         self._tally, self._sinks, self._hooks = tally, sinks, hooks
+        self._encoder = EncoderWatch()
         self._refusals = Refusals(self._fleet.num_actors, self._fleet.replace, sinks.event)
         options, steps = config.logging, self._steps
         self._saving = Clock(options.checkpoint_interval_s, options.checkpoint_interval_steps, steps)
@@ -117,7 +125,7 @@ class TrainingRun:
 
     def to_its_end(self) -> Row:
         """Returns the last log row; a checkpoint of the same moment is written."""
-        self._hooks.started()
+        self._hooks.started(self._config)
         self._tally.start()
         if not checkpoints.available(self._run_dir):
             # A learner that dies before the first regular checkpoint needs one to start from.
@@ -176,6 +184,8 @@ class TrainingRun:
         restarts = {f"{process}_restarts": count for process, count in self._restarts().items()}
         row = self._tally.row({**restarts, "checkpoint_age_s": self._saving.age_s, **self._fleet.resource_usage()})
         self._sinks.write(row)
+        if (said := self._encoder.look(row)) is not None:
+            self._sinks.event(said)
         self._logging.restart(self._steps)
         return row
 

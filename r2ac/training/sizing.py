@@ -1,8 +1,8 @@
 """What a configuration leaves open about a fleet's size follows from the machine and from each other.
 
-    actors                 fleet.num_actors, or one per core, or per actors.num_cpus where each takes more
-    streams of an actor    fleet.num_streams spread over them, or actors.num_envs
-    segments per update    learner.batch_segments, or as many contributions as keep the expected lag at TYPICAL_LAG
+    actors                 fleet.num_actors, or one per core, or per actors.num_cpus where each takes more, as far as memory goes
+    streams of an actor    fleet.num_streams spread over them, or actors.num_envs, or STREAMS spread over them
+    segments per update    learner.batch_segments, or as many contributions as keep the expected lag at learner.target_lag
     largest lag            learner.max_lag, or twice the expected lag
 
 An actor's unroll is under way while each of the others sends one, so with ``k`` unrolls in flight for each of ``n`` actors, and ``m``
@@ -15,14 +15,18 @@ from dataclasses import replace
 from conf.knobs import ConfigError
 from conf.schema import TrainConfig
 
-TYPICAL_LAG = 8
-"""Versions that a contribution is late, on average, where ``learner.batch_segments`` is left open."""
+STREAMS = 32
+"""Of all actors together where ``actors.num_envs`` is left open. What is learned from a step falls with their number (docs/results)."""
+STREAMS_OF_ONE = 8
+"""At most, of one actor of those: with more, a step costs little less."""
+BYTES_OF_ONE = 500_000_000
+"""Of memory that an actor should have, where their number is left open."""
 LEAST_MAX_LAG = 20
 """Of ``learner.max_lag`` where it is left open."""
 
 
-def sized(config: TrainConfig, cores: int) -> TrainConfig:
-    """The configuration with every number that it left open, for a machine or cluster of that many cores.
+def sized(config: TrainConfig, cores: int, memory: int | None = None) -> TrainConfig:
+    """The configuration with every number that it left open, for a machine or cluster of that many cores and bytes of memory.
 
     Raises:
         ConfigError: if ``fleet.num_streams`` cannot be spread evenly, a part of an actor's streams would have none, or no contribution
@@ -34,7 +38,10 @@ def sized(config: TrainConfig, cores: int) -> TrainConfig:
             "raise learner.max_lag, or use learner.mode=sync"
         )
     num_cpus = config.actors.num_cpus
-    num_actors, num_envs = _spread(config, max(1, int(cores / max(1.0, num_cpus))))
+    room = max(1, int(cores / max(1.0, num_cpus)))
+    if memory is not None:
+        room = max(1, min(room, memory // BYTES_OF_ONE))
+    num_actors, num_envs = _spread(config, room)
     if config.fleet.num_actors is None and config.fleet.address is None and num_actors * max(1.0, num_cpus) > cores:
         # More processes than cores, because the streams would have it so: they share what there is.
         num_cpus = min(num_cpus, math.floor(1000 * max(0.0, cores - config.learner.num_cpus) / num_actors) / 1000)
@@ -51,7 +58,7 @@ def sized(config: TrainConfig, cores: int) -> TrainConfig:
     learner = config.learner
     if learner.batch_segments is None:
         updates_late = _unrolls_under_way(config) - 1
-        learner = replace(learner, batch_segments=num_envs * max(1, math.ceil(updates_late / TYPICAL_LAG)))
+        learner = replace(learner, batch_segments=num_envs * max(1, math.ceil(updates_late / learner.target_lag)))
     config = replace(config, learner=learner)
     if learner.max_lag is None:
         config.learner = replace(learner, max_lag=max(LEAST_MAX_LAG, math.ceil(2 * expected_lag(config))))
@@ -65,9 +72,39 @@ def expected_lag(config: TrainConfig) -> float:
     return (_unrolls_under_way(config) - 1) / _contributions_per_update(config)
 
 
+def choices(config: TrainConfig, cores: int, updates_in_batches: bool, has_cuda: bool) -> list[str]:
+    """What became of a configuration on this machine, and which options would have it otherwise: a line for the fleet, one for updates.
+
+    Args:
+        updates_in_batches: of what arrives, as ``learner.batch_segments`` says.
+        has_cuda: a CUDA device is there.
+    """
+    actors, fleet, learner = config.actors, config.fleet, config.learner
+    assert fleet.num_actors is not None
+    where = actors.device
+    if has_cuda and actors.device == learner.device == "cpu":
+        where += ", the CUDA device is left alone (actors.device=cuda learner.device=cuda)"
+    machine = f"{cores} core{'s' * (cores > 1)}" if fleet.address is None else "the cluster"
+    lines = [
+        f"{fleet.num_actors} actor{'s' * (fleet.num_actors > 1)} on {machine} (fleet.num_actors), {actors.streams} streams each "
+        f"(actors.num_envs), unrolls of {actors.unroll} steps, on {where}"
+    ]
+    if not updates_in_batches:
+        return lines
+    segments = fleet.num_actors * actors.streams
+    if learner.mode == "async":
+        segments = _contributions_per_update(config) * actors.streams
+    lag = expected_lag(config)
+    lines.append(
+        f"an update of the weights for every {segments} unrolls of one stream, {segments * actors.unroll:,} steps "
+        f"(learner.batch_segments), made with weights that are {lag:.1f} updates old (learner.target_lag)"
+    )
+    return lines
+
+
 def doubts(config: TrainConfig) -> list[str]:
     """What a user should know about a sized configuration before it runs, a sentence each."""
-    learner, num_envs = config.learner, config.actors.num_envs
+    learner, num_envs = config.learner, config.actors.streams
     if learner.mode != "async":
         return []
     assert learner.batch_segments is not None
@@ -93,7 +130,10 @@ def _spread(config: TrainConfig, room: int) -> tuple[int, int]:
     """Actors, and streams of each, where there is room for so many actors."""
     streams, num_actors = config.fleet.num_streams, config.fleet.num_actors
     if streams is None:
-        return num_actors or room, config.actors.num_envs
+        num_actors = num_actors or room
+        return num_actors, config.actors.num_envs or max(
+            config.actors.pipeline, min(STREAMS_OF_ONE, STREAMS // num_actors), 1
+        )
     if num_actors is not None:
         if streams % num_actors:
             fitting = [count for count in range(1, streams + 1) if streams % count == 0]
@@ -104,7 +144,11 @@ def _spread(config: TrainConfig, room: int) -> tuple[int, int]:
         return num_actors, streams // num_actors
     # Updates of exactly batch_segments need contributions that divide it.
     batch = config.learner.batch_segments if config.learner.mode == "async" else None
-    sizes = [size for size in range(1, config.actors.num_envs + 1) if streams % size == 0 and (batch or 0) % size == 0]
+    sizes = [
+        size
+        for size in range(1, (config.actors.num_envs or STREAMS_OF_ONE) + 1)
+        if streams % size == 0 and (batch or 0) % size == 0
+    ]
     counts = [streams // size for size in sizes]
     num_actors = max((count for count in counts if count <= room), default=min(counts))
     return num_actors, streams // num_actors
@@ -117,4 +161,4 @@ def _unrolls_under_way(config: TrainConfig) -> int:
 
 def _contributions_per_update(config: TrainConfig) -> int:
     assert config.learner.batch_segments is not None
-    return math.ceil(config.learner.batch_segments / config.actors.num_envs)
+    return math.ceil(config.learner.batch_segments / config.actors.streams)

@@ -66,7 +66,7 @@ def test_the_thirty_level_run_has_impalas_inputs_and_a_stream_for_every_level_in
     assert isinstance(config.env, DMLab30Config)
     assert (config.env.reward_clip, config.env.instruction, config.env.levels) == ("asymmetric", True, [])
     assert (config.network.last_reward, config.network.last_action) == (True, True)
-    assert config.actors.num_envs == 30
+    assert config.actors.streams == 30
     assert config.learner.batch_segments == 30, "an update is one contribution: a batch takes no part of one"
 
 
@@ -101,7 +101,7 @@ def test_the_impala_row_of_thirty_levels_is_the_command_of_its_readme():
     config = load_train(["experiment=dmlab30_impala"])
     check_impalas_constants(config)
     assert isinstance(config.env, DMLab30Config)
-    assert (config.total_steps, config.env.reward_clip, config.actors.num_envs) == (2_500_000_000, "asymmetric", 30)
+    assert (config.total_steps, config.env.reward_clip, config.actors.streams) == (2_500_000_000, "asymmetric", 30)
     assert (config.loss.entropy_cost, config.learner.learning_rate) == (0.0033391, 0.00031867)
 
 
@@ -113,7 +113,7 @@ def test_a_batch_of_every_row_is_filled_by_whole_contributions(name: str):
         assert config.learner.batch_segments is None
         return
     assert config.learner.batch_segments is not None
-    assert config.learner.batch_segments % config.actors.num_envs == 0
+    assert config.learner.batch_segments % config.actors.streams == 0
 
 
 def test_any_level_is_named_without_a_file():

@@ -211,8 +211,13 @@ def test_the_way_back_over_joined_steps_is_that_over_each(encoder: str):
         assert (gradients[0] - gradients[1]).abs().max() < 1e-9 * gradients[1].abs().max()
 
 
+SEVERAL_PASSES = ("algorithm.options.passes=3", "loss.clip_ratio=0.2")
+
+
 @pytest.mark.parametrize(
-    "algorithm", [(), IMPALA, R2D2, ("actors.pipeline=2",)], ids=["r2ac", "impala", "r2d2", "groups of streams"]
+    "algorithm",
+    [(), SEVERAL_PASSES, IMPALA, R2D2, ("actors.pipeline=2",)],
+    ids=["r2ac", "several passes", "impala", "r2d2", "groups of streams"],
 )
 @pytest.mark.parametrize("fleet", ["local", "ray"])
 def test_breakout_trains_with_actors_and_learner_on_the_device(tmp_path: Path, fleet: str, algorithm: tuple[str, ...]):

@@ -36,12 +36,15 @@ class Sinks:
         *,
         terminal: IsolatedSink[Terminal] | None = None,
         metrics: Path | None = None,
+        tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._sinks = sinks
         self._terminal = terminal
         self._metrics = metrics
         self.event = announce
         """Something that a person should read once: a restart, a refused contribution."""
+        self.tell = tell
+        """Something that is as it should be, for who watches."""
         self.continuation = Continuation()
         self.state: dict[str, Any] = {WANDB: {"run_id": new_run_id()}}
 
@@ -106,12 +109,15 @@ def open_sinks(config: TrainConfig, run_dir: Path, texts: Mapping[str, str]) -> 
     def announce(text: str) -> None:
         terminal.do(lambda opened: opened.event(text))
 
+    def tell(text: str) -> None:
+        terminal.do(lambda opened: opened.tell(text))
+
     def isolated(name: str, open_sink: Callable[[], Sink], loss: str = "rows are missing there") -> IsolatedSink[Sink]:
         return IsolatedSink(name, open_sink, announce, loss=loss)
 
     metrics = run_dir / METRICS_FILE
     opened: list[IsolatedSink[Any]] = []
-    sinks = Sinks(opened, announce, terminal=terminal, metrics=metrics)
+    sinks = Sinks(opened, announce, terminal=terminal, metrics=metrics, tell=tell)
     later = "its rows follow when there is room"
     opened += [
         isolated(METRICS_FILE, lambda: JsonlSink(metrics, sinks.continuation), later),

@@ -11,7 +11,7 @@ from conf.load import load_train
 from conf.schema import TrainConfig
 from r2ac.monitoring.sinks import Sinks
 from r2ac.training.loop import RunHooks, train
-from r2ac.training.sizing import TYPICAL_LAG, doubts, expected_lag, sized
+from r2ac.training.sizing import BYTES_OF_ONE, choices, doubts, expected_lag, sized
 
 
 def size(cores: int, *words: str) -> TrainConfig:
@@ -33,7 +33,7 @@ def late(config: TrainConfig) -> float:
     lags = []
     for _ in range(50 * len(under_way)):
         lags.append(version - under_way.pop(0))
-        segments += config.actors.num_envs
+        segments += config.actors.streams
         if segments >= learner.batch_segments:
             version, segments = version + 1, 0
         under_way.append(version)
@@ -43,20 +43,75 @@ def late(config: TrainConfig) -> float:
 
 @pytest.mark.seconds
 @pytest.mark.parametrize("in_flight", [1, 2])
-@pytest.mark.parametrize("num_envs", [1, 16, 32])
+@pytest.mark.parametrize("num_envs", [1, 32])
 @pytest.mark.parametrize("num_actors", [1, 2, 9, 10, 60, 1000])
-def test_batches_follow_the_fleet_so_that_contributions_are_in_time(num_actors: int, num_envs: int, in_flight: int):
-    config = size(2, f"fleet.num_actors={num_actors}", f"actors.num_envs={num_envs}", f"fleet.in_flight={in_flight}")
+@pytest.mark.parametrize("target", [2, 8])
+def test_batches_follow_the_fleet_so_that_contributions_are_in_time(
+    num_actors: int, num_envs: int, in_flight: int, target: float
+):
+    words = [f"fleet.num_actors={num_actors}", f"actors.num_envs={num_envs}", f"fleet.in_flight={in_flight}"]
+    config = size(2, *words, f"learner.target_lag={target}")
     assert config.learner.batch_segments is not None
     assert config.learner.max_lag is not None
     assert config.learner.batch_segments % num_envs == 0
-    assert late(config) <= expected_lag(config) + 1 <= TYPICAL_LAG + 1
+    assert late(config) <= expected_lag(config) + 1 <= config.learner.target_lag + 1
     assert late(config) < config.learner.max_lag / 2
     assert doubts(config) == []
 
 
 def test_a_small_fleet_updates_with_every_contribution():
-    assert [size(cores).learner.batch_segments for cores in (1, 2, 8)] == [8, 8, 8]
+    assert [size(cores, "experiment=procgen_chaser").learner.batch_segments for cores in (1, 2, 8)] == [16, 16, 16]
+
+
+@pytest.mark.parametrize(
+    ("cores", "num_envs", "batch", "lag"),
+    [
+        *[(1, 8, 8, 0), (2, 8, 8, 1), (3, 8, 8, 2), (4, 8, 16, 1.5), (5, 6, 12, 2), (8, 4, 16, 1.75)],
+        *[(16, 2, 16, 1.875), (32, 1, 16, 1.9375), (64, 1, 32, 1.96875), (200, 1, 100, 1.99)],
+    ],
+)
+def test_make_train_has_few_streams_and_little_lag_on_any_machine(cores: int, num_envs: int, batch: int, lag: float):
+    config = size(cores)
+    assert (config.fleet.num_actors, config.actors.streams, config.learner.batch_segments) == (cores, num_envs, batch)
+    assert expected_lag(config) == lag
+
+
+@pytest.mark.parametrize(("word", "num_envs"), [("actors.num_envs=64", 64), ("fleet.num_streams=48", 3)])
+def test_streams_that_the_user_asks_for_are_as_many(word: str, num_envs: int):
+    assert size(16, word).actors.streams == num_envs
+
+
+def test_streams_that_are_left_open_are_enough_for_the_parts_of_an_actor():
+    assert size(64, "actors.pipeline=3").actors.streams == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "memory", "num_actors"),
+    [((), 7 * BYTES_OF_ONE, 7), ((), 1, 1), (("fleet.num_actors=12",), BYTES_OF_ONE, 12), ((), None, 64)],
+)
+def test_no_more_actors_are_started_by_themselves_than_memory_is_for(
+    words: tuple[str, ...], memory: int | None, num_actors: int
+):
+    assert sized(composed(words), 64, memory).fleet.num_actors == num_actors
+
+
+def test_what_a_machine_makes_of_a_configuration_is_two_lines():
+    fleet, updates = choices(size(16), 16, updates_in_batches=True, has_cuda=True)
+    assert fleet == (
+        "16 actors on 16 cores (fleet.num_actors), 2 streams each (actors.num_envs), unrolls of 32 steps, on cpu, the CUDA device is "
+        "left alone (actors.device=cuda learner.device=cuda)"
+    )
+    assert updates == (
+        "an update of the weights for every 16 unrolls of one stream, 512 steps (learner.batch_segments), made with weights that are "
+        "1.9 updates old (learner.target_lag)"
+    )
+    (alone, of_a_round) = choices(size(1, "learner.mode=sync", "actors.num_envs=3"), 1, True, has_cuda=False)
+    assert alone.startswith("1 actor on 1 core (fleet.num_actors), 3 streams each")
+    assert alone.endswith("on cpu")
+    assert of_a_round.startswith("an update of the weights for every 3 unrolls of one stream, 96 steps")
+    assert choices(size(2, "fleet.address=auto"), 2, updates_in_batches=False, has_cuda=False)[0].startswith(
+        "2 actors on the cluster"
+    )
 
 
 def test_a_batch_of_the_users_own_lifts_the_limit_with_the_fleet():
@@ -90,7 +145,7 @@ def test_the_papers_rows_have_48_streams_and_updates_of_32_segments_on_any_machi
     assert (config.fleet.num_actors, config.actors.num_envs, config.actors.num_cpus) == (num_actors, num_envs, num_cpus)
     assert num_actors * config.actors.num_cpus <= max(cores, 1)
     assert config.learner.batch_segments == 32
-    assert config.learner.batch_segments % config.actors.num_envs == 0
+    assert config.learner.batch_segments % config.actors.streams == 0
     assert doubts(config) == []
 
 
