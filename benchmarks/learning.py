@@ -66,6 +66,8 @@ class Curve:
     seconds: float
     wall: list[float] = field(default_factory=list)
     """Seconds of training at each row, where they are part of the study."""
+    encoder: list[float] = field(default_factory=list)
+    """The encoder's share of the gradient's norm at each row, where that is part of it."""
 
     @property
     def final(self) -> float:
@@ -156,7 +158,8 @@ class Study:
             returns = [round(row["mean_return_100"], 3) for row in known]
             wall = [round(row["wall_time_s"], 1) for row in known]
             steps = [row["agent_steps"] for row in known]
-            curve = Curve(task.name, agent.name, seed, steps, returns, round(seconds, 1), wall)
+            encoder = [encoder_share(row) for row in known]
+            curve = Curve(task.name, agent.name, seed, steps, returns, round(seconds, 1), wall, encoder)
             store.add(curve)
             print(f"{task.name}, {agent.name}, seed {seed}: {curve.final:.3f}, {seconds:.0f} s", flush=True)
 
@@ -212,6 +215,11 @@ class Study:
         if "table" in verbs:
             self.write(store)
         return 0
+
+
+def encoder_share(row: dict[str, Any]) -> float:
+    """0 is an encoder that is dead, or there is none."""
+    return round((row["gradient_norm_stem"] or 0.0) / max(row["gradient_norm"] or 0.0, 1e-30), 6)
 
 
 def slug(task: Task, agent: Agent) -> str:

@@ -140,7 +140,8 @@ class ActorsConfig:
 
     num_envs: int | None = knob(
         32,
-        "B, streams per actor; the most of them where fleet.num_streams is given; null is 32 over the number of actors, from 1 to 8",
+        "B, streams per actor; the most of them where fleet.num_streams is given; null is fleet.shared_streams over the number of "
+        "actors, at most a quarter of them",
         minimum=1,
         maximum=65_536,
     )
@@ -211,6 +212,13 @@ class FleetConfig:
     num_streams: int | None = knob(
         None,
         "streams of all actors together, spread evenly over them; null is actors.num_envs for each",
+        minimum=1,
+        maximum=1_000_000,
+    )
+    shared_streams: int = knob(
+        32,
+        "streams of all actors together where actors.num_envs is null and there are four or more, a quarter of them each where there are "
+        "fewer; at least one each",
         minimum=1,
         maximum=1_000_000,
     )

@@ -1,7 +1,7 @@
 """What a configuration leaves open about a fleet's size follows from the machine and from each other.
 
     actors                 fleet.num_actors, or one per core, or per actors.num_cpus where each takes more, as far as memory goes
-    streams of an actor    fleet.num_streams spread over them, or actors.num_envs, or STREAMS spread over them
+    streams of an actor    fleet.num_streams spread over them, or actors.num_envs, or fleet.shared_streams over their number
     segments per update    learner.batch_segments, or as many contributions as keep the expected lag at learner.target_lag
     largest lag            learner.max_lag, or twice the expected lag
 
@@ -15,10 +15,8 @@ from dataclasses import replace
 from conf.knobs import ConfigError
 from conf.schema import TrainConfig
 
-STREAMS = 32
-"""Of all actors together where ``actors.num_envs`` is left open. What is learned from a step falls with their number (docs/results)."""
-STREAMS_OF_ONE = 8
-"""At most, of one actor of those: with more, a step costs little less."""
+FEWEST_THAT_SHARE = 4
+"""Fewer actors have no more streams each than so many would have."""
 BYTES_OF_ONE = 500_000_000
 """Of memory that an actor should have, where their number is left open."""
 LEAST_MAX_LAG = 20
@@ -132,7 +130,7 @@ def _spread(config: TrainConfig, room: int) -> tuple[int, int]:
     if streams is None:
         num_actors = num_actors or room
         return num_actors, config.actors.num_envs or max(
-            config.actors.pipeline, min(STREAMS_OF_ONE, STREAMS // num_actors), 1
+            config.actors.pipeline, config.fleet.shared_streams // max(num_actors, FEWEST_THAT_SHARE), 1
         )
     if num_actors is not None:
         if streams % num_actors:
@@ -144,9 +142,10 @@ def _spread(config: TrainConfig, room: int) -> tuple[int, int]:
         return num_actors, streams // num_actors
     # Updates of exactly batch_segments need contributions that divide it.
     batch = config.learner.batch_segments if config.learner.mode == "async" else None
+    most = config.actors.num_envs or max(1, streams // FEWEST_THAT_SHARE)
     sizes = [
         size
-        for size in range(1, (config.actors.num_envs or STREAMS_OF_ONE) + 1)
+        for size in range(1, most + 1)
         if streams % size == 0 and (batch or 0) % size == 0
     ]
     counts = [streams // size for size in sizes]

@@ -48,6 +48,7 @@ def test_train_leaves_what_other_programs_rely_on(breakout: Path):
     assert summary["config_hash"]
     assert {path.name for path in breakout.iterdir()} >= {
         "config.yaml",
+        "sized.yaml",
         "metrics.jsonl",
         "summary.json",
         "checkpoints",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from conf.stored import from_yaml
 from r2ac.commands.evaluate import main as evaluate
 from r2ac.commands.report import main as report
 from r2ac.commands.train import main as train
@@ -30,6 +31,20 @@ def test_the_commands_that_a_run_names_at_its_end_work_in_a_folder_with_a_blank(
     assert {command[0] for command in commands} <= scripts.keys()
     assert evaluate([*commands[0][1:], "episodes=1", "num_envs=1"]) == 0
     assert report([*commands[2][1:], "--output", str(tmp_path / "page.html")]) == 0
+
+
+@pytest.mark.seconds
+def test_a_run_says_first_what_its_machine_made_of_it_and_keeps_that(tmp_path: Path, capsys):
+    words = [*TOY, f"run_dir={tmp_path}/run", "actors.num_envs=null"]
+    assert train(words) == 0
+    fleet, updates = capsys.readouterr().out.splitlines()[:2]
+    assert fleet.startswith("1 actor on ")
+    assert "8 streams each (actors.num_envs), unrolls of 4 steps, on cpu" in fleet
+    assert updates.startswith("an update of the weights for every 8 unrolls of one stream, 32 steps")
+    asked, sized = (from_yaml((tmp_path / "run" / f"{name}.yaml").read_text()) for name in ("config", "sized"))
+    assert (asked.actors.num_envs, asked.learner.batch_segments) == (None, None)
+    assert (sized.actors.num_envs, sized.learner.batch_segments) == (8, 8)
+    assert sized.loss == asked.loss
 
 
 @pytest.mark.seconds

@@ -60,7 +60,8 @@ def test_batches_follow_the_fleet_so_that_contributions_are_in_time(
 
 
 def test_a_small_fleet_updates_with_every_contribution():
-    assert [size(cores, "experiment=procgen_chaser").learner.batch_segments for cores in (1, 2, 8)] == [16, 16, 16]
+    words = ("actors.num_envs=16", "learner.target_lag=8")
+    assert [size(cores, *words).learner.batch_segments for cores in (1, 2, 8)] == [16, 16, 16]
 
 
 @pytest.mark.parametrize(
