@@ -22,7 +22,7 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 LEARNED = 0.95
 FIRST_BREAKOUT = (
     *("network=nature", "learner.learning_rate=0.0005", "actors.num_envs=16", "actors.unroll=20"),
-    "loss.trace_decay=1.0",
+    *("loss.trace_decay=1.0", "learner.target_lag=8"),
 )
 """What ``experiment=atari_breakout`` was until it was measured what learns more per minute (``defaults.py``): figures from before stay
 comparable."""
@@ -67,7 +67,7 @@ class Curve:
     wall: list[float] = field(default_factory=list)
     """Seconds of training at each row, where they are part of the study."""
     encoder: list[float] = field(default_factory=list)
-    """The encoder's share of the gradient's norm at each row, where that is part of it."""
+    """The encoder's share of the gradient's norm, by rows that have an update, where that is part of it."""
 
     @property
     def final(self) -> float:
@@ -158,7 +158,7 @@ class Study:
             returns = [round(row["mean_return_100"], 3) for row in known]
             wall = [round(row["wall_time_s"], 1) for row in known]
             steps = [row["agent_steps"] for row in known]
-            encoder = [encoder_share(row) for row in known]
+            encoder = encoder_shares(known)
             curve = Curve(task.name, agent.name, seed, steps, returns, round(seconds, 1), wall, encoder)
             store.add(curve)
             print(f"{task.name}, {agent.name}, seed {seed}: {curve.final:.3f}, {seconds:.0f} s", flush=True)
@@ -217,9 +217,10 @@ class Study:
         return 0
 
 
-def encoder_share(row: dict[str, Any]) -> float:
-    """0 is an encoder that is dead, or there is none."""
-    return round((row["gradient_norm_stem"] or 0.0) / max(row["gradient_norm"] or 0.0, 1e-30), 6)
+def encoder_shares(rows: Sequence[dict[str, Any]]) -> list[float]:
+    """Of every row that has an update; 0 is an encoder that is dead, or there is none."""
+    norms = [(row.get("gradient_norm_stem") or 0.0, row.get("gradient_norm") or 0.0) for row in rows]
+    return [round(stem / whole, 6) for stem, whole in norms if whole]
 
 
 def slug(task: Task, agent: Agent) -> str:

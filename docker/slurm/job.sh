@@ -47,7 +47,7 @@ done
 srun --overlap --nodes=1 --ntasks=1 --exclude="$head" \
   ray start --address="$address:6379" --num-cpus=16 --num-gpus=0 --block &
 steps+=($!)
-rtrl-train experiment=tmaze total_steps=1000 fleet.num_actors=31 fleet.placement_timeout_s=120 logging.terminal=plain name=breakout run_dir=/shared/runs/breakout resume=auto "fleet.address=$address:6379" &
+rtrl-train experiment=atari_breakout fleet.num_actors=31 fleet.placement_timeout_s=120 logging.terminal=plain name=breakout run_dir=/shared/runs/breakout resume=auto "fleet.address=$address:6379" &
 training=$!
 # SLURM sends USR1 before the time is over: the training saves and ends, and the job goes back into the queue.
 out_of_time=

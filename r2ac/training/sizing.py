@@ -143,11 +143,7 @@ def _spread(config: TrainConfig, room: int) -> tuple[int, int]:
     # Updates of exactly batch_segments need contributions that divide it.
     batch = config.learner.batch_segments if config.learner.mode == "async" else None
     most = config.actors.num_envs or max(1, streams // FEWEST_THAT_SHARE)
-    sizes = [
-        size
-        for size in range(1, most + 1)
-        if streams % size == 0 and (batch or 0) % size == 0
-    ]
+    sizes = [size for size in range(1, most + 1) if streams % size == 0 and (batch or 0) % size == 0]
     counts = [streams // size for size in sizes]
     num_actors = max((count for count in counts if count <= room), default=min(counts))
     return num_actors, streams // num_actors

@@ -154,7 +154,8 @@ def test_a_local_job_goes_on_where_it_was(tmp_path: Path, capfd) -> None:
 def test_the_examples_in_docker_are_what_is_rendered(name: str, capsys) -> None:
     """If this fails: rtrl-submit ... --dry-run >docker/NAME with the words below."""
     folder = name.partition("/")[0]
-    text = rendered(capsys, f"target={folder}", "job_name=breakout", "run_root=/shared/runs")
+    words = (f"target={folder}", "job_name=breakout", "run_root=/shared/runs")
+    text = rendered(capsys, *words, train=("experiment=atari_breakout",))
     assert (ROOT / "docker" / name).read_text() == text
 
 
