@@ -40,7 +40,8 @@ def test_every_agent_has_run_on_every_task_with_every_seed(study: Study) -> None
             if task.minutes is None:
                 assert 0.9 * task.steps <= curve.steps[-1] <= 1.1 * task.steps
             else:
-                assert 0.85 * task.minutes <= curve.seconds / 60 <= 1.15 * task.minutes
+                # Of a run that was killed the last row is earlier.
+                assert 0.7 * task.minutes <= curve.seconds / 60 <= 1.15 * task.minutes
 
 
 @every_study
