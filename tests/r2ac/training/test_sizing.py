@@ -169,10 +169,13 @@ def test_a_mode_that_could_never_accept_anything_is_refused():
 
 
 @pytest.mark.seconds
-def test_every_default_is_free_of_doubt():
+def test_every_default_is_free_of_doubt_and_has_room():
     for path in sorted((Path(conf.__file__).parent / "experiment").glob("*.yaml")):
         for cores in (1, 2, 7, 64):
-            assert doubts(size(cores, f"experiment={path.stem}")) == [], (path.stem, cores)
+            config = size(cores, f"experiment={path.stem}")
+            assert doubts(config) == [], (path.stem, cores)
+            assert config.fleet.num_actors is not None
+            assert config.fleet.num_actors * config.actors.num_cpus <= cores, (path.stem, cores)
 
 
 @pytest.mark.seconds
