@@ -39,6 +39,8 @@ T = TypeVar("T")
 GROUPS = ("env", "network", "rule", "algorithm", "learner", "fleet", "logging", "experiment")
 NOT_LEARNING = ("name", "run_dir", "resume", "logging", "seed", "fleet")
 """What does not change what is learned: left out of ``config_hash``."""
+SET_ASIDE = {"num_cpus": 1.0, "num_gpus": 0.0}
+"""For an actor, by Ray: nothing is learned otherwise with more. Hashed as if nothing had been said of it."""
 ADDED: dict[str, Any] = {
     "network.core_options": {},
     "network.encoder_options": {},
@@ -194,6 +196,7 @@ def to_yaml(config: TrainConfig) -> str:
 def config_hash(config: TrainConfig) -> str:
     """Equal for runs that should learn the same up to their seed: where and how they ran does not count."""
     kept = {key: value for key, value in _shown_tree(config).items() if key not in NOT_LEARNING}
+    kept["actors"] |= SET_ASIDE
     of_suite = {f"env.{name}": value for name, value in ADDED_TO_ENV.get(config.env.suite, {}).items()}
     for option, value in (ADDED | of_suite).items():  # or runs of an earlier version would be other experiments
         section, _, name = option.partition(".")

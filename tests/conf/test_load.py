@@ -217,6 +217,7 @@ def test_the_papers_rows_compute_the_same_on_every_machine(experiment: str):
 def test_the_hash_ignores_seed_place_and_logging_and_nothing_else():
     base = config_hash(load_train([]))
     assert config_hash(load_train(["seed=7", "run_dir=/tmp/x", "logging.interval_s=1", "fleet.num_actors=3"])) == base
+    assert config_hash(load_train(["actors.num_cpus=0.5", "actors.num_gpus=0.25"])) == base
     for word in ("actors.unroll=21", "rule=tbptt", "env=atari/pong", "learner.learning_rate=2e-3", "loss.discount=0.9"):
         assert config_hash(load_train([word])) != base
 

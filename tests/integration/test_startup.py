@@ -62,13 +62,16 @@ def test_ray_runs_only_what_the_run_uses_and_nobody_imports_what_it_does_not_nee
     command = [sys.executable, "-m", "r2ac.commands.train", *WORDS, f"run_dir={tmp_path}/run", "total_steps=1_000_000"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        first_row = (
-            process.stdout.readline()
-        )  # there was an update: actors, learner and optimizer have done all they do
+        said: list[str] = []
+        while not any(
+            " steps/s" in line for line in said
+        ):  # an update: actors, learner and optimizer have done all they do
+            said.append(process.stdout.readline())
+            assert said[-1], "it ended"
         running = sorted(what(child) for child in psutil.Process(process.pid).children(recursive=True))
         process.terminate()
         output, _ = process.communicate(timeout=patience(60))
-    assert process.returncode == 0, first_row + output
+    assert process.returncode == 0, "".join(said) + output
     ours = [name for name in running if name not in ALWAYS_RUNNING]
     assert ours == ["ray::ActorProcess", "ray::ActorProcess", "ray::LearnerProcess"]
     logs = Path(environment["RAY_TMPDIR"], "ray", "session_latest", "logs")
