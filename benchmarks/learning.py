@@ -5,6 +5,7 @@ What is compared is a ``Study``; ``recurrences.py``, ``algorithms.py`` and ``r2d
 
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -224,7 +225,7 @@ def encoder_shares(rows: Sequence[dict[str, Any]]) -> list[float]:
 
 
 def slug(task: Task, agent: Agent) -> str:
-    return f"{task.name}_{agent.name}".replace(",", "").replace(" ", "_").lower()
+    return re.sub(r"[^a-z0-9.]+", "_", f"{task.name}_{agent.name}".lower()).strip("_")
 
 
 def curves_by_minutes(store: Store, tasks: Sequence[Task], agents: Sequence[Agent], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Encoders of a user's own that cannot be recorded, for tests that name them as ``own_encoders:Class``."""
+"""Encoders of a user's own that cannot be recorded, or die, for tests that name them as ``own_encoders:Class``."""
 
 from typing import Any
 
@@ -28,6 +28,17 @@ class Counts(ReadsNumbers):
     def forward(self, observation: Tensor) -> Tensor:
         self.passes += 1
         return self.linear(observation.to(self.linear.weight.dtype)) * self.passes
+
+
+class Dies(ReadsNumbers):
+    """After forty passes nothing goes back through it any more."""
+
+    passes = 0
+
+    def forward(self, observation: Tensor) -> Tensor:
+        self.passes += 1
+        features = self.linear(observation.to(self.linear.weight.dtype))
+        return features if self.passes <= 40 else features.detach() + 0 * features
 
 
 class ReadsGradients(Encoder):

@@ -72,8 +72,8 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
     algorithm = find_algorithm(config.algorithm)
     spec = describe_environment(config, sinks.event)
     layout, vector = initial_weights(config, spec)
-    own_machine = config.fleet.address is None
-    config = sized(config, available_cores(), total_memory() if own_machine else None)
+    asked, cores = config, available_cores()
+    config = sized(asked, cores, total_memory() if asked.fleet.address is None else None)
     saved = resume_point(config, run_dir, layout, sinks.event)
     for doubt in doubts(config) if algorithm.updates_in_batches else []:
         sinks.event(doubt)
@@ -86,7 +86,8 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
             sinks.event(finished_line(saved, config, run_dir))
             return tally.row({f"{process}_restarts": count for process, count in start.restarts.items()})
         sinks.event(f"going on at {saved.agent_steps:,} agent steps")
-    for choice in choices(config, available_cores(), algorithm.updates_in_batches, torch.cuda.is_available()):
+    in_batches, has_cuda = algorithm.updates_in_batches, torch.cuda.is_available()
+    for choice in choices(asked, config, cores, updates_in_batches=in_batches, has_cuda=has_cuda):
         sinks.tell(choice)
     sinks.begin(tally.counters.agent_steps, tally.elapsed_before_s, {} if saved is None else saved.progress["sinks"])
 

@@ -70,10 +70,13 @@ def expected_lag(config: TrainConfig) -> float:
     return (_unrolls_under_way(config) - 1) / _contributions_per_update(config)
 
 
-def choices(config: TrainConfig, cores: int, updates_in_batches: bool, has_cuda: bool) -> list[str]:
-    """What became of a configuration on this machine, and which options would have it otherwise: a line for the fleet, one for updates.
+def choices(
+    asked: TrainConfig, config: TrainConfig, cores: int, *, updates_in_batches: bool, has_cuda: bool
+) -> list[str]:
+    """What became of a configuration on this machine, and why: a line for the fleet, one for updates.
 
     Args:
+        asked: as it was before it was ``sized``.
         updates_in_batches: of what arrives, as ``learner.batch_segments`` says.
         has_cuda: a CUDA device is there.
     """
@@ -81,23 +84,44 @@ def choices(config: TrainConfig, cores: int, updates_in_batches: bool, has_cuda:
     assert fleet.num_actors is not None
     where = actors.device
     if has_cuda and actors.device == learner.device == "cpu":
-        where += ", the CUDA device is left alone (actors.device=cuda learner.device=cuda)"
-    machine = f"{cores} core{'s' * (cores > 1)}" if fleet.address is None else "the cluster"
+        where += "; the CUDA device is left alone (actors.device=cuda learner.device=cuda)"
     lines = [
-        f"{fleet.num_actors} actor{'s' * (fleet.num_actors > 1)} on {machine} (fleet.num_actors), {actors.streams} streams each "
-        f"(actors.num_envs), unrolls of {actors.unroll} steps, on {where}"
+        f"{_several(fleet.num_actors, 'actor')} ({_why_so_many(asked, config, cores)}) of {_several(actors.streams, 'stream')} "
+        f"({_why_so_many_streams(asked)}), unrolls of {_several(actors.unroll, 'step')}, on {where}"
     ]
     if not updates_in_batches:
         return lines
-    segments = fleet.num_actors * actors.streams
     if learner.mode == "async":
         segments = _contributions_per_update(config) * actors.streams
-    lag = expected_lag(config)
+        why = "learner.target_lag" if asked.learner.batch_segments is None else "learner.batch_segments"
+    else:
+        segments, why = fleet.num_actors * actors.streams, f"learner.mode={learner.mode}"
     lines.append(
-        f"an update of the weights for every {segments} unrolls of one stream, {segments * actors.unroll:,} steps "
-        f"(learner.batch_segments), made with weights that are {lag:.1f} updates old (learner.target_lag)"
+        f"an update of the weights for every {_several(segments * actors.unroll, 'step')}, {segments} times an unroll of one stream "
+        f"({why}), made with weights that are {expected_lag(config):.1f} updates old"
     )
     return lines
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def _why_so_many(asked: TrainConfig, config: TrainConfig, cores: int) -> str:
+    if asked.fleet.num_actors is not None:
+        return "fleet.num_actors"
+    if asked.fleet.num_streams is not None:
+        return "fleet.num_streams"
+    each = max(1.0, asked.actors.num_cpus)
+    if config.fleet.num_actors == max(1, int(cores / each)):
+        return f"one per core of {cores}" if each == 1 else f"{each:g} of {cores} cores each, as actors.num_cpus says"
+    return f"as many as memory is for, of {cores} cores"
+
+
+def _why_so_many_streams(asked: TrainConfig) -> str:
+    if asked.fleet.num_streams is not None:
+        return "fleet.num_streams"
+    return "fleet.shared_streams" if asked.actors.num_envs is None else "actors.num_envs"
 
 
 def doubts(config: TrainConfig) -> list[str]:

@@ -14,9 +14,11 @@ def test_a_name_with_markup_is_shown_as_it_is():
     screen = io.StringIO()
     panel = LivePanel("[red]x[/red] [/]", 10, Console(file=screen, width=100, force_terminal=False))
     panel.event("lost \x1b[2J s3://k:hunter22@host")
+    panel.tell("[blue]2 actors[/blue] \x1b[2J s3://k:hunter22@host")
     panel.close()
     assert "[red]x[/red] [/]" in screen.getvalue()
     assert "lost ?[2J s3://***@host" in screen.getvalue()
+    assert "[blue]2 actors[/blue] ?[2J s3://***@host" in screen.getvalue()
     assert "\x1b" not in screen.getvalue()
 
 

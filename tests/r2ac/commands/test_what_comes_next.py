@@ -11,6 +11,7 @@ from r2ac.commands.evaluate import main as evaluate
 from r2ac.commands.report import main as report
 from r2ac.commands.train import main as train
 from r2ac.commands.train import what_comes_next
+from r2ac.training.encoder_watch import SENTENCE
 
 ROOT = Path(__file__).parents[3]
 TOY = (
@@ -38,13 +39,25 @@ def test_a_run_says_first_what_its_machine_made_of_it_and_keeps_that(tmp_path: P
     words = [*TOY, f"run_dir={tmp_path}/run", "actors.num_envs=null"]
     assert train(words) == 0
     fleet, updates = capsys.readouterr().out.splitlines()[:2]
-    assert fleet.startswith("1 actor on ")
-    assert "8 streams each (actors.num_envs), unrolls of 4 steps, on cpu" in fleet
-    assert updates.startswith("an update of the weights for every 8 unrolls of one stream, 32 steps")
+    assert fleet.startswith(
+        "1 actor (fleet.num_actors) of 8 streams (fleet.shared_streams), unrolls of 4 steps, on cpu"
+    )
+    assert updates.startswith(
+        "an update of the weights for every 32 steps, 8 times an unroll of one stream (learner.target_lag)"
+    )
     asked, sized = (from_yaml((tmp_path / "run" / f"{name}.yaml").read_text()) for name in ("config", "sized"))
     assert (asked.actors.num_envs, asked.learner.batch_segments) == (None, None)
     assert (sized.actors.num_envs, sized.learner.batch_segments) == (8, 8)
     assert sized.loss == asked.loss
+
+
+@pytest.mark.seconds
+def test_a_run_whose_encoder_dies_on_the_way_says_so_once(tmp_path: Path, capsys):
+    words = [*TOY, f"run_dir={tmp_path}/run", "logging=quiet", "logging.interval_steps=16", "total_steps=480"]
+    assert train([*words, "network.encoder=own_encoders:Dies", "actors.activations=recompute"]) == 0
+    assert capsys.readouterr().err.count(SENTENCE) == 1
+    assert train([*words, "network.encoder=none", f"run_dir={tmp_path}/none"]) == 0
+    assert SENTENCE not in capsys.readouterr().err
 
 
 @pytest.mark.seconds

@@ -96,23 +96,46 @@ def test_no_more_actors_are_started_by_themselves_than_memory_is_for(
     assert sized(composed(words), 64, memory).fleet.num_actors == num_actors
 
 
+def said(
+    cores: int, *words: str, memory: int | None = None, in_batches: bool = True, has_cuda: bool = False
+) -> list[str]:
+    asked = composed(words)
+    return choices(asked, sized(asked, cores, memory), cores, updates_in_batches=in_batches, has_cuda=has_cuda)
+
+
 def test_what_a_machine_makes_of_a_configuration_is_two_lines():
-    fleet, updates = choices(size(16), 16, updates_in_batches=True, has_cuda=True)
-    assert fleet == (
-        "16 actors on 16 cores (fleet.num_actors), 2 streams each (actors.num_envs), unrolls of 32 steps, on cpu, the CUDA device is "
-        "left alone (actors.device=cuda learner.device=cuda)"
-    )
-    assert updates == (
-        "an update of the weights for every 16 unrolls of one stream, 512 steps (learner.batch_segments), made with weights that are "
-        "1.9 updates old (learner.target_lag)"
-    )
-    (alone, of_a_round) = choices(size(1, "learner.mode=sync", "actors.num_envs=3"), 1, True, has_cuda=False)
-    assert alone.startswith("1 actor on 1 core (fleet.num_actors), 3 streams each")
-    assert alone.endswith("on cpu")
-    assert of_a_round.startswith("an update of the weights for every 3 unrolls of one stream, 96 steps")
-    assert choices(size(2, "fleet.address=auto"), 2, updates_in_batches=False, has_cuda=False)[0].startswith(
-        "2 actors on the cluster"
-    )
+    assert said(16, has_cuda=True) == [
+        "16 actors (one per core of 16) of 2 streams (fleet.shared_streams), unrolls of 32 steps, on cpu; the CUDA device is left alone "
+        "(actors.device=cuda learner.device=cuda)",
+        "an update of the weights for every 512 steps, 16 times an unroll of one stream (learner.target_lag), made with weights that are "
+        "1.9 updates old",
+    ]
+    assert said(1, "learner.mode=sync", "actors.num_envs=1") == [
+        "1 actor (one per core of 1) of 1 stream (actors.num_envs), unrolls of 32 steps, on cpu",
+        "an update of the weights for every 32 steps, 1 times an unroll of one stream (learner.mode=sync), made with weights that are "
+        "0.0 updates old",
+    ]
+    assert len(said(2, in_batches=False)) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("fleet.num_actors=3",), "3 actors (fleet.num_actors) of 8 streams (fleet.shared_streams)"),
+        (("fleet.num_streams=48",), "8 actors (fleet.num_streams) of 6 streams (fleet.num_streams)"),
+        (("actors.num_cpus=3",), "2 actors (3 of 8 cores each, as actors.num_cpus says) of 8 streams"),
+        (("learner.batch_segments=32",), "8 actors (one per core of 8) of 4 streams"),
+    ],
+)
+def test_it_is_said_what_decided(words: tuple[str, ...], why: str):
+    fleet, updates = said(8, *words)
+    assert fleet.startswith(why)
+    assert ("(learner.batch_segments)" in updates) == ("learner.batch_segments=32" in words)
+
+
+def test_memory_that_decided_is_said():
+    (fleet, _) = said(64, memory=5 * BYTES_OF_ONE)
+    assert fleet.startswith("5 actors (as many as memory is for, of 64 cores) of 6 streams")
 
 
 def test_a_batch_of_the_users_own_lifts_the_limit_with_the_fleet():
