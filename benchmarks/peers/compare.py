@@ -40,16 +40,17 @@ class Peer:
     """``{cores}`` and ``{seed}`` are replaced."""
 
 
-SAMPLE_FACTORY = (TORCH, "sample-factory[atari]==2.1.1")
+SAMPLE_FACTORY = (TORCH, "sample-factory==2.1.1", "ale-py==0.10.1")
+"""Its own extra for Atari asks for an ale-py without games."""
 RNN = ("--use_rnn=True", "--rnn_type=lstm", "--rnn_size=256", "--recurrence=-1", "--seed={seed}")
 PEERS: tuple[Peer, ...] = (
     Peer("make train", "", (), "ours.py", ("{seed}",)),
-    Peer("Sample Factory, APPO, LSTM", "sample_factory", SAMPLE_FACTORY, "sample_factory.py", RNN),
+    Peer("Sample Factory, APPO, LSTM", "sample_factory", SAMPLE_FACTORY, "appo.py", RNN),
     Peer(
         "Sample Factory, APPO, LSTM, asynchronous, unrolls of 32, one epoch",
         "sample_factory",
         SAMPLE_FACTORY,
-        "sample_factory.py",
+        "appo.py",
         (
             *RNN,
             *("--rollout=32", "--num_epochs=1", "--num_batches_per_epoch=1", "--async_rl=True", "--with_vtrace=True"),
@@ -60,7 +61,7 @@ PEERS: tuple[Peer, ...] = (
         "RLlib, IMPALA, LSTM",
         "rllib",
         (TORCH, "ray[rllib]==2.60.0", "gymnasium==1.2.2", "ale-py==0.12.1", "opencv-python-headless==5.0.0.93"),
-        "rllib.py",
+        "impala.py",
         ("{cores}", "5", "256"),
     ),
     Peer(
