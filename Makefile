@@ -81,7 +81,7 @@ test-gpu: $(INSTALLED) ## tests that need a CUDA device
 docker-test: $(INSTALLED) ## build the images and run the compose stack (needs a Docker engine)
 	@$(BIN)/python -m pytest -q -m docker $(ARGS)
 
-bench: $(INSTALLED) ## speed and memory, side by side: BENCH=core|dense|train|pipeline|ship|refresh|env|memory|startup|gpu for one group
+bench: $(INSTALLED) ## speed and memory, side by side: BENCH=core|dense|train|pipeline|ship|refresh|env|memory|startup|gpu|peers for one group
 	@$(BIN)/python -m benchmarks $(BENCH) $(ARGS)
 
 docs: $(INSTALLED) ## pages for a browser in build/docs: the documentation and the API; a link that leads nowhere is an error

@@ -1,6 +1,6 @@
 """``python -m benchmarks [GROUP ...] [all|docs] [seconds=S]``: measures, prints tables, writes ``results/latest.json``.
 
-Groups are core, dense, train, pipeline, ship, refresh, env, memory, startup, and, only if it is named, gpu.
+Groups are core, dense, train, pipeline, ship, refresh, env, memory, startup, and, only if they are named, gpu and peers.
 
 ``docs`` measures nothing and writes the tables of docs/benchmarks.md, docs/shipping.md and the README from the last results.
 """
@@ -19,8 +19,10 @@ from benchmarks.measurement import Result
 from benchmarks.report import write_docs
 
 GROUPS = ("core", "dense", "train", "pipeline", "ship", "refresh", "env", "memory", "startup")
-ELSEWHERE = ("gpu",)
-"""Need a machine of another kind: measured only if they are named."""
+NAMED = ("gpu", "peers")
+"""Measured only if they are named: one needs a machine of another kind, the other an hour and a network."""
+SECONDS = 14.0
+"""Of a measurement, in groups that do not say otherwise."""
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 SHIPPING = DOCS.with_name("shipping.md")
@@ -28,19 +30,19 @@ README = Path(__file__).parents[1] / "README.md"
 
 
 def main(arguments: list[str]) -> int:
-    seconds = 14.0
+    seconds: float | None = None
     chosen: list[str] = []
     for word in arguments:
         if word.startswith("seconds="):
             seconds = float(word.partition("=")[2])
-        elif word in (*GROUPS, *ELSEWHERE, "all"):
+        elif word in (*GROUPS, *NAMED, "all"):
             chosen += GROUPS if word == "all" else [word]
         elif word == "docs":
             write_docs(RESULTS, DOCS, README, SHIPPING)
             return 0
         else:
             print(
-                f"error: unknown benchmark {word!r}: expected {', '.join((*GROUPS, *ELSEWHERE))}, all or seconds=S",
+                f"error: unknown benchmark {word!r}: expected {', '.join((*GROUPS, *NAMED))}, all or seconds=S",
                 file=sys.stderr,
             )
             return 2
@@ -48,7 +50,8 @@ def main(arguments: list[str]) -> int:
     for group in dict.fromkeys(chosen or GROUPS):
         console.print(f"[dim]measuring {group} ...[/dim]")
         results: list[Result] = []
-        for result in importlib.import_module(f"benchmarks.{group}").run(seconds):
+        module = importlib.import_module(f"benchmarks.{group}")
+        for result in module.run(seconds or getattr(module, "SECONDS", SECONDS)):
             results.append(result)
             _note(result)
         _store(group, results)

@@ -1,144 +1,121 @@
-"""Programs that learn Breakout with a recurrent network, one at a time and in turns on this whole machine: steps and return per minute.
-
-    python -m benchmarks peers [seconds=S]        all of them, S of training each (an hour with the default, 600)
-
-Each peer is installed into an environment of its own (``.peers/NAME``) from the package index, pinned to the version that was measured.
-Its games are watched below all of its wrappers (``programs/games.py``): a step is four frames, a return is the raw score of a whole game.
-CPU time is that of all processes, from the first step on. What docs/results/data/peers.json has is replaced run by run.
-"""
+"""Programs that learn Breakout with a recurrent network, installed, run one at a time on this whole machine, and watched."""
 
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from benchmarks.learning import RESULTS
-from benchmarks.measurement import Result, informs
-from benchmarks.peers.store import PeerRun, Runs, figures, write
-from benchmarks.peers.watch import Games, Processes, Rows, marked, watch
+from benchmarks.peers.store import PeerRun
+from benchmarks.peers.watch import Counted, GamesOf, Processes, RowsOf, marked, watch
 from r2ac.training.build import available_cores
 
+ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(__file__).parent / "programs"
-FOLDER = Path(__file__).parents[2] / ".peers"
+FOLDER = ROOT / ".peers"
 TORCH = "torch==2.13.0"
-SEEDS = (1, 2, 3)
-SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
+    key: str
     name: str
-    environment: str
-    """Folder of what is installed for it; several may share one."""
     requirements: tuple[str, ...]
-    program: str
+    """What is installed for it; none is this program itself."""
     words: tuple[str, ...]
-    """``{cores}`` and ``{seed}`` are replaced."""
+    """Arguments of the interpreter, in which {folder}, {seed}, {cores} and {programs} are replaced."""
+    counted: Callable[[Path], Counted] = GamesOf
+
+    @property
+    def environment(self) -> str:
+        """Folder of what is installed; peers of the same name before a colon share one."""
+        return self.key.partition(":")[0]
 
 
+TRAIN = ("-m", "r2ac.commands.train", "run_dir={folder}", "seed={seed}", "logging=quiet", "logging.interval_s=5")
 SAMPLE_FACTORY = (TORCH, "sample-factory==2.1.1", "ale-py==0.10.1")
 """Its own extra for Atari asks for an ale-py without games."""
-RNN = ("--use_rnn=True", "--rnn_type=lstm", "--rnn_size=256", "--recurrence=-1", "--seed={seed}")
+APPO = ("{programs}/appo.py", "{folder}", "--seed={seed}", "--use_rnn=True", "--rnn_type=lstm", "--rnn_size=256")
 PEERS: tuple[Peer, ...] = (
-    Peer("make train", "", (), "ours.py", ("{seed}",)),
-    Peer("Sample Factory, APPO, LSTM", "sample_factory", SAMPLE_FACTORY, "appo.py", RNN),
+    Peer("train", "`make train`", (), TRAIN, RowsOf),
+    Peer("train:nature", "`make train ARGS=network=nature`", (), (*TRAIN, "network=nature"), RowsOf),
     Peer(
-        "Sample Factory, APPO, LSTM, asynchronous, unrolls of 32, one epoch",
         "sample_factory",
+        "Sample Factory 2.1.1: APPO, its defaults for Atari, LSTM",
         SAMPLE_FACTORY,
-        "appo.py",
+        (*APPO, "--recurrence=-1"),
+    ),
+    Peer(
+        "sample_factory:shape",
+        "Sample Factory 2.1.1: APPO at our shape: asynchronous, V-trace, unrolls of 32, one epoch",
+        SAMPLE_FACTORY,
         (
-            *RNN,
-            *("--rollout=32", "--num_epochs=1", "--num_batches_per_epoch=1", "--async_rl=True", "--with_vtrace=True"),
-            *("--num_workers={cores}", "--num_envs_per_worker=8", "--worker_num_splits=2", "--batch_size=512"),
+            *(*APPO, "--recurrence=-1", "--rollout=32", "--num_epochs=1", "--num_batches_per_epoch=1"),
+            *("--async_rl=True", "--with_vtrace=True", "--num_workers={cores}", "--num_envs_per_worker=8"),
+            *("--worker_num_splits=2", "--batch_size=256"),
         ),
     ),
     Peer(
-        "RLlib, IMPALA, LSTM",
         "rllib",
+        "RLlib 2.60.0: IMPALA, LSTM",
         (TORCH, "ray[rllib]==2.60.0", "gymnasium==1.2.2", "ale-py==0.12.1", "opencv-python-headless==5.0.0.93"),
-        "impala.py",
-        ("{cores}", "5", "256"),
+        ("{programs}/impala.py", "{folder}", "{seed}", "{cores}", "5", "256"),
     ),
     Peer(
-        "EnvPool, PPO, LSTM",
         "envpool",
+        "EnvPool 1.2.5: PPO, LSTM, in the manner of CleanRL",
         (TORCH, "envpool==1.2.5", "gymnasium==1.4.0", "numpy==2.4.6"),
-        "envpool_ppo.py",
-        ("{seed}",),
+        ("{programs}/envpool_ppo.py", "{folder}", "{seed}"),
     ),
 )
 
 
-def run(seconds: float) -> Iterator[Result]:
-    """Raises ``RuntimeError`` for a peer that cannot be installed or does not start, after all that can were measured."""
-    seconds = SECONDS if seconds == 14.0 else seconds  # the default of other groups
-    runs, failures = Runs(RESULTS / "data" / "peers.json"), []
-    for seed in SEEDS:
-        for peer in PEERS:
-            try:
-                found = measured(peer, seed, seconds)
-            except RuntimeError as error:
-                failures.append(f"{peer.name}: {error}")
-                print(failures[-1], file=sys.stderr, flush=True)
-                continue
-            runs.add(found)
-            write(runs, RESULTS)
-    setting = f"Breakout, whole machine of {available_cores()} cores, one program at a time, {seconds:.0f} s each"
-    for name, values in figures(runs).items():
-        for what, (value, unit) in values.items():
-            yield informs(f"peers/{name}: {what}", value, unit, setting)
-    if failures:
-        raise RuntimeError("; ".join(failures))
-
-
 def measured(peer: Peer, seed: int, seconds: float) -> PeerRun:
-    """One run from its start. Raises ``RuntimeError`` if it cannot be."""
+    """One run from its start. Raises ``RuntimeError`` if the peer cannot be installed, does not start or ends by itself."""
     python = installed(peer)
-    folder = FOLDER / "runs" / f"{peer.program.removesuffix('.py')}_{seed}_{time.time_ns()}"
+    folder = FOLDER / "runs" / f"{peer.key.replace(':', '_')}_{seed}_{time.time_ns()}"
     folder.mkdir(parents=True)
+    values = {"folder": folder / "run", "seed": seed, "cores": available_cores(), "programs": PROGRAMS}
     mark = folder.name
-    processes = Processes(mark)
-    words = [word.format(cores=available_cores(), seed=seed) for word in peer.words]
-    ours = not peer.environment
-    environment: dict[str, Any] = marked(mark)
-    if not ours:
-        environment.pop("PYTHONPATH", None)
-    log = folder / "log"
+    environment = marked(mark)
+    if peer.requirements:
+        environment.pop("PYTHONPATH", None)  # what is ours is not theirs
+    processes, log = Processes(mark), folder / "log"
     with log.open("wb") as output:
         subprocess.Popen(
-            [python, str(PROGRAMS / peer.program), str(folder), *words],
-            env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True,
+            [python, *(word.format(**values) for word in peer.words)],
+            cwd=ROOT, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         try:
-            seen = watch(processes, Rows(folder) if ours else Games(folder), seconds)
+            seen = watch(processes, peer.counted(folder / "run"), seconds)
         except RuntimeError as error:
-            lines = log.read_text(errors="replace").strip().splitlines()
-            raise RuntimeError(f"{error}; {' '.join(lines[-1:])[:300]} ({log})") from None
+            last = " ".join(log.read_text(errors="replace").strip().splitlines()[-1:])
+            raise RuntimeError(f"{peer.key}: {error}; {last[:300]} ({log})") from None
         finally:
             processes.end()
-    return PeerRun(peer.name, seed, available_cores(), **asdict(seen))
+    return PeerRun(peer.key, seed, available_cores(), **asdict(seen))
 
 
 def installed(peer: Peer) -> str:
-    """The interpreter of its environment, which is made if it is not there."""
-    if not peer.environment:
+    """The interpreter of its environment, which is made from the package index if it is not there.
+
+    Raises ``RuntimeError`` with what pip said.
+    """
+    if not peer.requirements:
         return sys.executable
     folder = FOLDER / peer.environment
-    done = folder / "installed"
-    if not done.exists():
-        print(f"installing {', '.join(peer.requirements)} into {folder}", flush=True)
-        python = str(folder / "bin" / "python")
-        for command in (
-            [sys.executable, "-m", "venv", str(folder)],
-            [python, "-m", "pip", "install", "-q", *peer.requirements],
-        ):
-            result = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
-            if result.returncode:
-                raise RuntimeError(f"cannot be installed: {' '.join(result.stderr.strip().splitlines()[-1:])}")
-        done.touch()
-    return str(folder / "bin" / "python")
+    python, done = str(folder / "bin" / "python"), folder / "installed"
+    wanted = "\n".join(peer.requirements)
+    if done.is_file() and done.read_text() == wanted:
+        return python
+    print(f"installing {', '.join(peer.requirements)} into {folder}", flush=True)
+    commands = ([sys.executable, "-m", "venv", "--clear", str(folder)], [python, "-m", "pip", "install", "-q", *peer.requirements])  # fmt: skip
+    for command in commands:
+        result = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+        if result.returncode:
+            said = " ".join(result.stderr.strip().splitlines()[-1:])
+            raise RuntimeError(f"{peer.key}: cannot be installed: {said}")
+    done.write_text(wanted)
+    return python

@@ -1,45 +1,65 @@
-"""Runs of this program and its peers: the file, the table and the picture."""
+"""Runs of this program and of its peers, in a file, and what they say."""
 
 import json
-import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.report import replace_table
 from r2ac.persistence.writing import replace_file
 
+GAMES = 100
+WINDOW_S = 120.0
 WARM_UP_S = 30.0
 """After which steps per second count."""
-MINUTES = (3, 6, 10)
-GOAL = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class PeerRun:
-    """Samples from the first step on: seconds, CPU seconds of all processes, agent steps, mean raw return of the last 100 games."""
+    """Samples of one run, as ``watch.Seen`` has them."""
 
-    name: str
+    peer: str
     seed: int
     cores: int
+    start: float
     wall: list[float]
     cpu: list[float]
     steps: list[int]
-    mean_return: list[float | None]
+    games: list[int]
+    score: list[float]
 
-    def at(self, times: list[float], when: float) -> float | None:
-        """The return when one of the clocks stood there; ``None`` where the run was over, or no game."""
-        index = next((index for index, time in enumerate(times) if time >= when), None)
-        return None if index is None else self.mean_return[index]
+    def mean_return(self, index: int) -> float | None:
+        """At a sample: of the last hundred games, or of those of the last two minutes where these are fewer.
 
-    def reached(self, times: list[float], goal: float) -> float | None:
+        A hundred games are some twenty minutes of a slow program, which would be charged for what it did at the start.
+        """
+        first = index
+        while (
+            first and self.games[index] - self.games[first] < GAMES and self.wall[index] - self.wall[first] < WINDOW_S
+        ):
+            first -= 1
+        games = self.games[index] - self.games[first]
+        return (self.score[index] - self.score[first]) / games if games else None
+
+    @property
+    def final(self) -> float | None:
+        return self.mean_return(len(self.wall) - 1)
+
+    def at(self, clock: list[float], when: float) -> float | None:
+        """The mean return when one of the clocks stood there; ``None`` where the run was over, or there was no game."""
+        index = next((index for index, time in enumerate(clock) if time >= when), None)
+        return None if index is None else self.mean_return(index)
+
+    def reached(self, clock: list[float], goal: float) -> float | None:
         """When, by one of the clocks."""
-        pairs = zip(times, self.mean_return, strict=True)
-        return next((time for time, mean in pairs if mean is not None and mean >= goal), None)
+        for index, time in enumerate(clock):
+            mean = self.mean_return(index)
+            if mean is not None and mean >= goal:
+                return time
+        return None
 
-    def rate(self, times: list[float]) -> float:
+    def rate(self, clock: list[float]) -> float:
         """Steps per second of one of the clocks, warmed up."""
         start = next((index for index, wall in enumerate(self.wall) if wall >= WARM_UP_S), 0)
-        return (self.steps[-1] - self.steps[start]) / max(times[-1] - times[start], 1e-9)
+        return (self.steps[-1] - self.steps[start]) / max(clock[-1] - clock[start], 1e-9)
 
 
 class Runs:
@@ -51,79 +71,12 @@ class Runs:
         self.all = [PeerRun(**entry) for entry in held]
 
     def add(self, run: PeerRun) -> None:
-        self.all = [one for one in self.all if (one.name, one.seed) != (run.name, run.seed)] + [run]
+        """Takes the place of an earlier one of this peer and seed."""
+        self.all = [one for one in self.all if (one.peer, one.seed) != (run.peer, run.seed)] + [run]
+        self.all.sort(key=lambda one: (one.peer, one.seed))
         lines = ",\n".join(json.dumps(asdict(one)) for one in self.all)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(self._path, f"[\n{lines}\n]\n")
 
-    def of(self, name: str) -> list[PeerRun]:
-        return sorted((run for run in self.all if run.name == name), key=lambda run: run.seed)
-
-    @property
-    def names(self) -> list[str]:
-        return list(dict.fromkeys(run.name for run in self.all))
-
-
-def figures(runs: Runs) -> dict[str, dict[str, tuple[float, str]]]:
-    """Medians over seeds, with units."""
-    found: dict[str, dict[str, tuple[float, str]]] = {}
-    for name in runs.names:
-        of = runs.of(name)
-        found[name] = {
-            "steps per second": (statistics.median(run.rate(run.wall) for run in of), "steps/s"),
-            "steps per CPU second": (statistics.median(run.rate(run.cpu) for run in of), "steps/s"),
-        }
-        last = [run.mean_return[-1] for run in of if run.mean_return[-1] is not None]
-        if last:
-            found[name]["mean return at the end"] = (statistics.median(last), "raw")
-    return found
-
-
-def table(runs: Runs) -> list[str]:
-    """Lines of Markdown; one number per seed."""
-    minutes = " | ".join(f"{minute} min" for minute in MINUTES)
-    cpu = " | ".join(f"{minute} CPU min" for minute in MINUTES)
-    lines = [
-        f"| program | steps/s | steps per CPU s | {minutes} | {cpu} | CPU min to {GOAL:g} |",
-        "|---" * (4 + 2 * len(MINUTES)) + "|",
-    ]
-    for name in runs.names:
-        of = runs.of(name)
-        cells = [
-            name,
-            _each(run.rate(run.wall) for run in of),
-            _each(run.rate(run.cpu) for run in of),
-            *(_each((run.at(run.wall, 60 * minute) for run in of), 1) for minute in MINUTES),
-            *(_each((run.at(run.cpu, 60 * minute) for run in of), 1) for minute in MINUTES),
-            _each(((run.reached(run.cpu, GOAL) or 0) / 60 or None for run in of), 1),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
-
-
-def _each(values, digits: int = 0) -> str:
-    return " ".join("-" if value is None else f"{value:,.{digits}f}" for value in values)
-
-
-def write(runs: Runs, results: Path) -> None:
-    replace_table(results / "README.md", "python -m benchmarks peers", table(runs))
-    picture(runs, results / "peers.png")
-
-
-def picture(runs: Runs, path: Path) -> None:
-    """Return over minutes of the clock, and over minutes of CPU; a line per run."""
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained", sharey=True)
-    for number, name in enumerate(runs.names):
-        for order, run in enumerate(runs.of(name)):
-            for panel, times in zip(panels, (run.wall, run.cpu), strict=True):
-                known = [(t / 60, mean) for t, mean in zip(times, run.mean_return, strict=True) if mean is not None]
-                label = name if order == 0 and panel is panels[0] else None
-                panel.plot(*zip(*known, strict=True), color=f"C{number}", label=label, linewidth=1.2)
-    for panel, what in zip(panels, ("minutes", "minutes of CPU, all processes"), strict=True):
-        panel.set(xlabel=what)
-        panel.grid(alpha=0.3)
-    panels[0].set_ylabel("mean raw return of the last 100 games")
-    figure.legend(fontsize=9, loc="outside lower center", ncols=2)
-    figure.savefig(path, dpi=80)
+    def of(self, peer: str) -> list[PeerRun]:
+        return [run for run in self.all if run.peer == peer]

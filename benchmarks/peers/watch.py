@@ -4,32 +4,46 @@ import json
 import os
 import signal
 import time
-from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import psutil
 
-GAMES = 100
 MARK = "R2AC_PEER"
 """Variable of the environment that all processes of a program inherit, whoever starts them and however they detach."""
 POLL_S = 2.0
+SAMPLE_S = 10.0
+START_S = 240.0
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Since a program began."""
+
+    steps: int
+    """Decisions of the agent, four frames each."""
+    games: int
+    """Whole ones, all lives of them."""
+    score: float
+    """Raw, of all these games together."""
 
 
 @dataclass(slots=True)
 class Seen:
-    """A program from its first step on, by samples."""
+    """A program from when it was first seen to have made steps, by samples; all but ``start`` are lists of one length."""
 
+    start: float = 0.0
+    """Seconds from its call until then."""
     wall: list[float] = field(default_factory=list)
     """Seconds."""
     cpu: list[float] = field(default_factory=list)
     """Seconds of all its processes together."""
     steps: list[int] = field(default_factory=list)
-    """Decisions of the agent."""
-    mean_return: list[float | None] = field(default_factory=list)
-    """Of the last hundred games; none before the first has ended."""
+    games: list[int] = field(default_factory=list)
+    score: list[float] = field(default_factory=list)
+    """The sum of all games."""
 
 
 class Processes:
@@ -45,7 +59,7 @@ class Processes:
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 key = (process.pid, process.create_time())
-                if key in self._others:
+                if key in self._others or process.status() == psutil.STATUS_ZOMBIE:
                     continue
                 if process.environ().get(MARK) == self._mark:
                     found.append(process)
@@ -70,68 +84,81 @@ class Processes:
             psutil.wait_procs(living, timeout=patience_s)
 
 
-class Games:
-    """Steps and scores of ``programs/games.py``'s files in a folder."""
+class Counted(Protocol):
+    def now(self) -> Count: ...
+
+
+class GamesOf:
+    """What ``programs/games.py`` has written into a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._read: dict[Path, int] = {}
-        self._last: deque[float] = deque(maxlen=GAMES)
-        self._steps = 0
+        self._count = Count(0, 0, 0.0)
 
-    def now(self) -> tuple[int, float | None]:
-        """Steps so far, and the mean return."""
+    def now(self) -> Count:
         for path in sorted(self._folder.glob("games_*.jsonl")):
             with path.open() as file:
                 file.seek(self._read.get(path, 0))
                 while (line := file.readline()).endswith("\n"):
                     self._read[path] = file.tell()
-                    said = json.loads(line)
-                    self._steps += said["steps"]
-                    self._last += [] if said["score"] is None else [said["score"]]
-        return self._steps, sum(self._last) / len(self._last) if self._last else None
+                    said, count = json.loads(line), self._count
+                    score = said["score"]
+                    self._count = Count(
+                        count.steps + said["steps"], count.games + (score is not None), count.score + (score or 0.0)
+                    )
+        return self._count
 
 
-class Rows:
-    """The same of ``rtrl-train``'s log."""
+class RowsOf:
+    """The same of ``rtrl-train``'s log in a run's folder."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = folder / "summary.json"
+        self._file = folder / "metrics.jsonl"
+        self._read = 0
+        self._count = Count(0, 0, 0.0)
 
-    def now(self) -> tuple[int, float | None]:
-        try:
-            row: dict[str, Any] = json.loads(self._file.read_text())
-        except (OSError, ValueError):
-            return 0, None
-        return row["agent_steps"], row["mean_return_100"]
+    def now(self) -> Count:
+        if self._file.is_file():
+            with self._file.open() as file:
+                file.seek(self._read)
+                while (line := file.readline()).endswith("\n"):
+                    self._read = file.tell()
+                    row, before = json.loads(line), self._count
+                    mean, new = row.get("episode_return_mean"), row["episodes"] - before.games
+                    score = before.score + (mean * new if new else 0.0)
+                    self._count = Count(row["agent_steps"], row["episodes"], score)
+        return self._count
 
 
-def watch(processes: Processes, games: Games | Rows, seconds: float, start_s: float = 180.0) -> Seen:
-    """Until so many seconds after the first step.
+def watch(processes: Processes, counted: Counted, seconds: float, start_s: float = START_S) -> Seen:
+    """Until so many seconds after its first steps were seen.
 
     Raises:
-        RuntimeError: if there is none within ``start_s``, or the program ends by itself.
+        RuntimeError: if there are none within ``start_s``, or the program ends by itself.
     """
-    seen = Seen()
-    started = time.monotonic()
-    origin: tuple[float, float, int] | None = None
+    began = time.monotonic()
+    while not (first := counted.now()).steps:
+        waited = time.monotonic() - began
+        if waited > start_s or not processes.alive():
+            raise RuntimeError(f"no step within {waited:.0f} s")
+        time.sleep(POLL_S / 4)
+    origin, cpu_before = time.monotonic(), processes.cpu_s()
+    seen, due = Seen(start=round(origin - began, 1)), 0.0
     while True:
-        time.sleep(POLL_S)
-        now, cpu, (steps, mean) = time.monotonic(), processes.cpu_s(), games.now()
-        if origin is None:
-            if steps:
-                origin = (now, cpu, steps)
-            elif now - started > start_s or not processes.alive():
-                raise RuntimeError(f"no step within {now - started:.0f} s")
-            continue
-        seen.wall.append(round(now - origin[0], 1))
-        seen.cpu.append(round(cpu - origin[1], 1))
-        seen.steps.append(steps - origin[2])
-        seen.mean_return.append(None if mean is None else round(mean, 3))
-        if now - origin[0] >= seconds:
+        now, cpu, count = time.monotonic() - origin, processes.cpu_s() - cpu_before, counted.now()
+        if now >= due:
+            due += SAMPLE_S
+            seen.wall.append(round(now, 1))
+            seen.cpu.append(round(cpu, 1))
+            seen.steps.append(count.steps - first.steps)
+            seen.games.append(count.games - first.games)
+            seen.score.append(round(count.score - first.score, 3))
+        if now >= seconds:
             return seen
         if not processes.alive():
-            raise RuntimeError(f"it ended after {now - origin[0]:.0f} s")
+            raise RuntimeError(f"it ended after {now:.0f} s")
+        time.sleep(POLL_S)
 
 
 def marked(mark: str) -> dict[str, str]:

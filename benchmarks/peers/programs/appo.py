@@ -1,7 +1,6 @@
 """Sample Factory's APPO on Breakout, with its own program, its own defaults for Atari and whatever options follow: PROGRAM FOLDER OPTION ..."""
 
 import sys
-from pathlib import Path
 
 import ale_py
 import gymnasium
@@ -23,5 +22,5 @@ atari_utils.ATARI_ENVS.append(atari_utils.AtariSpec("atari_recorded", GAME))
 train_atari.register_atari_components()
 
 if __name__ == "__main__":
-    named = [f"--experiment={Path(FOLDER).name}", f"--train_dir={FOLDER}"]
+    named = ["--experiment=breakout", f"--train_dir={FOLDER}"]
     sys.exit(run_rl(train_atari.parse_atari_args(["--env=atari_recorded", "--device=cpu", *named, *OPTIONS])))

@@ -1,4 +1,4 @@
-"""RLlib's IMPALA with an LSTM on Breakout: PROGRAM FOLDER RUNNERS STREAMS UNITS"""
+"""RLlib's IMPALA with an LSTM on Breakout: PROGRAM FOLDER SEED RUNNERS STREAMS UNITS"""
 
 import sys
 
@@ -13,7 +13,7 @@ from ray.tune.registry import register_env
 
 
 def main() -> int:
-    folder, runners, streams, units = sys.argv[1], *map(int, sys.argv[2:5])
+    folder, (seed, runners, streams, units) = sys.argv[1], map(int, sys.argv[2:6])
 
     def make(options) -> gymnasium.Env:
         env = recorded("BreakoutNoFrameskip-v4", folder, gymnasium, ale_py)
@@ -37,7 +37,7 @@ def main() -> int:
         .env_runners(num_env_runners=runners, num_envs_per_env_runner=streams, rollout_fragment_length=50)
         .learners(num_learners=0)
         .rl_module(model_config=network)
-        .debugging(log_level="ERROR")
+        .debugging(log_level="ERROR", seed=seed)
     )
     algorithm = config.build_algo()
     while True:

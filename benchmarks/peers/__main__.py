@@ -1,0 +1,44 @@
+"""``python -m benchmarks.peers``: see the package."""
+
+import sys
+from collections.abc import Sequence
+
+from benchmarks import peers
+from benchmarks.learning import RESULTS
+from benchmarks.peers.compare import PEERS
+from benchmarks.peers.page import write
+from benchmarks.peers.store import Runs
+
+VERBS = ("run", "table")
+
+
+def main(argv: Sequence[str]) -> int:
+    options = dict(word.split("=", 1) for word in argv if "=" in word)
+    words = [word for word in argv if "=" not in word]
+    known = {peer.key: peer for peer in PEERS}
+    if unknown := [*(set(words) - set(VERBS) - set(known)), *(set(options) - {"seeds", "minutes"})]:
+        print(f"error: {unknown[0]}: expected {', '.join((*VERBS, *known))}, seeds=1,2,3 or minutes=M", file=sys.stderr)
+        return 2
+    try:
+        seeds = [int(seed) for seed in options.get("seeds", "1").split(",")]
+        seconds = 60 * float(options["minutes"]) if "minutes" in options else peers.SECONDS
+    except ValueError as error:
+        print(f"error: {error}: expected seeds=1,2,3 and minutes=10", file=sys.stderr)
+        return 2
+    verbs = [verb for verb in VERBS if verb in words] or list(VERBS)
+    failed = False
+    if "run" in verbs:
+        chosen = [known[word] for word in words if word in known] or list(PEERS)
+        try:
+            for run in peers.compare(chosen, seeds, seconds):
+                rates = f"{run.rate(run.wall):,.0f} steps/s, {run.rate(run.cpu):,.0f} steps per CPU s"
+                print(f"{run.peer}, seed {run.seed}: return {run.final}, {rates}", flush=True)
+        except RuntimeError:  # each has been said
+            failed = True
+    if "table" in verbs:
+        write(Runs(peers.DATA), RESULTS)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
