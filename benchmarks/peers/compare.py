@@ -111,7 +111,10 @@ def installed(peer: Peer) -> str:
     if done.is_file() and done.read_text() == wanted:
         return python
     print(f"installing {', '.join(peer.requirements)} into {folder}", flush=True)
-    commands = ([sys.executable, "-m", "venv", "--clear", str(folder)], [python, "-m", "pip", "install", "-q", *peer.requirements])  # fmt: skip
+    commands = (
+        [sys.executable, "-m", "venv", "--clear", str(folder)],
+        [python, "-m", "pip", "install", "-q", *peer.requirements],
+    )
     for command in commands:
         result = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
         if result.returncode:

@@ -1,4 +1,7 @@
-"""Sample Factory's APPO on Breakout, with its own program, its own defaults for Atari and whatever options follow: PROGRAM FOLDER OPTION ..."""
+"""Sample Factory's APPO on Breakout: PROGRAM FOLDER OPTION ...
+
+Its own program, with its own defaults for Atari and whatever options follow.
+"""
 
 import sys
 
