@@ -54,7 +54,7 @@ PEERS: tuple[Peer, ...] = (
         (
             *(*APPO, "--recurrence=-1", "--rollout=32", "--num_epochs=1", "--num_batches_per_epoch=1"),
             *("--async_rl=True", "--with_vtrace=True", "--num_workers={cores}", "--num_envs_per_worker=8"),
-            *("--worker_num_splits=2", "--batch_size=256"),
+            *("--worker_num_splits=2", "--batch_size=256", "--normalize_returns=False"),
         ),
     ),
     Peer(

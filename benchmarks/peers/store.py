@@ -58,7 +58,7 @@ class PeerRun:
 
     def rate(self, clock: list[float]) -> float:
         """Steps per second of one of the clocks, warmed up."""
-        start = next((index for index, wall in enumerate(self.wall) if wall >= WARM_UP_S), 0)
+        start = next((index for index, wall in enumerate(self.wall[:-1]) if wall >= WARM_UP_S), 0)
         return (self.steps[-1] - self.steps[start]) / max(clock[-1] - clock[start], 1e-9)
 
 
