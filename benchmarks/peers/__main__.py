@@ -25,6 +25,9 @@ def main(argv: Sequence[str]) -> int:
     except ValueError as error:
         print(f"error: {error}: expected seeds=1,2,3 and minutes=10", file=sys.stderr)
         return 2
+    if seconds <= 0:
+        print(f"error: minutes={options['minutes']}: expected more than none", file=sys.stderr)
+        return 2
     verbs = [verb for verb in VERBS if verb in words] or list(VERBS)
     failed = False
     if "run" in verbs:
