@@ -7,6 +7,7 @@ An actor that dies is the fleet's business: it is started again under its next i
 submitted again, and the restart is counted. A bug is not: it stops the run with its traceback.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from conf.schema import TrainConfig
 from envs.base import EnvironmentFailure
 from rtrl_core import WeightsSnapshot
 
+HOUR_S = 3600.0
 W = TypeVar("W")
 """Weights as a fleet passes them on: the snapshot itself, or a reference to it."""
 
@@ -99,23 +101,51 @@ def first_identity(config: TrainConfig, actor_id: int, state: FleetState) -> Act
     return ActorIdentity(actor_id, state.incarnations.get(actor_id, -1) + 1, config.seed)
 
 
+class RestartLimit:
+    """Counts restarts and gives up after too many within an hour, with the first cause of these rather than the last.
+
+    A run of weeks has as many as its machines make it have; one that can do nothing else has them one after the other.
+
+    Args:
+        limit: of restarts within an hour.
+        whose: in words, before and after "restarts": ("actor ", "") or ("", " of the learner").
+    """
+
+    def __init__(self, limit: int, whose: tuple[str, str]) -> None:
+        self.count = 0
+        """Of all times."""
+        self._limit, self._whose = limit, whose
+        self._lately: deque[tuple[float, str]] = deque()
+
+    def record(self, cause: str) -> None:
+        """Raises ``FleetError`` if it is one too many."""
+        now = time.monotonic()
+        self.count += 1
+        while self._lately and now - self._lately[0][0] > HOUR_S:
+            self._lately.popleft()
+        self._lately.append((now, cause))
+        if len(self._lately) > self._limit:
+            before, after = self._whose
+            raise FleetError(
+                f"gave up after {self._limit} {before}restarts{after} within an hour (fleet.max_restarts); the first one was because: "
+                f"{self._lately[0][1]}"
+            )
+
+
 class Restarts:
-    """Counts restarts and gives up after too many, with the first cause rather than the last."""
+    """Of a fleet's actors."""
 
     def __init__(self, limit: int, announce: Callable[[str], None]) -> None:
-        self.count = 0
-        self._limit = limit
+        self._limit = RestartLimit(limit, ("actor ", ""))
         self._announce = announce
-        self._first_cause: str | None = None
+
+    @property
+    def count(self) -> int:
+        return self._limit.count
 
     def record(self, identity: ActorIdentity, cause: str) -> ActorIdentity:
-        """Returns the identity to start again with."""
-        self.count += 1
-        self._first_cause = self._first_cause or cause
-        if self.count > self._limit:
-            raise FleetError(
-                f"gave up after {self._limit} actor restarts (fleet.max_restarts); the first one was because: {self._first_cause}"
-            )
+        """Returns the identity to start again with. Raises ``FleetError`` if there were too many."""
+        self._limit.record(cause)
         self._announce(f"actor {identity.actor_id} restarted ({self.count} restarts so far): {cause}")
         return identity._replace(incarnation=identity.incarnation + 1)
 

@@ -227,7 +227,15 @@ class FleetConfig:
     placement_timeout_s: float = knob(5.0, "how long to wait for nodes that the actors need", minimum=0, maximum=MAX_S)
     start_timeout_s: float = knob(300.0, "how long actors may take to start", minimum=1, maximum=MAX_S)
     unroll_timeout_s: float = knob(600.0, "an actor silent for longer is replaced", minimum=0, maximum=MAX_S)
-    max_restarts: int = knob(100, "restarts after which the run gives up", minimum=0, maximum=1_000_000_000)
+    learner_timeout_s: float = knob(
+        600.0, "a learner that owes an answer and is silent for longer is replaced", minimum=1, maximum=MAX_S
+    )
+    max_restarts: int = knob(
+        100,
+        "restarts of actors, and of the learner, within an hour, after which the run gives up",
+        minimum=0,
+        maximum=1_000_000_000,
+    )
     object_store_bytes: int | None = knob(
         None, "object store of a local Ray; null sizes it by the run", minimum=80_000_000, maximum=MAX_BYTES
     )

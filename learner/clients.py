@@ -13,16 +13,25 @@ from rtrl_core import WeightsSnapshot
 class LearnerClient(Protocol[W, C_contra]):
     """``W`` are weights and ``C`` contributions, as this client and its fleet pass them."""
 
-    restarts: int
     weights: W
     """The newest weights that are known here."""
+
+    @property
+    def restarts(self) -> int:
+        """Learners started again so far."""
+        ...
+
+    @property
+    def pending(self) -> int:
+        """Contributions that were sent and are not in a receipt yet."""
+        ...
 
     def send(self, contribution: C_contra) -> None:
         """Passes on one contribution; does not wait for it to be added."""
         ...
 
-    def receipts(self, *, at_most_pending: int) -> list[Receipt]:
-        """What has been added, in the order sent; waits until no more than ``at_most_pending`` are still on their way."""
+    def receipts(self, *, at_most_pending: int, limit_s: float | None = None) -> list[Receipt]:
+        """What has been added, in the order sent; waits until no more than ``at_most_pending`` are still on their way, or so long."""
         ...
 
     def finish_round(self) -> list[Receipt]:
@@ -41,7 +50,7 @@ class LearnerClient(Protocol[W, C_contra]):
 class LocalLearner(Generic[C]):
     """In this process."""
 
-    restarts = 0
+    restarts = pending = 0
 
     def __init__(self, plan: LearnerPlan[C], state: dict[str, Any]) -> None:
         self._learner = plan.resume(state)
@@ -54,8 +63,8 @@ class LocalLearner(Generic[C]):
             self.weights = self._learner.snapshot()
         self._receipts.append(receipt)
 
-    def receipts(self, *, at_most_pending: int) -> list[Receipt]:
-        del at_most_pending
+    def receipts(self, *, at_most_pending: int, limit_s: float | None = None) -> list[Receipt]:
+        del at_most_pending, limit_s
         receipts, self._receipts = self._receipts, []
         return receipts
 

@@ -1,5 +1,7 @@
 """The learner in a process of its own on Ray. Gradients and weights reach it and leave it by reference."""
 
+import math
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic
@@ -7,10 +9,10 @@ from typing import Any, Generic
 import numpy as np
 import ray
 from ray import ObjectRef
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.fleet import FleetError
+from actors.fleet import RestartLimit
 from actors.precision import prepare_process
 from actors.ray_failures import cause_of_death, is_lost_object
 from actors.ray_fleet import ContributionReference, await_start, process_options
@@ -19,6 +21,9 @@ from actors.worker import C
 from conf.schema import FleetConfig
 from learner.plan import LearnerPlan
 from learner.receipts import Counters, Receipt, RoundEnd
+
+SURE_S = 1.0
+"""Before it counts as silent: a driver that was stopped itself has not read what came meanwhile."""
 
 
 class LearnerProcess(Generic[C]):
@@ -49,12 +54,12 @@ class LearnerProcess(Generic[C]):
 
 
 class RayLearner(Generic[C]):
-    """On Ray, on a GPU if it is given one. A learner that dies is started again from the newest checkpoint.
+    """On Ray, on a GPU if it is given one. A learner that dies or hangs is started again from the newest checkpoint.
 
     Args:
         state: what ``plan.resume`` takes, to start from.
         newest_state: reads the newest checkpoint's, for a learner that has to be started again.
-        limits: how long it may take to start, and how often.
+        limits: how long it may take to start and to answer, and how often it may be started again.
 
     Raises:
         FleetError: if it finds no place or fails at its start, now or when it has to be started again, and after too many restarts.
@@ -69,14 +74,24 @@ class RayLearner(Generic[C]):
         limits: FleetConfig,
         announce: Callable[[str], None],
     ) -> None:
-        self.restarts = 0
+        self._restarts = RestartLimit(limits.max_restarts, ("", " of the learner"))
         self._plan = plan
         self._newest_state = newest_state
         self._limits = limits
         self._announce = announce
         self._last = Counters(**state["counters"])
         self._pending: deque[tuple[ObjectRef, ObjectRef]] = deque()
+        self._heard = 0.0
+        """When it last answered, or was first asked after it owed nothing."""
         self._start(state, None)
+
+    @property
+    def restarts(self) -> int:
+        return self._restarts.count
+
+    @property
+    def pending(self) -> int:
+        return len(self._pending)
 
     def _start(self, state: dict[str, Any], lost: Counters | None) -> None:
         options = self._plan.config
@@ -99,17 +114,23 @@ class RayLearner(Generic[C]):
 
     def send(self, contribution: ContributionReference[C]) -> None:
         receipt, weights = self._process.add.options(num_returns=2).remote(contribution.envelope, contribution.arrays)
+        if not self._pending:
+            self._heard = time.monotonic()
         self._pending.append((receipt, weights))
 
-    def receipts(self, *, at_most_pending: int) -> list[Receipt]:
+    def receipts(self, *, at_most_pending: int, limit_s: float | None = None) -> list[Receipt]:
         receipts: list[Receipt] = []
+        until = math.inf if limit_s is None else time.monotonic() + limit_s
         while self._pending:
             reference, weights = self._pending[0]
-            must_wait = len(self._pending) > at_most_pending
-            ready, _ = ray.wait([reference], num_returns=1, timeout=None if must_wait else 0, fetch_local=False)
-            if not ready:
+            silent_at = self._heard + self._limits.learner_timeout_s
+            patient_until = min(until, silent_at) if len(self._pending) > at_most_pending else 0.0
+            if not self._is_there(reference, patient_until):
+                if time.monotonic() >= silent_at and not self._is_there(reference, time.monotonic() + SURE_S):
+                    self._replace(self._silence, lost=len(self._pending))
                 break
             self._pending.popleft()
+            self._heard = time.monotonic()
             try:
                 receipt: Receipt = ray.get(reference)
             except RayError as failure:
@@ -125,13 +146,18 @@ class RayLearner(Generic[C]):
             receipts.append(receipt)
         return receipts
 
+    @staticmethod
+    def _is_there(answer: ObjectRef, until: float) -> bool:
+        left = max(0.0, until - time.monotonic())
+        return bool(ray.wait([answer], num_returns=1, timeout=left, fetch_local=False)[0])
+
     def finish_round(self) -> list[Receipt]:
         receipts = self.receipts(at_most_pending=0)
         answer, weights = self._process.finish_round.options(num_returns=2).remote()
         try:
-            end: RoundEnd = ray.get(answer)
+            end: RoundEnd = self._answer(answer)
         except RayError as failure:
-            self._replace(_cause_of_silence(failure), lost=len(self._pending))
+            self._replace(self._cause_of_silence(failure), lost=len(self._pending))
             return receipts
         self._last = end.counters
         if end.update is not None:
@@ -139,11 +165,8 @@ class RayLearner(Generic[C]):
         return end.noted_in(receipts)
 
     def _replace(self, cause: str, lost: int) -> None:
-        self.restarts += 1
-        if self.restarts > self._limits.max_restarts:
-            raise FleetError(
-                f"gave up after {self._limits.max_restarts} restarts of the learner (fleet.max_restarts); the last one was because: {cause}"
-            )
+        self._restarts.record(cause)
+        ray.kill(self._process)  # one that only hangs would keep its place and its GPU
         self._pending.clear()
         self._announce(
             f"learner restarted from the newest checkpoint ({cause}); {lost} contributions on their way were lost"
@@ -153,27 +176,38 @@ class RayLearner(Generic[C]):
     def renew_weights(self) -> None:
         weights = self._process.weights.remote()
         try:
-            ray.get(weights)
+            self._answer(weights)
         except RayError as failure:
-            self._replace(_cause_of_silence(failure), lost=len(self._pending))
+            self._replace(self._cause_of_silence(failure), lost=len(self._pending))
         else:
             self.weights = weights
 
     def get_state(self) -> dict[str, Any]:
         while True:
             try:
-                return ray.get(self._process.get_state.remote())
+                return self._answer(self._process.get_state.remote())
             except RayError as failure:
-                self._replace(_cause_of_silence(failure), lost=len(self._pending))
+                self._replace(self._cause_of_silence(failure), lost=len(self._pending))
+
+    def _answer(self, answer: ObjectRef) -> Any:
+        """Raises ``GetTimeoutError`` if it does not come in time, and what a failed call raises."""
+        found = ray.get(answer, timeout=self._limits.learner_timeout_s)
+        self._heard = time.monotonic()
+        return found
+
+    @property
+    def _silence(self) -> str:
+        return f"no answer for {self._limits.learner_timeout_s:g} s (fleet.learner_timeout_s)"
+
+    def _cause_of_silence(self, failure: RayError) -> str:
+        """Why an answer of the learner will never come; raises the failure if that is a bug."""
+        if isinstance(failure, GetTimeoutError):
+            return self._silence
+        if (cause := cause_of_death(failure)) is not None:
+            return cause
+        if is_lost_object(failure):
+            return "its machine is gone, with its answer"
+        raise failure
 
     def close(self) -> None:
         ray.kill(self._process)
-
-
-def _cause_of_silence(failure: RayError) -> str:
-    """Why an answer of the learner will never come; raises the failure if that is a bug."""
-    if (cause := cause_of_death(failure)) is not None:
-        return cause
-    if is_lost_object(failure):
-        return "its machine is gone, with its answer"
-    raise failure

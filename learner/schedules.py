@@ -26,7 +26,8 @@ each makes those behind it a version later or fills a batch that could have been
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a schedule yields: receipts since the last one, at least every ``POLL_S`` seconds while actors are waited for."""
+    """What a schedule yields: receipts since the last one, at least every ``POLL_S`` seconds while actors are waited for, in ``async``
+    also while the learner is."""
 
     receipts: list[Receipt]
     may_stop: bool = True
@@ -51,7 +52,10 @@ def asynchronous(
                 _send(learner, unroll)
         # Before the actors go on: the weights that their next unroll gets are the newest there are. A learner that cannot
         # keep up stops the actors here instead of piling up what they send, which would only get older.
-        receipts = learner.receipts(at_most_pending=waiting)
+        receipts = learner.receipts(at_most_pending=waiting, limit_s=POLL_S)
+        while learner.pending > waiting:
+            yield Progress(receipts)
+            receipts = learner.receipts(at_most_pending=waiting, limit_s=POLL_S)
         for unroll in finished:
             if not own_first:
                 _send(learner, unroll)

@@ -146,6 +146,31 @@ def test_an_actor_that_hangs_is_replaced_and_holds_up_neither_checkpoints_nor_th
     assert f"no unroll for {limit_s} s (fleet.unroll_timeout_s)" in output
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["async", pytest.param("sync", marks=pytest.mark.soak)])
+@with_every_algorithm
+def test_a_learner_that_hangs_is_replaced_like_one_that_died(algorithm: tuple[str, ...], mode: str, tmp_path: Path):
+    limit_s = round(patience(4))
+    words = [f"fleet.learner_timeout_s={limit_s}", f"learner.mode={mode}", *algorithm]
+    with training(tmp_path, "total_steps=100_000_000", *words) as process:
+        wait_for(process, "progress", lambda: summary(tmp_path).get("agent_steps", 0) > 2000)
+        (stopped,) = workers(process, "LearnerProcess")
+        stopped.suspend()  # alive, and silent: with a checkpoint every second, one may wait for it too
+        wait_for(process, "the learner's restart", lambda: summary(tmp_path).get("learner_restarts") == 1)
+        version = summary(tmp_path)["policy_version"]
+        wait_for(process, "new updates", lambda: summary(tmp_path)["policy_version"] > version + 20)
+        wait_for(process, "the end of the process that hung", lambda: not alive(stopped))
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=patience(60))
+    assert process.returncode == 0, output[-3000:]
+    said = f"learner restarted from the newest checkpoint (no answer for {limit_s} s (fleet.learner_timeout_s))"
+    assert said in output
+    final = summary(tmp_path)
+    assert (final["learner_restarts"], final["actor_restarts"], final["contributions_refused"]) == (1, 0, 0)
+    assert final["agent_steps"] == 8 * 5 * final["contributions_accepted"]
+    assert int(newest_checkpoint(tmp_path)) == final["agent_steps"]
+
+
 @pytest.mark.soak
 @with_every_algorithm
 def test_a_stop_does_not_wait_for_the_round_of_an_actor_that_hangs(algorithm: tuple[str, ...], tmp_path: Path):
@@ -292,5 +317,5 @@ def test_an_environment_of_the_current_folder_is_found_by_actors_and_its_end_is_
     assert f"actor 0 restarted (1 restarts so far): {first}" in result.stdout
     second = "gym/licensed:Licensed-v0 could not be made: RuntimeError no licence"
     assert f"actor 0 restarted (2 restarts so far): {second}" in result.stdout
-    gave_up = "gave up after 2 actor restarts (fleet.max_restarts); the first one was because"
+    gave_up = "gave up after 2 actor restarts within an hour (fleet.max_restarts); the first one was because"
     assert result.stderr.splitlines() == [f"error: {gave_up}: {first}"]

@@ -35,8 +35,8 @@ class GreedyLearner(LocalLearner):
     def send(self, contribution: object) -> None:
         self.sent.append(contribution)
 
-    def receipts(self, *, at_most_pending: int) -> list:
-        del at_most_pending
+    def receipts(self, *, at_most_pending: int, limit_s: float | None = None) -> list:
+        del at_most_pending, limit_s
         return []
 
     def finish_round(self) -> list:
@@ -67,7 +67,7 @@ class SlowFleet(LocalFleet):
 class NotingLearner(GreedyLearner):
     """Says in its weights what has been added to them, which happens when somebody waits for it."""
 
-    def receipts(self, *, at_most_pending: int) -> list:
+    def receipts(self, *, at_most_pending: int, limit_s: float | None = None) -> list:
         added = len(self.sent) - at_most_pending
         self.weights = WeightsSnapshot(max(self.weights.version, added), "network", torch.zeros(1))
         return []
@@ -128,7 +128,7 @@ class QueueingLearner(GreedyLearner):
         self.waiting += 1
         self.longest = max(self.longest, self.waiting)
 
-    def receipts(self, *, at_most_pending: int) -> list:
+    def receipts(self, *, at_most_pending: int, limit_s: float | None = None) -> list:
         self.waiting = min(self.waiting, at_most_pending)
         return []
 
@@ -154,6 +154,37 @@ def test_a_learner_that_is_behind_holds_the_actors_back(num_actors: int, may_wai
         next(schedule)
         assert len(fleet.done) == in_flight * num_actors, "no actor has more under way than it may"
     assert learner.longest == may_wait + in_flight * num_actors, "those that were let wait, and what had finished since"
+
+
+class SilentLearner(GreedyLearner):
+    """Answers nothing until it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pending, self.answers = 0, False
+        self.limits: list[float | None] = []
+
+    def send(self, contribution: object) -> None:
+        self.pending += 1
+
+    def receipts(self, *, at_most_pending: int, limit_s: float | None = None) -> list:
+        self.limits.append(limit_s)
+        if self.answers:
+            self.pending = min(self.pending, at_most_pending)
+        return []
+
+
+def test_the_loop_has_its_turn_while_the_learner_is_silent_and_no_actor_goes_on_meanwhile():
+    fleet, learner = QuickFleet(4), SilentLearner()
+    schedule = SCHEDULES["async"](fleet, learner, 1)
+    next(schedule)
+    submitted = fleet.submitted
+    assert [next(schedule).receipts for _ in range(3)] == [[]] * 3
+    assert fleet.submitted == submitted
+    assert None not in learner.limits, "it may hang: nobody waits for it without a limit"
+    learner.answers = True
+    next(schedule)
+    assert fleet.submitted == submitted + 4
 
 
 @pytest.fixture

@@ -89,14 +89,19 @@ def test_an_environment_that_always_fails_ends_the_run_with_one_line(
 ):
     said = failed(capsys, "env=gym/own_envs:Misbehaving-v0", f"env.kwargs.how='{how}'", "fleet.max_restarts=2")
     assert "gym/own_envs:Misbehaving-v0 " + message in said
-    assert ("gave up after 2 actor restarts (fleet.max_restarts)" in said) == ("step" in message or "finite" in message)
+    assert ("gave up after 2 actor restarts within an hour (fleet.max_restarts)" in said) == (
+        "step" in message or "finite" in message
+    )
 
 
 def test_a_restart_that_fails_counts_as_one(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     """It was fine when the run began; since its first failure its machine has no licence any more."""
     monkeypatch.setattr(Misbehaving, "fail_when_made_after", 1)
     said = failed(capsys, "env=gym/own_envs:Misbehaving-v0", "env.kwargs.how=raises", "fleet.max_restarts=3")
-    assert "gave up after 3 actor restarts (fleet.max_restarts); the first one was because: gym/own_envs" in said
+    assert (
+        "gave up after 3 actor restarts within an hour (fleet.max_restarts); the first one was because: gym/own_envs"
+        in said
+    )
     assert Misbehaving.happened == 1
 
 
