@@ -137,6 +137,12 @@ ROWS: dict[str, tuple[Curves, ...]] = {
     ),
     "Per actor": (
         Curves("Throughput by actor", ("actor_steps_per_second",)),
+        Curves(
+            "Throughput of a large fleet's actors",
+            ("actor_steps_per_second_p5", "actor_steps_per_second_p50", "actor_steps_per_second_p95"),
+        ),
+        Curves("Throughput of the slowest actors", ("slowest_actor_steps_per_second",)),
+        Curves("Which actors are the slowest", ("slowest_actor",)),
         Curves("Memory of the largest actor", ("actor_rss_bytes_max",)),
     ),
 }

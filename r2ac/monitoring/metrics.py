@@ -1,6 +1,6 @@
 """Every quantity of the system, once: its name, unit, meaning and healthy range. Log rows, dashboards and docs come from here.
 
-A log row is a flat dict keyed by these names. A metric that exists once per level or per actor is written ``name/tag``.
+A log row is a flat dict keyed by these names. A metric that exists once per level, actor or rank is written ``name/tag``.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ class Metric:
     group: Literal["learning", "speed", "health", "actor"] = "learning"
     kind: Literal["gauge", "counter"] = "gauge"
     per: str = ""
-    """``level``, ``actor``, or empty: what a tag after the slash names."""
+    """``level``, ``actor``, ``rank``, or empty: what a tag after the slash names."""
 
 
 def _learning(unit: str, meaning: str, healthy: str = "", *, per: str = "", counter: bool = False) -> Metric:
@@ -32,6 +32,10 @@ def _speed(unit: str, meaning: str, healthy: str = "", *, per: str = "", counter
 
 def _health(unit: str, meaning: str, healthy: str = "", *, counter: bool = False) -> Metric:
     return Metric(unit, meaning, healthy, "health", "counter" if counter else "gauge")
+
+
+def _actor(unit: str, meaning: str, healthy: str, *, per: str = "") -> Metric:
+    return Metric(unit, meaning, healthy, "actor", per=per)
 
 
 METRICS: dict[str, Metric] = {
@@ -149,7 +153,22 @@ METRICS: dict[str, Metric] = {
     "peak_rss_bytes": _health("bytes", "largest memory of driver and actors together", "constant"),
     # Per actor
     "actor_steps_per_second": Metric(
-        "steps/s", "agent steps per second of an actor", "equal among actors", "actor", per="actor"
+        "steps/s",
+        "agent steps per second of an actor, in fleets of up to 64",
+        "equal among actors",
+        "actor",
+        per="actor",
+    ),
+    "actor_steps_per_second_p5": _actor(
+        "steps/s", "of larger fleets: the 5th percentile of the actors' speeds", "near p50"
+    ),
+    "actor_steps_per_second_p50": _actor("steps/s", "of larger fleets: the median of the actors' speeds", "constant"),
+    "actor_steps_per_second_p95": _actor(
+        "steps/s", "of larger fleets: the 95th percentile of the actors' speeds", "near p50"
+    ),
+    "slowest_actor": _actor("", "of larger fleets: the numbers of the ten slowest actors", "changing", per="rank"),
+    "slowest_actor_steps_per_second": _actor(
+        "steps/s", "of larger fleets: the speeds of the ten slowest; 0 is one that sent nothing", "near p5", per="rank"
     ),
     "actor_rss_bytes_max": Metric("bytes", "memory of the largest actor process", "constant", "actor"),
 }

@@ -14,6 +14,9 @@ from r2ac.monitoring.metrics import Row
 from rtrl_core import UnrollStatistics
 
 RECENT_EPISODES = 100
+MANY_ACTORS = 64
+"""Above which a row has the spread of their speeds instead of each."""
+SLOWEST = 10
 LEARNED = (Verdict.ACCEPTED, Verdict.DAMPED)
 FIDELITIES = tuple(f"{what}_fidelity_{how}" for what in ("sensitivity", "rule") for how in ("cosine", "error"))
 """Fields of ``UnrollStatistics`` that most unrolls leave empty."""
@@ -26,9 +29,13 @@ class Tally:
         levels: names of a multi-task suite's levels.
         total_steps: of the run, for progress and time left.
         own_processes: whether actors have memory of their own, beside this process.
+        num_actors: of the fleet.
     """
 
-    def __init__(self, levels: tuple[str, ...], total_steps: int, own_processes: bool = True) -> None:
+    def __init__(
+        self, levels: tuple[str, ...], total_steps: int, own_processes: bool = True, num_actors: int = 1
+    ) -> None:
+        self._num_actors = num_actors
         self._levels = levels
         self._total_steps = total_steps
         self._own_processes = own_processes
@@ -246,12 +253,25 @@ class Tally:
         return row
 
     def _speed_of_each(self, receipts: list[Receipt], seconds: float | None) -> Row:
-        steps: dict[int, int] = defaultdict(int)
+        """Actor by actor; of a large fleet their spread and the slowest, so that a row does not grow with it."""
+        is_large = self._num_actors > MANY_ACTORS
+        steps: dict[int, int] = defaultdict(int, dict.fromkeys(range(self._num_actors), 0) if is_large else {})
         for receipt in receipts:
             steps[receipt.header.actor_id] += receipt.header.num_steps
-        return {
-            f"actor_steps_per_second/{actor_id}": _rate(count, seconds) for actor_id, count in sorted(steps.items())
+        speeds = {actor_id: _rate(count, seconds) for actor_id, count in sorted(steps.items())}
+        if not is_large:
+            return {f"actor_steps_per_second/{actor_id}": speed for actor_id, speed in speeds.items()}
+        known = {actor_id: speed for actor_id, speed in speeds.items() if speed is not None}
+        if not known:
+            return {}
+        row: Row = {
+            f"actor_steps_per_second_p{percent}": float(np.percentile(list(known.values()), percent))
+            for percent in (5, 50, 95)
         }
+        for rank, actor_id in enumerate(sorted(known, key=lambda one: known[one])[:SLOWEST], start=1):
+            row[f"slowest_actor/{rank}"] = actor_id
+            row[f"slowest_actor_steps_per_second/{rank}"] = known[actor_id]
+        return row
 
     def _of_levels(self, receipts: list[Receipt], seconds: float | None) -> Row:
         if not self._levels:

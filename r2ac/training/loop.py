@@ -77,7 +77,9 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
     saved = resume_point(config, run_dir, layout, sinks.event)
     for doubt in doubts(config) if algorithm.updates_in_batches else []:
         sinks.event(doubt)
-    tally = Tally(spec.levels, config.total_steps, own_processes=config.fleet.kind == "ray")
+    num_actors = config.fleet.num_actors
+    assert num_actors is not None
+    tally = Tally(spec.levels, config.total_steps, own_processes=config.fleet.kind == "ray", num_actors=num_actors)
     start = Start(algorithm.plan(config, spec, layout).first_state(vector), FleetState(), {"actor": 0, "learner": 0})
     if saved is not None:
         start = Start(saved.learner, saved.fleet, saved.progress["restarts"])

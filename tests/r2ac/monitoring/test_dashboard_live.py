@@ -33,8 +33,17 @@ HEADLINES = (
     "sensitivity_fidelity_cosine",
 )
 NOT_IN_THE_MAZE = ("level", "gpu", "cache", "engine", "env_deadlines", "progress", "return", "explained")
-OF_OTHER_OPTIONS = ("importance", "clip_ratio", "td_error", "q_value", "replay", "rule_fidelity")
-"""What an exact rule, or R2AC with one pass, does not have."""
+OF_OTHER_OPTIONS = (
+    "slowest_actor",
+    "per_second_p",
+    "importance",
+    "clip_ratio",
+    "td_error",
+    "q_value",
+    "replay",
+    "rule_fidelity",
+)
+"""What an exact rule, R2AC with one pass, or a small fleet does not have."""
 
 
 def free_port() -> int:

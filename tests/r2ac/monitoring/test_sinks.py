@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from empty_statistics import no_statistics
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from conf.load import load_train
 from learner.receipts import Counters, Receipt, Update, Verdict
-from r2ac.monitoring.metrics import METRICS, check_row, markdown_table, split_name
+from r2ac.monitoring.metrics import METRICS, Row, check_row, markdown_table, split_name
 from r2ac.monitoring.panel import LivePanel, bottleneck, summary_line
 from r2ac.monitoring.sinks import open_sinks
 from r2ac.monitoring.sinks.continuation import Continuation, find_continuation
@@ -186,9 +187,9 @@ def test_the_default_sinks_touch_no_network(tmp_path: Path, monkeypatch: pytest.
     assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl", "summary.json", "tensorboard"}
 
 
-def receipt(steps_before: int, steps: int = 10, wait_time_s: float = 0.0) -> Receipt:
+def receipt(steps_before: int, steps: int = 10, wait_time_s: float = 0.0, actor_id: int = 0) -> Receipt:
     statistics = replace(no_statistics(), env_time_s=1.0, wait_time_s=wait_time_s)
-    header = ContributionHeader(0, 0, 0, 0, num_steps=steps, num_frames=4 * steps, num_segments=2)
+    header = ContributionHeader(actor_id, 0, 0, 0, num_steps=steps, num_frames=4 * steps, num_segments=2)
     counters = Counters(agent_steps=steps_before + steps, frames=4 * (steps_before + steps), wire_bytes=100)
     return Receipt(header, statistics, Verdict.ACCEPTED, "", 0, None, counters, 0.5)
 
@@ -218,6 +219,38 @@ def test_a_run_has_no_speed_before_it_has_begun_and_then_that_of_what_came_since
     row = tally.row({})
     assert (row["steps_per_second"], row["actor_steps_per_second/0"], row["learner_idle_share"]) == (5.0, 5.0, 0.75)
     assert bottleneck(row) == "bottleneck: environment (100 % of the actors' time)"
+
+
+def row_of_fleet(monkeypatch: pytest.MonkeyPatch, num_actors: int) -> Row:
+    """Two seconds in which actor i makes 2 i steps, and nobody else but the last anything."""
+    now = 100.0
+    monkeypatch.setattr("r2ac.monitoring.tally.time.monotonic", lambda: now)
+    tally = Tally((), 1_000_000, num_actors=num_actors)
+    tally.start()
+    tally.add([receipt(0, actor_id=3)])
+    tally.row({})
+    now += 2.0
+    tally.add([receipt(0, steps=2 * actor_id, actor_id=actor_id) for actor_id in range(5, num_actors)])
+    row = tally.row({})
+    check_row(row)
+    return {name: value for name, value in row.items() if ("actor" in name and "per_second" in name) or "slow" in name}
+
+
+def test_of_a_large_fleet_a_row_has_the_spread_of_its_speeds_and_the_ten_slowest(monkeypatch: pytest.MonkeyPatch):
+    row = row_of_fleet(monkeypatch, 101)
+    speeds = [0.0] * 5 + [float(actor_id) for actor_id in range(5, 101)]
+    spread = {f"actor_steps_per_second_p{percent}": float(np.percentile(speeds, percent)) for percent in (5, 50, 95)}
+    ranks = {f"slowest_actor/{rank}": rank - 1 for rank in range(1, 11)}
+    assert row == spread | ranks | {f"slowest_actor_steps_per_second/{n}": speeds[n - 1] for n in range(1, 11)}
+
+
+@pytest.mark.parametrize("num_actors", [65, 1000, 10_000])
+def test_a_row_does_not_grow_with_a_large_fleet(monkeypatch: pytest.MonkeyPatch, num_actors: int):
+    assert len(row_of_fleet(monkeypatch, num_actors)) == 23
+
+
+def test_of_a_small_fleet_a_row_has_each(monkeypatch: pytest.MonkeyPatch):
+    assert set(row_of_fleet(monkeypatch, 64)) == {f"actor_steps_per_second/{actor_id}" for actor_id in range(5, 64)}
 
 
 def test_the_first_interval_is_timed_from_the_first_contribution(monkeypatch: pytest.MonkeyPatch):
