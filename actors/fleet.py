@@ -9,7 +9,7 @@ submitted again, and the restart is counted. A bug is not: it stops the run with
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -54,7 +54,15 @@ class FleetState:
 class Fleet(Protocol[W, C_co]):
     """``W`` are weights and ``C`` contributions, as this fleet and its learner's client pass them."""
 
-    num_actors: int
+    @property
+    def num_actors(self) -> int:
+        """How many stand; of a fleet that follows its cluster this changes."""
+        ...
+
+    @property
+    def actor_ids(self) -> Sequence[int]:
+        """Of those that unrolls can be submitted to; what one owes that comes later, a fleet submits by itself."""
+        ...
 
     @property
     def restarts(self) -> int:
@@ -65,7 +73,9 @@ class Fleet(Protocol[W, C_co]):
         """Weights to be passed to ``submit``, any number of times."""
         ...
 
-    def submit(self, actor_id: int, weights: W) -> None: ...
+    def submit(self, actor_id: int, weights: W) -> None:
+        """One that has left with its node owes nothing any more."""
+        ...
 
     def replace(self, actor_id: int, cause: str) -> None:
         """Starts an actor again that is no good any more, whatever it was doing. It still owes what was submitted to it.
@@ -174,6 +184,10 @@ class LocalFleet(Generic[C]):
         self._actors: list[Worker[C]] = [
             build(identity, state.actors.get(identity.actor_id)) for identity in identities
         ]
+
+    @property
+    def actor_ids(self) -> Sequence[int]:
+        return range(self.num_actors)
 
     @property
     def restarts(self) -> int:

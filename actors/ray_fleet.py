@@ -7,7 +7,7 @@ wait() <-- envelope            arrays into the object store    --(reference)--> 
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple
 
@@ -16,6 +16,7 @@ import numpy as np
 import ray
 from ray import ObjectRef
 from ray.exceptions import GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.fleet import FinishedUnroll, FleetError, FleetState, Restarts, first_identity
 from actors.precision import prepare_process
@@ -81,7 +82,7 @@ class _Pending(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Member:
+class Member:
     """One actor: who it is, its process, and the unrolls it owes, oldest first."""
 
     identity: ActorIdentity
@@ -90,6 +91,8 @@ class _Member:
     waiting_since: float = 0.0
     stands: bool = False
     """Whether it has answered; one that was started again may wait for a place for long."""
+    node: str | None = None
+    """Where it has to be; ``None`` is wherever Ray finds a place."""
 
 
 class RayFleet(Generic[C]):
@@ -103,16 +106,27 @@ class RayFleet(Generic[C]):
         announce: Callable[[str], None],
         build: WorkerBuilder[C],
     ) -> None:
-        self.num_actors = num_actors
         self._build = build
         self._config = config
+        self._announce = announce
         self._restarts = Restarts(config.fleet.max_restarts, announce)
-        require_resources(config, num_actors)
-        self._members = [
-            self._start(first_identity(config, actor_id, state), state.actors.get(actor_id))
-            for actor_id in range(num_actors)
-        ]
+        self._members: dict[int, Member] = {}
+        self._begin(num_actors, state)
+
+    def _begin(self, num_actors: int, state: FleetState) -> None:
+        require_resources(self._config, num_actors)
+        for actor_id in range(num_actors):
+            identity = first_identity(self._config, actor_id, state)
+            self._members[actor_id] = self._start(identity, state.actors.get(actor_id))
         self._await_start()
+
+    @property
+    def num_actors(self) -> int:
+        return len(self._members)
+
+    @property
+    def actor_ids(self) -> Sequence[int]:
+        return sorted(self._members)
 
     @property
     def restarts(self) -> int:
@@ -129,7 +143,7 @@ class RayFleet(Generic[C]):
         member.pending.append(_Pending(envelope, arrays, weights))
 
     def wait(self, timeout_s: float) -> list[FinishedUnroll[ContributionReference[C]]]:
-        owners = {member.pending[0].envelope: member for member in self._members if member.pending}
+        owners = {member.pending[0].envelope: member for member in self._members.values() if member.pending}
         if not owners:
             return []
         ready, _ = ray.wait(list(owners), num_returns=1, timeout=timeout_s, fetch_local=False)
@@ -139,7 +153,7 @@ class RayFleet(Generic[C]):
         self._replace_silent()
         return finished
 
-    def _collect(self, member: _Member) -> FinishedUnroll[ContributionReference[C]] | None:
+    def _collect(self, member: Member) -> FinishedUnroll[ContributionReference[C]] | None:
         """The oldest unroll of a member, without a contribution if it could not start; ``None`` if the member had to be replaced."""
         pending = member.pending[0]
         try:
@@ -149,7 +163,7 @@ class RayFleet(Generic[C]):
             return None
         except RayError as failure:
             if (cause := cause_of_death(failure)) is not None:
-                self._replace(member, cause)
+                self._died(member, failure, cause)
                 return None
             if not is_lost_object(failure):
                 raise
@@ -160,25 +174,34 @@ class RayFleet(Generic[C]):
         contribution = None if envelope is None else ContributionReference(envelope, pending.arrays)
         return FinishedUnroll(member.identity.actor_id, contribution)
 
+    def _died(self, member: Member, failure: RayError, cause: str) -> None:
+        """What becomes of a member whose call failed in such a way that it must be gone."""
+        del failure
+        self._replace(member, cause)
+
     def replace(self, actor_id: int, cause: str) -> None:
         self._replace(self._members[actor_id], cause)
 
-    def _replace(self, member: _Member, cause: str) -> None:
+    def _replace(self, member: Member, cause: str) -> None:
         """Starts a member again and submits what it owed, with the same weights."""
         member.identity = self._restarts.record(member.identity, cause)
         ray.kill(member.process)
         owed, member.pending, member.stands = member.pending, deque(), False
-        member.process = self._start(member.identity, None).process
+        member.process = self._start(member.identity, None, member.node).process
         for pending in owed:
             self.submit(member.identity.actor_id, pending.weights)
 
     def _replace_silent(self) -> None:
         limit = self._config.fleet.unroll_timeout_s
-        for member in self._members:
-            if member.pending and time.monotonic() - member.waiting_since > limit:
+        for member in self._members.values():
+            if member.pending and self._may_be_timed(member) and time.monotonic() - member.waiting_since > limit:
                 self._replace(member, f"no unroll for {limit:g} s (fleet.unroll_timeout_s)")
 
-    def _start(self, identity: ActorIdentity, state: dict[str, Any] | None) -> _Member:
+    def _may_be_timed(self, member: Member) -> bool:
+        del member
+        return True
+
+    def _start(self, identity: ActorIdentity, state: dict[str, Any] | None, node: str | None = None) -> Member:
         options = self._config.actors
         process = (
             ray.remote(ActorProcess)
@@ -186,22 +209,23 @@ class RayFleet(Generic[C]):
                 num_cpus=options.num_cpus,
                 num_gpus=options.num_gpus,
                 max_restarts=0,
+                scheduling_strategy="DEFAULT" if node is None else NodeAffinitySchedulingStrategy(node, soft=False),
                 **process_options(self._config.fleet),
             )
             .remote(self._build, options.threads, identity, state)
         )
-        return _Member(identity, process)
+        return Member(identity, process, node=node)
 
     def _await_start(self) -> None:
         """Waits until every actor stands, so that a mistake in the configuration is reported at once and as itself."""
-        ready = [member.process.ready.remote() for member in self._members]
+        ready = [member.process.ready.remote() for member in self._members.values()]
         await_start(ready, self._config.fleet.start_timeout_s, "an actor", f"{self.num_actors} actors were")
-        for member in self._members:
+        for member in self._members.values():
             member.stands = True
 
     def get_state(self, limit_s: float | None = None) -> FleetState:
         calls = {
-            member.identity.actor_id: member.process.get_state.remote() for member in self._members if member.stands
+            actor_id: member.process.get_state.remote() for actor_id, member in self._members.items() if member.stands
         }
         deadline = time.monotonic() + (self._config.fleet.unroll_timeout_s if limit_s is None else limit_s)
         states: dict[int, dict[str, Any]] = {}
@@ -216,13 +240,14 @@ class RayFleet(Generic[C]):
                 continue  # dead: likewise
             if state is not None:
                 states[actor_id] = state
-        return FleetState({member.identity.actor_id: member.identity.incarnation for member in self._members}, states)
+        incarnations = {actor_id: member.identity.incarnation for actor_id, member in self._members.items()}
+        return FleetState(incarnations, states)
 
     def resource_usage(self) -> dict[str, float | None]:
-        return {"object_store_bytes": object_store_bytes(), "actors_alive": float(len(self._members))}
+        return {"object_store_bytes": object_store_bytes(), "actors_alive": float(self.num_actors)}
 
     def close(self) -> None:
-        for member in self._members:
+        for member in self._members.values():
             ray.kill(member.process)
 
 
@@ -245,7 +270,7 @@ def require_resources(config: TrainConfig, num_actors: int) -> None:
         if time.monotonic() >= deadline:
             wants = " and ".join(f"{amount:g} {name}" for name, amount in missing.items())
             raise FleetError(
-                f"{num_actors} actors and the learner need {wants}, but the cluster has {_describe(present)} "
+                f"{num_actors} actors and the learner need {wants}, but the cluster has {describe_resources(present)} "
                 f"(waited {config.fleet.placement_timeout_s:g} s): lower fleet.num_actors or actors.num_cpus, or add nodes"
             )
         time.sleep(0.2)
@@ -262,7 +287,7 @@ def await_start(answers: list[ObjectRef], limit_s: float, one: str, all_were: st
     except GetTimeoutError:
         raise FleetError(
             f"{all_were} not up after {limit_s:g} s (fleet.start_timeout_s): the cluster has "
-            f"{_describe(ray.cluster_resources())}, free are {_describe(ray.available_resources())}"
+            f"{describe_resources(ray.cluster_resources())}, free are {describe_resources(ray.available_resources())}"
         ) from None
     except DEATHS as failure:
         raise FleetError(f"{one} could not start: {cause_of_failed_start(failure)}") from None
@@ -285,5 +310,5 @@ def object_store_bytes() -> float | None:
     return float(reply.store_stats.object_store_bytes_used)
 
 
-def _describe(resources: Mapping[str, float]) -> str:
+def describe_resources(resources: Mapping[str, float]) -> str:
     return f"{resources.get('CPU', 0):g} CPU and {resources.get('GPU', 0):g} GPU"

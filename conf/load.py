@@ -236,6 +236,9 @@ def _translate(word: str, folder: Folder, env: type[EnvConfig] | None) -> list[s
         if value not in _files(key, folder):
             raise ConfigError(unknown(key, value, _files(key, folder)))
         return [word]
+    if key == "fleet.num_actors":  # what is said last holds: a number, or that there is none
+        word = "fleet.num_actors=null" if value == "auto" else word
+        return [word, f"fleet.follow_cluster={'true' if value == 'auto' else 'false'}"]
     if is_dict_option(key, env):  # whose own keys Hydra takes only if it is told to add them
         return [f"++{key.lstrip('+')}={value}"]
     if key.startswith("env."):

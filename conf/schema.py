@@ -205,9 +205,18 @@ class FleetConfig:
     kind: str = knob("ray", "ray: processes on a cluster; local: in this process", choices=("ray", "local"))
     num_actors: int | None = knob(
         None,
-        "actors; null is one per core of this machine, or per actors.num_cpus where each takes more",
+        "actors; null is one per core of this machine, or per actors.num_cpus where each takes more; auto is as many of a cluster's, while "
+        "it grows and shrinks",
         minimum=1,
         maximum=100_000,
+    )
+    follow_cluster: bool = knob(
+        False,
+        "what fleet.num_actors=auto says: one actor per core of each node of the cluster, whenever nodes come and go; needs fleet.address "
+        "and learner.mode=async",
+    )
+    min_actors: int = knob(
+        1, "with how many actors a fleet that follows the cluster may begin", minimum=1, maximum=100_000
     )
     num_streams: int | None = knob(
         None,

@@ -51,6 +51,9 @@ class Algorithm(ABC, Generic[C]):
     updates_in_batches: ClassVar[bool] = True
     """Of what arrives, while it is new. Otherwise ``learner.batch_segments`` and the options of lag are no matter."""
 
+    follows: ClassVar[bool] = False
+    """Whether actors may come and go while it trains (``fleet.num_actors=auto``); its learner is ``Resizable`` then."""
+
     @property
     def learns_again(self) -> bool:
         """Whether an actor's contribution may be of steps of which it has sent one before, which the weights should know by then."""
@@ -87,6 +90,7 @@ class R2AC(Algorithm[GradientContribution]):
     """Actor-critic whose actors ship exact gradients (Irie et al. 2024)."""
 
     name: ClassVar[str] = "r2ac"
+    follows: ClassVar[bool] = True
 
     passes: int = 1
     """Gradients that an actor makes of each unroll, one after the other, each under the newest weights; the paper's is one. From the
@@ -129,6 +133,7 @@ class IMPALA(Algorithm[TrajectoryContribution]):
     """Actor-critic whose learner computes the gradients, off-policy by V-trace (Espeholt et al. 2018)."""
 
     name: ClassVar[str] = "impala"
+    follows: ClassVar[bool] = True
 
     ship: str = "trajectories"
     """``trajectories`` or ``trajectories_s0``, with the sensitivity that each began with, which an exact rule at the learner needs (the

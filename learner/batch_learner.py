@@ -42,6 +42,11 @@ class BatchLearner(BaseLearner[M]):
         self._segments = 0
         self._upload = Upload(self._sum.device)
 
+    def resize(self, batch_segments: int, max_lag: int) -> None:
+        """For a fleet that has become of another size: what was added so far is part of the next batch, whatever its size is now."""
+        self._batch_segments = batch_segments
+        self._config = replace(self._config, max_lag=max_lag)
+
     @abstractmethod
     def _gradient(self, contribution: M) -> tuple[Float[Tensor, " parameters"], UnrollStatistics]:
         """What a contribution adds to the sum, and what is known of its unroll."""

@@ -4,7 +4,7 @@ from typing import Any, Generic, Protocol, runtime_checkable
 
 from actors.fleet import W
 from actors.worker import C
-from learner.plan import C_contra, LearnerPlan
+from learner.plan import C_contra, LearnerPlan, Resizable
 from learner.receipts import Receipt
 from rtrl_core import WeightsSnapshot
 
@@ -42,9 +42,22 @@ class LearnerClient(Protocol[W, C_contra]):
         """Makes ``weights`` ones that exist, after those that were known got lost."""
         ...
 
+    def resize(self, batch_segments: int, max_lag: int) -> None:
+        """What the learner updates with after all that was sent: see ``learner.plan.Resizable``."""
+        ...
+
     def get_state(self) -> dict[str, Any]: ...
 
     def close(self) -> None: ...
+
+
+def resize(learner: object, batch_segments: int, max_lag: int) -> None:
+    """Raises ``TypeError`` for a learner whose algorithm should not have said that its fleet may follow a cluster."""
+    if not isinstance(learner, Resizable):
+        raise TypeError(
+            f"{type(learner).__name__} has no resize(batch_segments, max_lag): its algorithm cannot follow a cluster"
+        )
+    learner.resize(batch_segments, max_lag)
 
 
 class LocalLearner(Generic[C]):
@@ -77,6 +90,9 @@ class LocalLearner(Generic[C]):
 
     def renew_weights(self) -> None:
         self.weights = self._learner.snapshot()
+
+    def resize(self, batch_segments: int, max_lag: int) -> None:
+        resize(self._learner, batch_segments, max_lag)
 
     def get_state(self) -> dict[str, Any]:
         return self._learner.get_state()

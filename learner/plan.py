@@ -42,6 +42,15 @@ class ServedLearner(Protocol[C_contra]):
 
 
 @runtime_checkable
+class Resizable(Protocol):
+    """What a learner must be, besides, whose fleet may follow its cluster (``Algorithm.follows``)."""
+
+    def resize(self, batch_segments: int, max_lag: int) -> None:
+        """From now on it updates with so many segments, and takes contributions that are so many versions late."""
+        ...
+
+
+@runtime_checkable
 class LearnerPlan(Protocol[C]):
     """Builds a learner. It can be sent to another process."""
 

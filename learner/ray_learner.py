@@ -19,6 +19,7 @@ from actors.ray_fleet import ContributionReference, await_start, process_options
 from actors.wire import Envelope, PackedSnapshot
 from actors.worker import C
 from conf.schema import FleetConfig
+from learner.clients import resize
 from learner.plan import LearnerPlan
 from learner.receipts import Counters, Receipt, RoundEnd
 
@@ -48,6 +49,9 @@ class LearnerProcess(Generic[C]):
         """See ``add`` for the weights."""
         end = self._learner.finish_round()
         return end, None if end.update is None else self.weights()
+
+    def resize(self, batch_segments: int, max_lag: int) -> None:
+        resize(self._learner, batch_segments, max_lag)
 
     def get_state(self) -> dict[str, Any]:
         return self._learner.get_state()
@@ -79,6 +83,7 @@ class RayLearner(Generic[C]):
         self._newest_state = newest_state
         self._limits = limits
         self._announce = announce
+        self._size: tuple[int, int] | None = None
         self._last = Counters(**state["counters"])
         self._pending: deque[tuple[ObjectRef, ObjectRef]] = deque()
         self._heard = 0.0
@@ -111,6 +116,8 @@ class RayLearner(Generic[C]):
         self.weights: ObjectRef = self._process.weights.remote()
         # Here, because actors with weights that never come would be blamed for it.
         await_start([self.weights], self._limits.start_timeout_s, "the learner", "the learner was")
+        if self._size is not None:
+            self._process.resize.remote(*self._size)
 
     def send(self, contribution: ContributionReference[C]) -> None:
         receipt, weights = self._process.add.options(num_returns=2).remote(contribution.envelope, contribution.arrays)
@@ -172,6 +179,10 @@ class RayLearner(Generic[C]):
             f"learner restarted from the newest checkpoint ({cause}); {lost} contributions on their way were lost"
         )
         self._start(self._newest_state(), self._last)
+
+    def resize(self, batch_segments: int, max_lag: int) -> None:
+        self._size = (batch_segments, max_lag)
+        self._process.resize.remote(batch_segments, max_lag)
 
     def renew_weights(self) -> None:
         weights = self._process.weights.remote()

@@ -41,12 +41,12 @@ def asynchronous(
     Args:
         own_first: up to ``WAITING`` actors, each goes on when its own contribution has been added.
     """
-    waiting = math.ceil(fleet.num_actors / WAITING) - own_first
     for _ in range(in_flight):
-        for actor_id in range(fleet.num_actors):
+        for actor_id in fleet.actor_ids:
             fleet.submit(actor_id, learner.weights)
     while True:
         finished = fleet.wait(POLL_S)
+        waiting = max(0, math.ceil(fleet.num_actors / WAITING) - own_first)
         if own_first:
             for unroll in finished:
                 _send(learner, unroll)

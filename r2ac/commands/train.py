@@ -43,8 +43,11 @@ class WatchedRun(RunHooks):
         self.has_started = True
         # Not before: a run that is refused must leave the configuration of the one that is there.
         replace_file(self._folder.path / "config.yaml", to_yaml(self._config))
-        replace_file(self._folder.path / "sized.yaml", to_yaml(config))
+        self.resized(config)
         self._signals.begin()
+
+    def resized(self, config: TrainConfig) -> None:
+        replace_file(self._folder.path / "sized.yaml", to_yaml(config))
 
     def before_checkpoint(self) -> None:
         self._folder.check()

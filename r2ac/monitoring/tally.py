@@ -35,7 +35,8 @@ class Tally:
     def __init__(
         self, levels: tuple[str, ...], total_steps: int, own_processes: bool = True, num_actors: int = 1
     ) -> None:
-        self._num_actors = num_actors
+        self.num_actors = num_actors
+        """May change, where a fleet follows its cluster."""
         self._levels = levels
         self._total_steps = total_steps
         self._own_processes = own_processes
@@ -254,8 +255,8 @@ class Tally:
 
     def _speed_of_each(self, receipts: list[Receipt], seconds: float | None) -> Row:
         """Actor by actor; of a large fleet their spread and the slowest, so that a row does not grow with it."""
-        is_large = self._num_actors > MANY_ACTORS
-        steps: dict[int, int] = defaultdict(int, dict.fromkeys(range(self._num_actors), 0) if is_large else {})
+        is_large = self.num_actors > MANY_ACTORS
+        steps: dict[int, int] = defaultdict(int, dict.fromkeys(range(self.num_actors), 0) if is_large else {})
         for receipt in receipts:
             steps[receipt.header.actor_id] += receipt.header.num_steps
         speeds = {actor_id: _rate(count, seconds) for actor_id, count in sorted(steps.items())}

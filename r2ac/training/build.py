@@ -51,12 +51,14 @@ def open_machinery(
         stack.callback(local.close)
         return local, learner
     # Only here is Ray needed: a machine without it can train with fleet=local.
+    from actors.following_fleet import FollowingFleet
     from actors.ray_fleet import RayFleet
     from learner.ray_learner import RayLearner
     from r2ac.cluster.session import ray_cluster
 
     stack.enter_context(ray_cluster(config, num_actors, algorithm.contribution_bytes(config, spec, layout)))
-    fleet = RayFleet(config, num_actors, start.fleet, announce, build)
+    kind = FollowingFleet if config.fleet.follow_cluster else RayFleet
+    fleet = kind(config, num_actors, start.fleet, announce, build)
     stack.callback(fleet.close)
     learner = RayLearner(
         plan,

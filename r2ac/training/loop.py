@@ -32,12 +32,14 @@ from r2ac.training.build import Start, available_cores, describe_environment, in
 from r2ac.training.clock import Clock
 from r2ac.training.encoder_watch import EncoderWatch
 from r2ac.training.refusals import Refusals
-from r2ac.training.sizing import choices, doubts, sized
+from r2ac.training.sizing import choices, doubts, resized, sized, update_line
 from rtrl_core import ParameterLayout
 
 STOPPING_S = 15.0
 """How long a run that ends waits for the end of a round and for unrolls that are still running: whoever stopped it does not wait for
 ever."""
+RESIZE_S = 5.0
+"""Between two changes of what an update is made of, while a fleet follows its cluster: actors of a node stand one after the other."""
 ANSWER_S = 2.0
 """What is left of that time, at the least, for actors to hand over their states."""
 
@@ -50,6 +52,9 @@ class RunHooks:
 
     def started(self, config: TrainConfig) -> None:
         """Fleet and learner stand, of the sizes that this configuration says: it leaves nothing open."""
+
+    def resized(self, config: TrainConfig) -> None:
+        """The fleet, which follows its cluster, is of the size that this configuration says."""
 
     def before_checkpoint(self) -> None:
         """May raise, to forbid the writing."""
@@ -96,7 +101,7 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
     with ExitStack() as stack:
         machinery = open_machinery(config, algorithm, spec, start, run_dir, layout, sinks.event, stack)
         start.learner.clear()  # the learner has it, and a replay may be most of the memory
-        return TrainingRun(config, layout, run_dir, start, machinery, tally, sinks, hooks).to_its_end()
+        return TrainingRun(asked, config, layout, run_dir, start, machinery, tally, sinks, hooks).to_its_end()
 
 
 class TrainingRun:
@@ -104,6 +109,7 @@ class TrainingRun:
 
     def __init__(
         self,
+        asked: TrainConfig,
         config: TrainConfig,
         layout: ParameterLayout,
         run_dir: Path,
@@ -113,11 +119,13 @@ class TrainingRun:
         sinks: Sinks,
         hooks: RunHooks,
     ) -> None:
-        self._config, self._layout, self._run_dir, self._start = config, layout, run_dir, start
+        self._asked, self._config = asked, config
+        self._layout, self._run_dir, self._start = layout, run_dir, start
         self._fleet, self._learner = machinery
         self._tally, self._sinks, self._hooks = tally, sinks, hooks
         self._encoder = EncoderWatch()
-        self._refusals = Refusals(self._fleet.num_actors, self._fleet.replace, sinks.event)
+        self._refusals = Refusals(lambda: self._fleet.num_actors, self._fleet.replace, sinks.event)
+        self._resized_at = 0.0
         options, steps = config.logging, self._steps
         self._saving = Clock(options.checkpoint_interval_s, options.checkpoint_interval_steps, steps)
         self._logging = Clock(options.interval_s, options.interval_steps, steps)
@@ -138,6 +146,7 @@ class TrainingRun:
         own_first = find_algorithm(self._config.algorithm).learns_again
         for progress in schedule(self._fleet, self._learner, self._config.fleet.in_flight, own_first):
             self._absorb(progress.receipts)
+            self._follow()
             ending = self._steps >= self._config.total_steps or self._hooks.should_stop()
             if not ending:
                 patient_until = time.monotonic() + STOPPING_S
@@ -152,6 +161,20 @@ class TrainingRun:
         self._save(required=True, limit_s=max(ANSWER_S, patient_until - time.monotonic()))
         self._sinks.flush()
         return row
+
+    def _follow(self) -> None:
+        """Updates are of as many contributions as the fleet's present size asks for."""
+        num_actors, now = self._fleet.num_actors, time.monotonic()
+        if num_actors in (0, self._config.fleet.num_actors) or now - self._resized_at < RESIZE_S:
+            return
+        self._resized_at = now
+        self._config = config = resized(self._asked, self._config, num_actors)
+        assert config.learner.batch_segments is not None
+        assert config.learner.max_lag is not None
+        self._learner.resize(config.learner.batch_segments, config.learner.max_lag)
+        self._tally.num_actors = num_actors
+        self._sinks.event(f"{num_actors} actors: {update_line(self._asked, config)}")
+        self._hooks.resized(config)
 
     def _absorb(self, receipts: list[Receipt]) -> None:
         self._tally.add(receipts)

@@ -4,8 +4,9 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from actors.parts import PART_NAMES, require_parts, require_refresh
+from conf.knobs import ConfigError
 from conf.schema import TrainConfig
-from learner.algorithms import ALGORITHMS, find_algorithm
+from learner.algorithms import ALGORITHMS, Algorithm, find_algorithm
 from rtrl_core import CELLS, ENCODERS, RECURRENT_CELLS, RULES
 from rtrl_core.cores import CORES
 
@@ -22,7 +23,29 @@ def require_all_parts(config: TrainConfig) -> TrainConfig:
     if not algorithm.refreshes_what_is_replayed:
         require_refresh(config.network, config.rule, config.actors.unroll)
     algorithm.require(config)
+    _require_a_fleet_that_may_follow(config, algorithm)
     return config
+
+
+def _require_a_fleet_that_may_follow(config: TrainConfig, algorithm: Algorithm[Any]) -> None:
+    fleet = config.fleet
+    if not fleet.follow_cluster:
+        return
+    keeps = None
+    if not algorithm.follows:
+        keeps = f"algorithm={config.algorithm.name} keeps a fleet of fixed size"
+    elif config.learner.mode != "async":
+        keeps = f"learner.mode={config.learner.mode} has rounds of a fleet of fixed size"
+    elif fleet.num_streams is not None:
+        keeps = f"fleet.num_streams={fleet.num_streams} is spread over a fleet of fixed size"
+    elif fleet.kind != "ray" or fleet.address is None:
+        where = f"fleet={fleet.kind}" if fleet.kind != "ray" else "fleet.address=null"
+        raise ConfigError(
+            f"fleet.num_actors=auto follows a cluster, but {where} is this machine alone: name the cluster by fleet.address, or leave "
+            "fleet.num_actors open (null) for an actor per core"
+        )
+    if keeps is not None:
+        raise ConfigError(f"fleet.num_actors=auto follows a cluster, but {keeps}: say fleet.num_actors=N")
 
 
 def part_names() -> dict[str, tuple[str, ...]]:

@@ -20,12 +20,15 @@ class NoProgress(RuntimeError):
 class Refusals:
     """
     Args:
+        num_actors: of the fleet, now.
         replace: starts an actor again; takes its number and the cause.
         announce: takes what a person should read.
     """
 
-    def __init__(self, num_actors: int, replace: Callable[[int, str], None], announce: Callable[[str], None]) -> None:
-        self._limit = max(FEWEST, ROUNDS_WITHOUT_PROGRESS * num_actors)
+    def __init__(
+        self, num_actors: Callable[[], int], replace: Callable[[int, str], None], announce: Callable[[str], None]
+    ) -> None:
+        self._num_actors = num_actors
         self._replace = replace
         self._announce = announce
         self._in_a_row: dict[tuple[int, int], int] = defaultdict(int)
@@ -45,7 +48,7 @@ class Refusals:
             self._since_progress += 1
             if receipt.verdict is Verdict.REFUSED:
                 self._refused(receipt)
-            if self._since_progress >= self._limit:
+            if self._since_progress >= max(FEWEST, ROUNDS_WITHOUT_PROGRESS * self._num_actors()):
                 raise NoProgress(
                     f"none of the last {self._since_progress} contributions was accepted; the last one was "
                     f"{receipt.verdict}: {receipt.reason}"

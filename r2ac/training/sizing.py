@@ -1,6 +1,6 @@
 """What a configuration leaves open about a fleet's size follows from the machine and from each other.
 
-    actors                 fleet.num_actors, or one per core, or per actors.num_cpus where each takes more, as far as memory goes
+    actors                 fleet.num_actors, or fleet.min_actors to begin with where it is auto, or one per core, or per actors.num_cpus where each takes more, as far as memory goes
     streams of an actor    fleet.num_streams spread over them, or actors.num_envs, or fleet.shared_streams over their number
     segments per update    learner.batch_segments, or as many contributions as keep the expected lag at learner.target_lag
     largest lag            learner.max_lag, or twice the expected lag
@@ -12,13 +12,12 @@ contributions per update, its contribution is expected ``(n k - 1) / m`` version
 import math
 from dataclasses import replace
 
+from actors.places import BYTES_OF_ONE
 from conf.knobs import ConfigError
 from conf.schema import TrainConfig
 
 FEWEST_THAT_SHARE = 4
 """Fewer actors have no more streams each than so many would have."""
-BYTES_OF_ONE = 500_000_000
-"""Of memory that an actor should have, where their number is left open."""
 LEAST_MAX_LAG = 20
 """Of ``learner.max_lag`` where it is left open."""
 
@@ -53,10 +52,20 @@ def sized(config: TrainConfig, cores: int, memory: int | None = None) -> TrainCo
         fleet=replace(config.fleet, num_actors=num_actors),
         actors=replace(config.actors, num_envs=num_envs, num_cpus=num_cpus),
     )
+    return _with_updates(config)
+
+
+def resized(asked: TrainConfig, config: TrainConfig, num_actors: int) -> TrainConfig:
+    """A sized configuration whose fleet has become of another size: its actors stay what they are, updates are what ``asked`` left open."""
+    learner = replace(config.learner, batch_segments=asked.learner.batch_segments, max_lag=asked.learner.max_lag)
+    return _with_updates(replace(config, fleet=replace(config.fleet, num_actors=num_actors), learner=learner))
+
+
+def _with_updates(config: TrainConfig) -> TrainConfig:
     learner = config.learner
     if learner.batch_segments is None:
-        updates_late = _unrolls_under_way(config) - 1
-        learner = replace(learner, batch_segments=num_envs * max(1, math.ceil(updates_late / learner.target_lag)))
+        contributions = math.ceil((_unrolls_under_way(config) - 1) / learner.target_lag)
+        learner = replace(learner, batch_segments=config.actors.streams * max(1, contributions))
     config = replace(config, learner=learner)
     if learner.max_lag is None:
         config.learner = replace(learner, max_lag=max(LEAST_MAX_LAG, math.ceil(2 * expected_lag(config))))
@@ -89,18 +98,22 @@ def choices(
         f"{_several(fleet.num_actors, 'actor')} ({_why_so_many(asked, config, cores)}) of {_several(actors.streams, 'stream')} "
         f"({_why_so_many_streams(asked)}), unrolls of {_several(actors.unroll, 'step')}, on {where}"
     ]
-    if not updates_in_batches:
-        return lines
+    return [*lines, update_line(asked, config)] if updates_in_batches else lines
+
+
+def update_line(asked: TrainConfig, config: TrainConfig) -> str:
+    """What an update is made of, and why; arguments as ``choices``."""
+    actors, fleet, learner = config.actors, config.fleet, config.learner
+    assert fleet.num_actors is not None
     if learner.mode == "async":
         segments = _contributions_per_update(config) * actors.streams
         why = "learner.target_lag" if asked.learner.batch_segments is None else "learner.batch_segments"
     else:
         segments, why = fleet.num_actors * actors.streams, f"learner.mode={learner.mode}"
-    lines.append(
+    return (
         f"an update of the weights for every {_several(segments * actors.unroll, 'step')}, {segments} times an unroll of one stream "
         f"({why}), made with weights that are {expected_lag(config):.1f} updates old"
     )
-    return lines
 
 
 def _several(count: int, what: str) -> str:
@@ -110,6 +123,8 @@ def _several(count: int, what: str) -> str:
 def _why_so_many(asked: TrainConfig, config: TrainConfig, cores: int) -> str:
     if asked.fleet.num_actors is not None:
         return "fleet.num_actors"
+    if asked.fleet.follow_cluster:
+        return "fleet.min_actors, to begin with; as many as the cluster has room for come"
     if asked.fleet.num_streams is not None:
         return "fleet.num_streams"
     each = max(1.0, asked.actors.num_cpus)
@@ -152,7 +167,7 @@ def _spread(config: TrainConfig, room: int) -> tuple[int, int]:
     """Actors, and streams of each, where there is room for so many actors."""
     streams, num_actors = config.fleet.num_streams, config.fleet.num_actors
     if streams is None:
-        num_actors = num_actors or room
+        num_actors = num_actors or (config.fleet.min_actors if config.fleet.follow_cluster else room)
         return num_actors, config.actors.num_envs or max(
             config.actors.pipeline, config.fleet.shared_streams // max(num_actors, FEWEST_THAT_SHARE), 1
         )
