@@ -172,6 +172,8 @@ class FollowingFleet(RayFleet[C]):
     def _await_room(self, fewest: int) -> None:
         limit_s = self._config.fleet.placement_timeout_s
         deadline = time.monotonic() + limit_s
+        if sum(self._rooms().values()) < fewest:
+            self._announce(f"waiting for nodes with room for fleet.min_actors={fewest}, at most {limit_s:g} s")
         while (room := sum(self._rooms().values())) < fewest:
             if time.monotonic() >= deadline:
                 raise FleetError(

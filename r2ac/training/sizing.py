@@ -1,6 +1,6 @@
 """What a configuration leaves open about a fleet's size follows from the machine and from each other.
 
-    actors                 fleet.num_actors, or fleet.min_actors to begin with where it is auto, or one per core, or per actors.num_cpus where each takes more, as far as memory goes
+    actors                 fleet.num_actors, or one per core, or per actors.num_cpus where each takes more, as far as memory goes
     streams of an actor    fleet.num_streams spread over them, or actors.num_envs, or fleet.shared_streams over their number
     segments per update    learner.batch_segments, or as many contributions as keep the expected lag at learner.target_lag
     largest lag            learner.max_lag, or twice the expected lag

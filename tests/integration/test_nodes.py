@@ -1,46 +1,20 @@
 """Nodes of a Ray cluster that vanish in the middle of a run: those of actors, and that of the learner with all weights it held."""
 
 import json
-import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from every_algorithm import with_every_algorithm
 from patience import patience, wait_until
+from ray_nodes import Nodes, cluster, cluster_environment
 
 pytestmark = pytest.mark.slow
 
 # Every part of a run has a node of its own; one GPU that is not there stands for the learner's, whose arithmetic stays on the CPU.
-NODES = """
-import json, sys
-from ray.cluster_utils import Cluster
-
-cluster = Cluster(initialize_head=True, head_node_args={
-    "num_cpus": 0, "num_gpus": 0, "object_store_memory": 80_000_000, "include_dashboard": False,
-    "_system_config": {
-        "health_check_initial_delay_ms": 0, "health_check_period_ms": 500,
-        "health_check_failure_threshold": 3, "health_check_timeout_ms": int(sys.argv[1]),
-    },
-})
-def add(**resources):
-    return cluster.add_node(object_store_memory=80_000_000, **resources)
-nodes = {"actors": add(num_cpus=2, num_gpus=0), "learner": add(num_cpus=0, num_gpus=1)}
-print(json.dumps(cluster.address), flush=True)
-for line in sys.stdin:
-    name, resources = json.loads(line)
-    cluster.remove_node(nodes[name], allow_graceful=False)
-    if resources is not None:
-        nodes[name] = add(**resources)
-    print("true", flush=True)
-cluster.shutdown()
-"""
-
+ACTORS, LEARNER = {"num_cpus": 2, "num_gpus": 0}, {"num_cpus": 0, "num_gpus": 1}
 TRAIN = [
     *("experiment=tmaze", "env.corridor=10", "total_steps=100_000_000", "fleet.num_actors=2", "actors.num_cpus=1"),
     *("actors.num_envs=8", "actors.unroll=5", "network.num_units=16", "learner.num_gpus=1"),
@@ -53,56 +27,18 @@ TRAIN = [
 ]
 
 
-class Nodes:
-    """A cluster in a process of its own, because Ray's settings are a process's."""
-
-    def __init__(self, environment: dict[str, str]) -> None:
-        command = [sys.executable, "-c", NODES, f"{patience(1000):.0f}"]  # a slow node is not a lost one
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        self.address: str = self._answer()
-
-    def replace(self, name: str, **resources: int) -> None:
-        """Kills a node; another one with the same resources joins."""
-        self._tell(name, resources)
-
-    def remove(self, name: str) -> None:
-        """Kills a node; none takes its place."""
-        self._tell(name, None)
-
-    def _tell(self, name: str, resources: dict[str, int] | None) -> None:
-        assert self.process.stdin is not None
-        print(json.dumps([name, resources]), file=self.process.stdin, flush=True)
-        self._answer()
-
-    def _answer(self) -> Any:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith(('"', "true")):
-                return json.loads(line)
-        raise AssertionError("the cluster ended")
-
-
 @pytest.fixture
 def environment() -> Iterator[dict[str, str]]:
-    folder = tempfile.mkdtemp(prefix="r2ac")  # short: Ray's sockets lie in it
-    ours = {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0"}
-    yield {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | ours
-    shutil.rmtree(folder, ignore_errors=True)
+    with cluster_environment() as environment:
+        yield environment
 
 
 @pytest.fixture
 def nodes(environment: dict[str, str]) -> Iterator[Nodes]:
-    nodes = Nodes(environment)
-    with nodes.process as process:
+    with cluster(environment) as nodes:
+        nodes.add("actors", **ACTORS)
+        nodes.add("learner", **LEARNER)
         yield nodes
-        assert process.stdin is not None
-        process.stdin.close()
-        try:
-            process.wait(patience(30))
-        except subprocess.TimeoutExpired:
-            process.kill()
 
 
 @with_every_algorithm
@@ -128,11 +64,11 @@ def test_a_run_survives_the_loss_of_any_node_but_its_own(
 
         try:
             wait_for("progress", lambda: row().get("agent_steps", 0) > 2000)
-            nodes.replace("learner", num_cpus=0, num_gpus=1)
+            nodes.add("learner", **LEARNER)
             wait_for("the learner's restart", lambda: row().get("learner_restarts", 0) >= 1)
             version = row()["policy_version"]
             wait_for("updates of the new learner", lambda: row()["policy_version"] > version + 20)
-            nodes.replace("actors", num_cpus=2, num_gpus=0)
+            nodes.add("actors", **ACTORS)
             wait_for("the actors' restarts", lambda: row().get("actor_restarts", 0) >= 2)
             version = row()["policy_version"]
             wait_for("updates from the new actors", lambda: row()["policy_version"] > version + 20)

@@ -1,7 +1,7 @@
 """The contract of every algorithm that has a name: both ends of the wire, in one process and over it."""
 
 import pickle
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from learner.plan import LearnerPlan, ServedLearner
 from learner.receipts import Verdict
 from learner.schedules import SCHEDULES
 from r2ac.training.build import describe_environment, initial_weights
+from r2ac.training.parts import require_all_parts
 from rtrl_core import carried
 
 WORDS = [
@@ -52,6 +53,20 @@ def ends(name: str) -> tuple[TrainConfig, Algorithm[Any], LearnerPlan[Any], dict
     algorithm.require(config)
     plan = algorithm.plan(config, spec, layout)
     return config, algorithm, plan, plan.first_state(vector)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_fleet_that_follows_its_cluster_has_a_learner_whose_batches_follow_it_or_is_refused(name: str):
+    config, algorithm, plan, state = ends(name)
+    learner = LocalLearner(plan, state)
+    if algorithm.follows:
+        learner.resize(12, 3)
+        return
+    with pytest.raises(TypeError, match=r"has no resize\(batch_segments, max_lag\)"):
+        learner.resize(12, 3)
+    follows = replace(config, fleet=replace(config.fleet, follow_cluster=True))
+    with pytest.raises(ConfigError, match=f"algorithm={name} keeps a fleet of fixed size: say fleet.num_actors=N"):
+        require_all_parts(follows)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -45,6 +45,18 @@ def test_it_updates_when_a_batch_of_segments_is_complete():
     assert learner.snapshot().version == 1
 
 
+def test_a_batch_that_has_begun_ends_at_the_size_that_the_fleet_has_by_then():
+    learner = make_learner(batch_segments=8, max_lag=0)
+    assert learner.add(contribution(sequence=0)).update is None
+    learner.resize(12, 1)
+    assert learner.add(contribution(sequence=1)).update is None
+    assert learner.add(contribution(sequence=2)).update is not None
+    assert learner.add(contribution(sequence=3)).verdict is Verdict.ACCEPTED, "one version late"
+    learner.resize(4, 0)
+    assert learner.add(contribution(sequence=4, version=1)).update is not None
+    assert learner.add(contribution(sequence=5, version=1)).verdict is Verdict.DROPPED
+
+
 def test_contributions_add_up_whoever_sends_them():
     one, two = make_learner(batch_segments=8), make_learner(batch_segments=8)
     one.add(contribution(3.0, segments=8, steps=20))

@@ -34,7 +34,7 @@ def replaced() -> list[tuple[int, str]]:
 
 
 def make_refusals(replaced: list[tuple[int, str]], num_actors: int = 2) -> Refusals:
-    return Refusals(num_actors, lambda actor_id, cause: replaced.append((actor_id, cause)), lambda text: None)
+    return Refusals(lambda: num_actors, lambda actor_id, cause: replaced.append((actor_id, cause)), lambda text: None)
 
 
 def test_an_actor_is_replaced_once_after_a_few_refusals_in_a_row(replaced: list[tuple[int, str]]):

@@ -1,5 +1,6 @@
 """Actors, streams, batches and lag limits that follow from the machine, tried far from home."""
 
+import re
 from functools import cache
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from conf.load import load_train
 from conf.schema import TrainConfig
 from r2ac.monitoring.sinks import Sinks
 from r2ac.training.loop import RunHooks, train
-from r2ac.training.sizing import BYTES_OF_ONE, choices, doubts, expected_lag, sized
+from r2ac.training.parts import require_all_parts
+from r2ac.training.sizing import BYTES_OF_ONE, choices, doubts, expected_lag, resized, sized
 
 
 def size(cores: int, *words: str) -> TrainConfig:
@@ -57,6 +59,41 @@ def test_batches_follow_the_fleet_so_that_contributions_are_in_time(
     assert late(config) <= expected_lag(config) + 1 <= config.learner.target_lag + 1
     assert late(config) < config.learner.max_lag / 2
     assert doubts(config) == []
+
+
+@pytest.mark.parametrize("num_actors", [1, 2, 3, 64, 1000])
+@pytest.mark.parametrize("word", [None, "learner.batch_segments=40", "learner.max_lag=5"])
+def test_a_fleet_of_another_size_has_the_updates_that_it_would_have_begun_with(num_actors: int, word: str | None):
+    words = ("actors.num_envs=4", "learner.target_lag=2", *([] if word is None else [word]))
+    asked = composed(("fleet.num_actors=auto", "fleet.min_actors=2", *words))
+    begun = sized(asked, 16)
+    assert (begun.fleet.num_actors, begun.fleet.follow_cluster) == (2, True)
+    found = resized(asked, resized(asked, begun, 7), num_actors)
+    assert found.learner == size(16, f"fleet.num_actors={num_actors}", *words).learner
+    assert (found.fleet.num_actors, found.actors) == (num_actors, begun.actors)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("learner.mode=sync",), "learner.mode=sync has rounds of a fleet of fixed size: say fleet.num_actors=N"),
+        (
+            ("learner.mode=lockstep",),
+            "learner.mode=lockstep has rounds of a fleet of fixed size: say fleet.num_actors=N",
+        ),
+        (
+            ("fleet.num_streams=64",),
+            "fleet.num_streams=64 is spread over a fleet of fixed size: say fleet.num_actors=N",
+        ),
+        (("fleet=local",), "fleet=local is this machine alone: name the cluster by fleet.address"),
+        ((), "fleet.address=null is this machine alone: name the cluster by fleet.address"),
+    ],
+)
+def test_what_keeps_a_fleet_of_fixed_size_refuses_to_follow_a_cluster(words: tuple[str, ...], said: str):
+    address = () if "alone" in said else ("fleet.address=auto",)
+    config = composed(("fleet.num_actors=auto", *address, *words))
+    with pytest.raises(ConfigError, match=f"^fleet.num_actors=auto follows a cluster, but {re.escape(said)}"):
+        require_all_parts(config)
 
 
 def test_a_small_fleet_updates_with_every_contribution():

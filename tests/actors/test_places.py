@@ -1,0 +1,52 @@
+"""How many actors a node of a cluster has room for."""
+
+from typing import Any
+
+import pytest
+
+from actors.places import BYTES_OF_ONE, rooms
+from conf.load import load_train
+
+GIB = 2.0**30
+
+
+def node(name: str, alive: bool = True, **resources: float) -> dict[str, Any]:
+    return {"NodeID": name, "Alive": alive, "Resources": resources}
+
+
+@pytest.mark.parametrize(
+    ("words", "resources", "room"),
+    [
+        ((), {"CPU": 8.0, "memory": 16 * GIB}, 8),
+        ((), {"CPU": 8.0}, 8),
+        ((), {"CPU": 0.5}, 0),
+        ((), {"memory": 16 * GIB}, 0),
+        ((), {"CPU": 8.0, "memory": 3.5 * BYTES_OF_ONE}, 3),
+        ((), {"CPU": 8.0, "memory": 1.0}, 1),
+        (("actors.num_cpus=0.5",), {"CPU": 8.0}, 8),
+        (("actors.num_cpus=3",), {"CPU": 8.0}, 2),
+        (("actors.num_cpus=0",), {"CPU": 8.0}, 8),
+        (("actors.num_gpus=0.25",), {"CPU": 8.0, "GPU": 1.0}, 4),
+        (("actors.num_gpus=0.25",), {"CPU": 8.0}, 0),
+        (("learner.num_cpus=2",), {"CPU": 8.0}, 8),
+    ],
+)
+def test_a_core_memory_and_a_share_of_a_gpu_for_each(
+    words: tuple[str, ...], resources: dict[str, float], room: int
+) -> None:
+    assert rooms([node("there", **resources)], load_train(words), "here") == {"there": room}
+
+
+def test_the_learner_takes_its_cores_of_the_drivers_node() -> None:
+    nodes = [node("here", CPU=4.0), node("there", CPU=4.0), node("gone", alive=False, CPU=4.0)]
+    assert rooms(nodes, load_train(["learner.num_cpus=1.5"]), "here") == {"here": 2, "there": 4}
+    with_gpu = load_train(["learner.num_cpus=1.5", "learner.num_gpus=1"])
+    assert rooms(nodes, with_gpu, "here") == {"here": 4, "there": 4}
+    assert rooms(nodes, load_train(["learner.num_cpus=9"]), "here") == {"here": 0, "there": 4}
+
+
+@pytest.mark.parametrize("last", ["auto", "3", "null"])
+def test_of_a_number_and_auto_the_last_holds(last: str) -> None:
+    fleet = load_train(["fleet.num_actors=7", "fleet.num_actors=auto", f"fleet.num_actors={last}"]).fleet
+    assert fleet.follow_cluster == (last == "auto")
+    assert fleet.num_actors == (3 if last == "3" else None)
