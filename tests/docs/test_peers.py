@@ -11,9 +11,10 @@ import gymnasium
 import pytest
 from patience import wait_until
 
+import benchmarks.peers.compare as installing
 from benchmarks import peers
 from benchmarks.learning import RESULTS
-from benchmarks.peers import compare, watch
+from benchmarks.peers import watch
 from benchmarks.peers.__main__ import main
 from benchmarks.peers.compare import PEERS, PROGRAMS, Peer, installed, measured
 from benchmarks.peers.page import table, write
@@ -110,6 +111,7 @@ def test_steps_and_whole_games_of_a_real_game_are_counted_below_its_wrappers(tmp
             _, reward, terminated, truncated, _ = env.step(env.action_space.sample())
             frames, over = frames + 1, terminated or truncated
             scores[-1] += float(reward)
+    env.close()
     assert scores[0] > 0
     assert counted.now() == counted.now() == Count(frames // 4, 2, sum(scores))
 
@@ -132,6 +134,7 @@ def test_games_of_a_process_are_written_one_by_one(tmp_path: Path) -> None:
     games.step(60)
     games.step(5)
     games.over(3.0)
+    games.close()
     assert GamesOf(tmp_path / "new").now() == Count(215, 1, 3.0)
 
 
@@ -195,7 +198,7 @@ while True:
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(watch, "POLL_S", 0.05)
     monkeypatch.setattr(watch, "SAMPLE_S", 0.1)
-    monkeypatch.setattr(compare, "FOLDER", tmp_path)
+    monkeypatch.setattr(installing, "FOLDER", tmp_path)
     return tmp_path
 
 

@@ -54,10 +54,9 @@ class Run:
         """As written down for the user, and as the learner makes them."""
 
         def are_made() -> bool:
-            before, after = json.loads(json.dumps(self.row())), {}
-            while after.get("updates", 0) < before["updates"] + 50:
-                assert self.process.poll() is None, self.log()[-3000:]
-                after = self.row()
+            before = self.row()
+            self.wait_for("fifty updates", lambda: self.row()["updates"] >= before["updates"] + 50)
+            after = self.row()
             accepted = after["contributions_accepted"] - before["contributions_accepted"]
             return abs(accepted / (after["updates"] - before["updates"]) - contributions) < 0.2
 
@@ -116,8 +115,11 @@ def processes_of(nodes: Nodes, name: str) -> list[psutil.Process]:
 def test_actors_come_and_go_with_the_nodes(
     algorithm: tuple[str, ...], nodes: Nodes, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    nodes.add("first", **TWO)
-    with training(nodes, environment, tmp_path, "fleet.min_actors=2", *algorithm) as run:
+    words = ("fleet.min_actors=2", f"fleet.placement_timeout_s={patience(100):.0f}", *algorithm)
+    with training(nodes, environment, tmp_path, *words) as run:
+        # The head is the only node that the driver can be of, and the one that stays: its learner is there too.
+        run.wait_for("a look at an empty cluster", lambda: "waiting for nodes with room for" in run.log())
+        nodes.add("first", **TWO)
         run.wait_for_actors(2)
         run.wait_for_updates()
         nodes.add("second", **TWO)

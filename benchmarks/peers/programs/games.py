@@ -29,6 +29,9 @@ class Games:
         """A whole game has ended, with this raw score."""
         self._write(float(score))
 
+    def close(self) -> None:
+        self._file.close()
+
     def _write(self, score: float | None = None) -> None:
         self._file.write(json.dumps({"steps": self._steps, "score": score}) + "\n")
         self._steps = 0
@@ -60,5 +63,9 @@ def recorded(env_id: str, folder: str, gymnasium, ale_py):  # no types: of which
                 games.over(self._score)
                 self._score = 0.0
             return found
+
+        def close(self):
+            games.close()
+            return super().close()
 
     return Recorded(gymnasium.make(env_id))
