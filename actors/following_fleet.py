@@ -43,7 +43,7 @@ class FollowingFleet(RayFleet[C]):
     """Arguments as ``RayFleet``; it begins when ``num_actors`` stand.
 
     Raises:
-        FleetError: if there is no room for so many, none of them starts in time, or one cannot.
+        FleetError: if there is no room for so many, or they do not start, in time or at all.
     """
 
     def _begin(self, num_actors: int, state: FleetState) -> None:
@@ -55,6 +55,7 @@ class FollowingFleet(RayFleet[C]):
         self._weights: ObjectRef | None = None
         self._looked_at = 0.0
         self._written_off = 0
+        self._first_failure: str | None = None
         self._await_room(num_actors)
         self._admit(self._rooms())
         self._await_first(num_actors)
@@ -164,8 +165,7 @@ class FollowingFleet(RayFleet[C]):
         self._written_off -= 1
         if self._next_try.get(member.node, 0.0) <= time.monotonic():
             self._announce(
-                f"actor {member.identity.actor_id} could not start on a node that joined ({cause}); it is tried again there in "
-                f"{NEXT_TRY_S:g} s"
+                f"actor {member.identity.actor_id} could not start on a node ({cause}); it is tried again there in {NEXT_TRY_S:g} s"
             )
         self._next_try[member.node] = time.monotonic() + NEXT_TRY_S
 
@@ -188,9 +188,9 @@ class FollowingFleet(RayFleet[C]):
         deadline = time.monotonic() + limit_s
         answers = {member.process.ready.remote(): member for member in self._members.values()}
         while self.num_actors < fewest:
-            ready: list[ObjectRef] = []
-            if answers:
-                ready, _ = ray.wait(list(answers), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+            if not answers:
+                raise FleetError(f"an actor could not start: {self._first_failure or 'its node has left'}")
+            ready, _ = ray.wait(list(answers), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
             if not ready:
                 raise FleetError(
                     f"only {self.num_actors} of fleet.min_actors={fewest} actors were up after {limit_s:g} s (fleet.start_timeout_s): the "
@@ -202,12 +202,14 @@ class FollowingFleet(RayFleet[C]):
             self._greet(answers[answer], answer)
 
     def _greet(self, member: Member, answer: ObjectRef) -> None:
-        """Raises ``FleetError`` if it could not start, though its node lives."""
         try:
             ray.get(answer)
         except DEATHS as failure:
-            if member.node in self._rooms():
-                raise FleetError(f"an actor could not start: {cause_of_failed_start(failure)}") from None
-            self._write_off(member)
+            if member.node not in self._rooms():
+                self._write_off(member)
+                return
+            cause = cause_of_failed_start(failure)
+            self._first_failure = self._first_failure or cause
+            self._leave_node(member, cause)
         else:
             member.stands = True

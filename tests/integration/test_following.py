@@ -194,7 +194,7 @@ def test_a_node_on_which_nothing_starts_does_not_hold_up_the_others(
                 run = Run(process, folder, log)
                 run.wait_for_actors(2)
                 nodes.add("bad", env_vars={"NOTHING_IS_THERE": "1"}, **TWO)
-                run.wait_for("the cause", lambda: "could not start on a node that joined" in run.log())
+                run.wait_for("the cause", lambda: "could not start on a node (" in run.log())
                 run.wait_for_updates()
                 assert "a file is missing here" in run.log()
                 assert (run.row()["actors_alive"], run.row()["actor_restarts"]) == (2, 0)
@@ -212,4 +212,10 @@ def test_a_cluster_without_room_is_said_and_a_mistake_is_reported_as_itself(
         assert run.process.wait(patience(90)) == 2
     said = "error: fleet.min_actors=3, but the cluster has room for 2: it has 2 CPU and 0 GPU (waited 1 s)"
     assert said in run.log()
+    assert "Traceback" not in run.log()
+    words = ("env.corridor=7", "actors.device=cuda:77")
+    with training(nodes, environment, tmp_path, *words) as run:
+        assert run.process.wait(patience(90)) == 2
+    assert "error: an actor could not start: " in run.log()
+    assert "cuda:77" in run.log()
     assert "Traceback" not in run.log()
