@@ -24,7 +24,7 @@ SECONDS = 600.0
 DATA = RESULTS / "data" / "peers.json"
 
 
-def compare(peers: Sequence[Peer], seeds: Sequence[int], seconds: float) -> Iterator[PeerRun]:
+def in_turns(peers: Sequence[Peer], seeds: Sequence[int], seconds: float) -> Iterator[PeerRun]:
     """Those of one seed after the other. Raises ``RuntimeError`` for those that could not be measured, after all that could."""
     runs, failures = Runs(DATA), []
     for seed in seeds:
@@ -44,7 +44,7 @@ def compare(peers: Sequence[Peer], seeds: Sequence[int], seconds: float) -> Iter
 
 def run(seconds: float) -> Iterator[Result]:
     """One seed of each, for ``python -m benchmarks peers``."""
-    for found in compare(PEERS, (1,), seconds):
+    for found in in_turns(PEERS, (1,), seconds):
         setting = f"Breakout, {found.cores} cores, one program at a time, {seconds:.0f} s"
         yield informs(f"peers/{found.peer}_wall", found.rate(found.wall), "steps/s", setting)
         yield informs(f"peers/{found.peer}_cpu", found.rate(found.cpu), "steps/CPU s", setting)

@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     if "run" in verbs:
         chosen = [known[word] for word in words if word in known] or list(PEERS)
         try:
-            for run in peers.compare(chosen, seeds, seconds):
+            for run in peers.in_turns(chosen, seeds, seconds):
                 rates = f"{run.rate(run.wall):,.0f} steps/s, {run.rate(run.cpu):,.0f} steps per CPU s"
                 print(f"{run.peer}, seed {run.seed}: return {run.final}, {rates}", flush=True)
         except RuntimeError:  # each has been said

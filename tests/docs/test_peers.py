@@ -244,7 +244,7 @@ def test_one_that_fails_does_not_keep_the_others_from_running(
     both = (Peer("gone", "Gone", (), ("-c", "0")), Peer("player", "Player", (), ("-c", PLAYS)))
     found = []
     with pytest.raises(RuntimeError, match="gone: no step within"):
-        found += peers.compare(both, (1, 2), 0.2)
+        found += peers.in_turns(both, (1, 2), 0.2)
     assert [(one.peer, one.seed) for one in Runs(quick / "peers.json").all] == [("player", 1), ("player", 2)]
     assert capsys.readouterr().err.count("error: gone: no step within") == 2
 
