@@ -265,7 +265,7 @@ class LearnerConfig:
     )
     batch_segments: int | None = knob(
         None,
-        "segments (unrolls of one stream) per update in async mode; null is num_envs * ceil((num_actors * in_flight - 1) / target_lag)",
+        "segments (unrolls of one stream) per update in async mode; null is as many as target_lag asks for, in contributions of num_envs",
         minimum=1,
         maximum=10_000_000,
     )
@@ -277,7 +277,7 @@ class LearnerConfig:
     )
     max_lag: int | None = knob(
         None,
-        "versions a contribution may be behind; null is twice what is expected, (num_actors * in_flight - 1) * num_envs / "
+        "versions a contribution may be behind; null is twice what is expected, num_actors * in_flight * num_envs / "
         "batch_segments, and at least 20",
         minimum=0,
         maximum=MAX_STEPS,

@@ -54,10 +54,9 @@ class Algorithm(ABC, Generic[C]):
     follows: ClassVar[bool] = False
     """Whether actors may come and go while it trains (``fleet.num_actors=auto``); its learner is ``Resizable`` then."""
 
-    @property
-    def learns_again(self) -> bool:
-        """Whether an actor's contribution may be of steps of which it has sent one before, which the weights should know by then."""
-        return False
+    knows_its_own: ClassVar[bool] = False
+    """Whether an actor, in a small fleet, goes on with weights that know what it has just sent. That is one version less of lag, and the
+    actor waits until the learner has added it: little where gradients arrive, much where the learner makes them."""
 
     def require(self, config: TrainConfig) -> None:
         """Asked before anything is built or written.
@@ -91,6 +90,7 @@ class R2AC(Algorithm[GradientContribution]):
 
     name: ClassVar[str] = "r2ac"
     follows: ClassVar[bool] = True
+    knows_its_own: ClassVar[bool] = True
 
     passes: int = 1
     """Gradients that an actor makes of each unroll, one after the other, each under the newest weights; the paper's is one. From the
@@ -99,10 +99,6 @@ class R2AC(Algorithm[GradientContribution]):
     def __post_init__(self) -> None:
         if not 1 <= self.passes <= MOST_PASSES:
             raise ValueError(f"passes must be from 1 to {MOST_PASSES}, got {self.passes}")
-
-    @property
-    def learns_again(self) -> bool:
-        return self.passes > 1
 
     def require(self, config: TrainConfig) -> None:
         _require_no_moments(config, self.name)

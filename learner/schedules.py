@@ -39,7 +39,7 @@ def asynchronous(
 ) -> Iterator[Progress]:
     """
     Args:
-        own_first: up to ``WAITING`` actors, each goes on when its own contribution has been added.
+        own_first: up to ``WAITING`` actors, each goes on when its own contribution has been added (``Algorithm.knows_its_own``).
     """
     for _ in range(in_flight):
         for actor_id in fleet.actor_ids:

@@ -143,7 +143,7 @@ class TrainingRun:
             self._save(required=True, limit_s=STOPPING_S)
         patient_until = time.monotonic() + STOPPING_S
         schedule = SCHEDULES[self._config.learner.mode]
-        own_first = find_algorithm(self._config.algorithm).learns_again
+        own_first = find_algorithm(self._config.algorithm).knows_its_own
         for progress in schedule(self._fleet, self._learner, self._config.fleet.in_flight, own_first):
             self._absorb(progress.receipts)
             self._follow()

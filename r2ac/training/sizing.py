@@ -6,7 +6,8 @@
     largest lag            learner.max_lag, or twice the expected lag
 
 An actor's unroll is under way while each of the others sends one, so with ``k`` unrolls in flight for each of ``n`` actors, and ``m``
-contributions per update, its contribution is expected ``(n k - 1) / m`` versions late.
+contributions per update, its contribution is expected ``(n k - 1) / m`` versions late where it begins with weights that know what the actor
+has sent before (``Algorithm.knows_its_own``, of fleets that are small), and ``n k / m`` where they do not.
 """
 
 import math
@@ -15,6 +16,8 @@ from dataclasses import replace
 from actors.places import BYTES_OF_ONE
 from conf.knobs import ConfigError
 from conf.schema import TrainConfig
+from learner.algorithms import find_algorithm
+from learner.schedules import WAITING
 
 FEWEST_THAT_SHARE = 4
 """Fewer actors have no more streams each than so many would have."""
@@ -64,7 +67,7 @@ def resized(asked: TrainConfig, config: TrainConfig, num_actors: int) -> TrainCo
 def _with_updates(config: TrainConfig) -> TrainConfig:
     learner = config.learner
     if learner.batch_segments is None:
-        contributions = math.ceil((_unrolls_under_way(config) - 1) / learner.target_lag)
+        contributions = math.ceil(_sent_meanwhile(config) / learner.target_lag)
         learner = replace(learner, batch_segments=config.actors.streams * max(1, contributions))
     config = replace(config, learner=learner)
     if learner.max_lag is None:
@@ -76,7 +79,7 @@ def expected_lag(config: TrainConfig) -> float:
     """Versions that a contribution of a sized configuration arrives late, on average."""
     if config.learner.mode != "async":
         return 0.0 if config.learner.mode == "sync" else 1.0
-    return (_unrolls_under_way(config) - 1) / _contributions_per_update(config)
+    return _sent_meanwhile(config) / _contributions_per_update(config)
 
 
 def choices(
@@ -188,9 +191,13 @@ def _spread(config: TrainConfig, room: int) -> tuple[int, int]:
     return num_actors, streams // num_actors
 
 
-def _unrolls_under_way(config: TrainConfig) -> int:
-    assert config.fleet.num_actors is not None
-    return config.fleet.num_actors * config.fleet.in_flight
+def _sent_meanwhile(config: TrainConfig) -> int:
+    """Contributions that the weights of an unroll do not know, and that are added before it is."""
+    fleet = config.fleet
+    assert fleet.num_actors is not None
+    waits = find_algorithm(config.algorithm).knows_its_own and fleet.num_actors <= WAITING
+    knows_its_own = waits or fleet.kind == "local"  # where nothing is on its way
+    return fleet.num_actors * fleet.in_flight - knows_its_own
 
 
 def _contributions_per_update(config: TrainConfig) -> int:

@@ -74,7 +74,7 @@ class NotingLearner(GreedyLearner):
 
 
 @pytest.mark.parametrize(("actors", "waits"), [(1, 0), (8, 0), (9, 1), (64, 7)])
-def test_an_actor_that_learns_again_from_its_steps_has_weights_that_know_what_it_sent(actors: int, waits: int):
+def test_an_actor_of_a_small_fleet_has_weights_that_know_what_it_sent(actors: int, waits: int):
     class EveryoneAtOnce(SlowFleet):
         def __init__(self) -> None:
             super().__init__()
