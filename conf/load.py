@@ -57,6 +57,7 @@ ADDED: dict[str, Any] = {
     "rule.refresh_every": 4,
     "loss.clip_ratio": None,
     "learner.target_lag": 8.0,
+    "learner.warmup_updates": 0,
     "actors.pipeline": 1,
     "actors.cuda_graphs": "auto",
     "actors.fidelity_every": 200,

@@ -291,6 +291,9 @@ class LearnerConfig:
     learning_rate: float = knob(
         6e-4, "at the start; falls linearly to final_learning_rate over total_steps", minimum=0, maximum=1
     )
+    warmup_updates: int = knob(
+        0, "updates over which the learning rate rises from nothing at the start", minimum=0, maximum=MAX_STEPS
+    )
     final_learning_rate: float = knob(0.0, "at total_steps", minimum=0, maximum=1)
     rmsprop_decay: float = knob(0.99, "alpha", minimum=0, maximum=BELOW_ONE)
     rmsprop_epsilon: float = knob(0.01, "outside the root; inside it with rmsprop_tf", minimum=1e-12, maximum=1)

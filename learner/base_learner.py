@@ -126,12 +126,12 @@ class BaseLearner(ABC, Generic[M]):
     def _update(self, gradient: Float[Tensor, " parameters"], gauges: Mapping[str, float]) -> Update:
         """One step of the optimizer; overwrites ``gradient``."""
         norms = self._norms(gradient)
-        self._optimizer.apply(gradient, norms[0], self.counters.agent_steps)
+        learning_rate = self._optimizer.apply(gradient, norms[0], self.counters.agent_steps)
         self.counters.version += 1
         self.counters.updates += 1
         norm, *part_norms = numbers(norms)  # once all has been asked of the device
         return Update(
-            learning_rate=self._optimizer.learning_rate(self.counters.agent_steps),
+            learning_rate=learning_rate,
             gradient_norm=norm,
             part_norms=dict(zip(self._parts, part_norms, strict=True)),
             gauges=gauges,

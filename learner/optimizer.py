@@ -20,7 +20,9 @@ class Optimizer:
 
     ``rmsprop`` is torch's, as the paper's code uses it: epsilon is added outside the root, no momentum. ``rmsprop_tf`` is TensorFlow's,
     of IMPALA's published code: epsilon is added inside, and the mean of the squares begins at 1. The learning rate falls linearly from
-    ``learning_rate`` to ``final_learning_rate`` over ``total_steps`` agent steps.
+    ``learning_rate`` to ``final_learning_rate`` over ``total_steps`` agent steps, after it has risen linearly from nothing over
+    ``warmup_updates`` updates: before an optimizer has seen many gradients their scale is a guess, and its first steps, all in one
+    direction, may push a network to where no gradient comes back (Ma & Yarats 2021 of Adam).
 
     torch's optimizers are called as functions: its classes import the compiler, which takes longer than torch itself.
     """
@@ -31,15 +33,21 @@ class Optimizer:
         self._weights = vector
         self._moments = MOMENTS[config.optimizer]
         self._state: dict[str, Tensor] = {}
+        self._steps = 0
+        """As the state has them, on the host."""
 
     def learning_rate(self, agent_steps: int) -> float:
-        """At a point of the run, counted in agent steps."""
+        """Of the next update, at a point of the run that is counted in agent steps."""
         progress = min(1.0, agent_steps / self._total_steps)
         start, end = self._config.learning_rate, self._config.final_learning_rate
-        return start + (end - start) * progress
+        risen = min(1.0, (self._steps + 1) / max(1, self._config.warmup_updates))
+        return risen * (start + (end - start) * progress)
 
-    def apply(self, gradient: Float[Tensor, " parameters"], norm: Float[Tensor, ""], agent_steps: int) -> None:
-        """One update. Scales ``gradient`` in place where its global norm, ``norm``, exceeds ``clip_norm``; 0 clips nothing."""
+    def apply(self, gradient: Float[Tensor, " parameters"], norm: Float[Tensor, ""], agent_steps: int) -> float:
+        """One update; returns its learning rate.
+
+        Scales ``gradient`` in place where its global norm, ``norm``, exceeds ``clip_norm``; 0 clips nothing.
+        """
         if self._config.clip_norm > 0:
             scale = (self._config.clip_norm / norm).clamp(max=1.0)
             if scale.device.type != "cpu" or scale < 1:
@@ -47,8 +55,11 @@ class Optimizer:
         if not self._state:
             first = torch.full_like(gradient, FIRST_MOMENT.get(self._config.optimizer, 0.0))
             self.set_state({"step": torch.zeros(()), **dict.fromkeys(self._moments, first)})
+        learning_rate = self.learning_rate(agent_steps)
         with torch.no_grad():
-            self._step(gradient, self.learning_rate(agent_steps))
+            self._step(gradient, learning_rate)
+        self._steps += 1
+        return learning_rate
 
     def _step(self, gradient: Float[Tensor, " parameters"], learning_rate: float) -> None:
         config, state = self._config, self._state
@@ -100,3 +111,4 @@ class Optimizer:
             name: value.to(counts_on if name == "step" else self._weights.device, copy=True)
             for name, value in state.items()
         }
+        self._steps = int(state["step"]) if state else 0

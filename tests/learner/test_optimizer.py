@@ -38,6 +38,19 @@ def test_updates_and_state_are_those_of_torchs_optimizer_bit_for_bit(optimizer: 
         assert all(torch.equal(state[name], kept[name]) for name in kept)
 
 
+@pytest.mark.parametrize("optimizer", ["rmsprop", "rmsprop_tf", "adam"])
+def test_the_learning_rate_rises_over_the_first_updates_and_goes_on_rising_after_a_resume(optimizer: str) -> None:
+    config = LearnerConfig(optimizer=optimizer, learning_rate=0.4, final_learning_rate=0.4, warmup_updates=4)
+    ours, rates = Optimizer(config, torch.randn(8), total_steps=100), []
+    for step in range(6):
+        if step == 2:
+            state, ours = ours.get_state(), Optimizer(config, torch.randn(8), total_steps=100)
+            ours.set_state(state)
+        rates.append(ours.apply(torch.randn(8), torch.tensor(1.0), agent_steps=step))
+    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
+    assert Optimizer(LearnerConfig(learning_rate=0.4), torch.zeros(1), 100).learning_rate(0) == 0.4
+
+
 def test_that_of_tensorflow_has_its_epsilon_inside_the_root_and_begins_at_one() -> None:
     config = LearnerConfig(
         optimizer="rmsprop_tf", clip_norm=0.0, learning_rate=0.01, rmsprop_decay=0.9, rmsprop_epsilon=0.1
