@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from benchmarks import peers
 from benchmarks.learning import RESULTS
 from benchmarks.peers.compare import PEERS
-from benchmarks.peers.page import write
-from benchmarks.peers.store import Runs
+from benchmarks.peers.page import publish
+from benchmarks.peers.store import DATA, Runs
 
-VERBS = ("run", "table")
+VERBS = ("run", "publish")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     if seconds <= 0:
         print(f"error: minutes={options['minutes']}: expected more than none", file=sys.stderr)
         return 2
-    verbs = [verb for verb in VERBS if verb in words] or list(VERBS)
+    verbs = [verb for verb in VERBS if verb in words] or ["run"]
     failed = False
     if "run" in verbs:
         chosen = [known[word] for word in words if word in known] or list(PEERS)
@@ -38,8 +38,8 @@ def main(argv: Sequence[str]) -> int:
                 print(f"{run.peer}, seed {run.seed}: return {run.final}, {rates}", flush=True)
         except RuntimeError:  # each has been said
             failed = True
-    if "table" in verbs:
-        write(Runs(peers.DATA), RESULTS)
+    if "publish" in verbs:
+        publish(Runs(peers.RESULTS / DATA), RESULTS)
     return int(failed)
 
 

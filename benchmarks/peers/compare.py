@@ -84,7 +84,7 @@ def measured(peer: Peer, seed: int, seconds: float) -> PeerRun:
         environment.pop("PYTHONPATH", None)  # what is ours is not theirs
     processes, log = Processes(mark), folder / "log"
     with log.open("wb") as output:
-        subprocess.Popen(
+        program = subprocess.Popen(
             [python, *(word.format(**values) for word in peer.words)],
             cwd=ROOT, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
@@ -95,6 +95,7 @@ def measured(peer: Peer, seed: int, seconds: float) -> PeerRun:
             raise RuntimeError(f"{peer.key}: {error}; {last[:300]} ({log})") from None
         finally:
             processes.end()
+            program.wait()
     return PeerRun(peer.key, seed, available_cores(), **asdict(seen))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.peers.compare import PEERS
-from benchmarks.peers.store import Runs
+from benchmarks.peers.store import DATA, Runs
 from benchmarks.report import replace_table
 
 MINUTES = (3, 6, 10, 15)
@@ -41,9 +41,17 @@ def _to_goal(when: float | None, end: float) -> str:
     return f"{when / 60:.1f}" if when is not None else f">{end / 60:.0f}"
 
 
-def write(runs: Runs, results: Path) -> None:
-    replace_table(results / "README.md", "python -m benchmarks.peers table", table(runs))
+def write(runs: Runs, folder: Path) -> None:
+    """Beside the file of runs."""
+    (folder / "table.md").write_text("\n".join([*table(runs), ""]))
+    picture(runs, folder / "peers.png")
+
+
+def publish(runs: Runs, results: Path) -> None:
+    """Into docs/results. Raises ``ValueError`` if its page has no place for the table."""
+    replace_table(results / "README.md", "python -m benchmarks.peers publish", table(runs))
     picture(runs, results / "peers.png")
+    runs.copy(results / "data" / DATA)
 
 
 def picture(runs: Runs, path: Path) -> None:
@@ -64,6 +72,7 @@ def picture(runs: Runs, path: Path) -> None:
         panel.set(xlabel=what)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("mean raw return")
-    figure.legend(fontsize=9, loc="outside lower center", ncols=2)
+    if runs.all:
+        figure.legend(fontsize=9, loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=80)
     plt.close(figure)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from r2ac.persistence.writing import replace_file
 
+DATA = "peers.json"
 GAMES = 100
 WINDOW_S = 120.0
 WARM_UP_S = 30.0
@@ -74,9 +75,12 @@ class Runs:
         """Takes the place of an earlier one of this peer and seed."""
         self.all = [one for one in self.all if (one.peer, one.seed) != (run.peer, run.seed)] + [run]
         self.all.sort(key=lambda one: (one.peer, one.seed))
+        self.copy(self._path)
+
+    def copy(self, path: Path) -> None:
         lines = ",\n".join(json.dumps(asdict(one)) for one in self.all)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(self._path, f"[\n{lines}\n]\n")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, f"[\n{lines}\n]\n")
 
     def of(self, peer: str) -> list[PeerRun]:
         return [run for run in self.all if run.peer == peer]

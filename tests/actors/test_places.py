@@ -8,9 +8,10 @@ from actors.places import BYTES_OF_ONE, rooms
 from conf.load import load_train
 
 GIB = 2.0**30
+FOUR = {"CPU": 4.0}
 
 
-def node(name: str, alive: bool = True, **resources: float) -> dict[str, Any]:
+def node(name: str, resources: dict[str, float], alive: bool = True) -> dict[str, Any]:
     return {"NodeID": name, "Alive": alive, "Resources": resources}
 
 
@@ -34,11 +35,11 @@ def node(name: str, alive: bool = True, **resources: float) -> dict[str, Any]:
 def test_a_core_memory_and_a_share_of_a_gpu_for_each(
     words: tuple[str, ...], resources: dict[str, float], room: int
 ) -> None:
-    assert rooms([node("there", **resources)], load_train(words), "here") == {"there": room}
+    assert rooms([node("there", resources)], load_train(words), "here") == {"there": room}
 
 
 def test_the_learner_takes_its_cores_of_the_drivers_node() -> None:
-    nodes = [node("here", CPU=4.0), node("there", CPU=4.0), node("gone", alive=False, CPU=4.0)]
+    nodes = [node("here", FOUR), node("there", FOUR), node("gone", FOUR, alive=False)]
     assert rooms(nodes, load_train(["learner.num_cpus=1.5"]), "here") == {"here": 2, "there": 4}
     with_gpu = load_train(["learner.num_cpus=1.5", "learner.num_gpus=1"])
     assert rooms(nodes, with_gpu, "here") == {"here": 4, "there": 4}

@@ -1,7 +1,6 @@
 """What is said of this program beside its peers is what their files hold; what is watched is all of a program, and nothing else."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +12,12 @@ from patience import wait_until
 
 import benchmarks.peers.compare as installing
 from benchmarks import peers
-from benchmarks.learning import RESULTS
 from benchmarks.peers import watch
 from benchmarks.peers.__main__ import main
 from benchmarks.peers.compare import PEERS, PROGRAMS, Peer, installed, measured
-from benchmarks.peers.page import table, write
+from benchmarks.peers.page import publish, table, write
 from benchmarks.peers.programs.games import Games, recorded
-from benchmarks.peers.store import PeerRun, Runs
+from benchmarks.peers.store import DATA, PeerRun, Runs
 from benchmarks.peers.watch import Count, GamesOf, Processes, RowsOf, marked
 from conf.load import load_train
 from r2ac.commands import train
@@ -79,17 +77,20 @@ def test_the_table_has_a_line_for_each_peer_that_ran_and_a_number_for_each_seed(
     }
 
 
-def test_the_page_shows_the_file(tmp_path: Path) -> None:
-    page = Path(shutil.copy(RESULTS / "README.md", tmp_path))
-    write(Runs(peers.DATA), tmp_path)
-    assert page.read_text() == (RESULTS / "README.md").read_text()
-
-
-def test_every_peer_was_measured() -> None:
-    runs = Runs(peers.DATA)
-    assert {one.peer for one in runs.all} == {peer.key for peer in PEERS}
-    for key in ("train", "sample_factory"):
-        assert [one.seed for one in runs.of(key)] == [1, 2, 3]
+@pytest.mark.seconds
+def test_what_was_measured_is_written_beside_it_and_published_where_it_is_asked_for(tmp_path: Path) -> None:
+    runs = Runs(tmp_path / "measured" / DATA)
+    runs.add(run([0, 100, 200, 300, 400], [0.0, 100.0, 300.0, 1300.0, 3300.0]))
+    write(runs, tmp_path / "measured")
+    assert (tmp_path / "measured" / "table.md").read_text().splitlines() == table(runs)
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- table: python -m benchmarks.peers publish -->\n<!-- end of table -->\nafter\n")
+    publish(runs, tmp_path)
+    lines = page.read_text().splitlines()
+    assert (lines[0], lines[-1]) == ("before", "after")
+    assert all(line in lines for line in table(runs))
+    assert Runs(tmp_path / "data" / DATA).all == runs.all
+    assert (tmp_path / "peers.png").stat().st_size > 1000
 
 
 def test_our_own_words_are_understood() -> None:
@@ -240,7 +241,7 @@ def test_what_cannot_be_installed_is_said_and_tried_again(quick: Path, monkeypat
 def test_one_that_fails_does_not_keep_the_others_from_running(
     quick: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(peers, "DATA", quick / "peers.json")
+    monkeypatch.setattr(peers, "RESULTS", quick)
     both = (Peer("gone", "Gone", (), ("-c", "0")), Peer("player", "Player", (), ("-c", PLAYS)))
     found = []
     with pytest.raises(RuntimeError, match="gone: no step within"):
@@ -252,7 +253,7 @@ def test_one_that_fails_does_not_keep_the_others_from_running(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["fly"], "fly: expected run, table, train, "),
+        (["fly"], "fly: expected run, publish, train, "),
         (["run", "hours=2"], "hours: expected run"),
         (["run", "seeds=one"], "'one': expected seeds=1,2,3"),
         (["run", "minutes=long"], "'long': expected seeds=1,2,3 and minutes=10"),

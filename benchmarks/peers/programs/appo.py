@@ -15,7 +15,7 @@ GAME = "RecordedBreakout-v0"
 FOLDER, *OPTIONS = sys.argv[1:]
 
 
-def make(render_mode: str | None = None) -> gymnasium.Env:
+def make(render_mode: str | None = None, **options) -> gymnasium.Env:
     return recorded("BreakoutNoFrameskip-v4", FOLDER, gymnasium, ale_py)
 
 

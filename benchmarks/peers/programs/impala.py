@@ -1,5 +1,6 @@
 """RLlib's IMPALA with an LSTM on Breakout: PROGRAM FOLDER SEED RUNNERS STREAMS UNITS"""
 
+import logging
 import sys
 
 import ale_py
@@ -21,9 +22,9 @@ def main() -> int:
         return gymnasium.wrappers.TransformReward(env, lambda reward: max(-1.0, min(1.0, float(reward))))
 
     register_env("breakout", make)
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     network = DefaultModelConfig(
-        conv_filters=[[32, 8, 4], [64, 4, 2], [64, 3, 1]],
+        conv_filters=[(32, 8, 4), (64, 4, 2), (64, 3, 1)],
         conv_activation="relu",
         head_fcnet_hiddens=[],
         vf_share_layers=True,
