@@ -72,7 +72,7 @@ def picture(runs: Runs, path: Path) -> None:
         panel.set(xlabel=what)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("mean raw return")
-    if runs.all:
+    if panels[0].get_legend_handles_labels()[0]:
         figure.legend(fontsize=9, loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=80)
     plt.close(figure)

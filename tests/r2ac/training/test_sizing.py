@@ -190,7 +190,7 @@ def test_a_lag_beyond_the_limit_is_said(rule: str, word: str):
     (said,) = doubts(size(60, *words))
     assert "60 actors and 32 segments per update" in said
     assert f"about 60 versions late, beyond learner.max_lag=20, so about 67% of them will be {word}" in said
-    assert doubts(size(21, *words)) == []
+    assert doubts(size(20, *words)) == []
     assert doubts(size(60, *words, "learner.lag_rule=accept")) == []
     assert doubts(size(60, *words, "learner.mode=sync")) == []
 
