@@ -23,7 +23,7 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 LEARNED = 0.95
 FIRST_BREAKOUT = (
     *("network=nature", "learner.learning_rate=0.0005", "actors.num_envs=16", "actors.unroll=20"),
-    *("loss.trace_decay=1.0", "learner.target_lag=8"),
+    *("loss.trace_decay=1.0", "learner.target_lag=8", "learner.warmup_updates=0"),
 )
 """What ``experiment=atari_breakout`` was until it was measured what learns more per minute (``defaults.py``): figures from before stay
 comparable."""
