@@ -12,11 +12,11 @@ folder=PATH   where the runs go (runs/defaults)
 import sys
 
 from benchmarks.algorithms import then
-from benchmarks.learning import FIRST_BREAKOUT, RESULTS, Agent, Store, Study, Task, curves_by_minutes
+from benchmarks.learning import COLD, FIRST_BREAKOUT, RESULTS, Agent, Store, Study, Task, curves_by_minutes
 from benchmarks.report import replace_table
 
 MINUTES = 10
-TASKS = (Task("Breakout", 20_000_000, ("experiment=atari_breakout",), minutes=MINUTES, row_steps=5_120),)
+TASKS = (Task("Breakout", 20_000_000, ("experiment=atari_breakout", *COLD), minutes=MINUTES, row_steps=5_120),)
 AGENTS: tuple[Agent, ...] = (
     Agent("make train", ()),
     Agent("before", FIRST_BREAKOUT),

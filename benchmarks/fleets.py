@@ -14,7 +14,7 @@ folder=PATH   where the runs go (runs/fleets)
 import statistics
 import sys
 
-from benchmarks.learning import RESULTS, Agent, Curve, Store, Study, Task
+from benchmarks.learning import COLD, RESULTS, Agent, Curve, Store, Study, Task
 from benchmarks.report import replace_table
 
 NOT_RUN = ("Breakout, sixteen cores", "Breakout, many actors, tried")
@@ -57,7 +57,7 @@ MAZE = tuple(
 TASK = Task(
     "Breakout, many actors",
     20_000_000,
-    ("experiment=atari_breakout",),
+    ("experiment=atari_breakout", *COLD),
     minutes=4.25,
     row_steps=5_120,
     agents=tuple(agent.name for agent in BREAKOUT),

@@ -27,6 +27,8 @@ FIRST_BREAKOUT = (
 )
 """What ``experiment=atari_breakout`` was until it was measured what learns more per minute (``defaults.py``): figures from before stay
 comparable."""
+COLD = ("learner.warmup_updates=0",)
+"""Of ``experiment=atari_breakout`` before its learning rate rose at the start, with which most of what is stored was measured."""
 VERBS = ("run", "speed", "table")
 
 
