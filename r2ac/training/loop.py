@@ -31,6 +31,7 @@ from r2ac.persistence.resume import finished_line, resume_point
 from r2ac.training.build import Start, available_cores, describe_environment, initial_weights, open_machinery
 from r2ac.training.clock import Clock
 from r2ac.training.encoder_watch import EncoderWatch
+from r2ac.training.parts import require_a_cluster_to_follow
 from r2ac.training.refusals import Refusals
 from r2ac.training.sizing import choices, doubts, resized, sized, update_line
 from rtrl_core import ParameterLayout
@@ -74,6 +75,7 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
         NoProgress: if nothing that the actors send can be used.
         UnknownEnvironment, MissingDependency, ValueError: for a configuration that cannot work.
     """
+    require_a_cluster_to_follow(config)
     algorithm = find_algorithm(config.algorithm)
     spec = describe_environment(config, sinks.event)
     layout, vector = initial_weights(config, spec)

@@ -38,14 +38,23 @@ def _require_a_fleet_that_may_follow(config: TrainConfig, algorithm: Algorithm[A
         keeps = f"learner.mode={config.learner.mode} has rounds of a fleet of fixed size"
     elif fleet.num_streams is not None:
         keeps = f"fleet.num_streams={fleet.num_streams} is spread over a fleet of fixed size"
-    elif fleet.kind != "ray" or fleet.address is None:
+    if keeps is not None:
+        raise ConfigError(f"fleet.num_actors=auto follows a cluster, but {keeps}: say fleet.num_actors=N")
+
+
+def require_a_cluster_to_follow(config: TrainConfig) -> None:
+    """Asked where training begins: a job that is submitted is told its cluster there.
+
+    Raises:
+        ConfigError: for a fleet that should follow a cluster, and none is named.
+    """
+    fleet = config.fleet
+    if fleet.follow_cluster and (fleet.kind != "ray" or fleet.address is None):
         where = f"fleet={fleet.kind}" if fleet.kind != "ray" else "fleet.address=null"
         raise ConfigError(
             f"fleet.num_actors=auto follows a cluster, but {where} is this machine alone: name the cluster by fleet.address, or leave "
             "fleet.num_actors open (null) for an actor per core"
         )
-    if keeps is not None:
-        raise ConfigError(f"fleet.num_actors=auto follows a cluster, but {keeps}: say fleet.num_actors=N")
 
 
 def part_names() -> dict[str, tuple[str, ...]]:

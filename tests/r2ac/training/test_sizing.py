@@ -86,15 +86,20 @@ def test_a_fleet_of_another_size_has_the_updates_that_it_would_have_begun_with(n
             ("fleet.num_streams=64",),
             "fleet.num_streams=64 is spread over a fleet of fixed size: say fleet.num_actors=N",
         ),
-        (("fleet=local",), "fleet=local is this machine alone: name the cluster by fleet.address"),
-        ((), "fleet.address=null is this machine alone: name the cluster by fleet.address"),
     ],
 )
 def test_what_keeps_a_fleet_of_fixed_size_refuses_to_follow_a_cluster(words: tuple[str, ...], said: str):
-    address = () if "alone" in said else ("fleet.address=auto",)
-    config = composed(("fleet.num_actors=auto", *address, *words))
+    config = composed(("fleet.num_actors=auto", *words))
     with pytest.raises(ConfigError, match=f"^fleet.num_actors=auto follows a cluster, but {re.escape(said)}"):
         require_all_parts(config)
+
+
+@pytest.mark.parametrize("where", ["fleet=local", "fleet.address=null"])
+def test_a_run_without_a_cluster_has_none_to_follow_and_a_job_is_told_its_own_later(where: str, tmp_path: Path):
+    config = require_all_parts(composed(("fleet.num_actors=auto", where)))
+    said = f"fleet.num_actors=auto follows a cluster, but {where} is this machine alone: name the cluster by"
+    with pytest.raises(ConfigError, match=f"^{re.escape(said)} fleet.address"):
+        train(config, tmp_path, Sinks([], print), RunHooks())
 
 
 def test_a_small_fleet_updates_with_every_contribution():
