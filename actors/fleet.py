@@ -118,13 +118,13 @@ class RestartLimit:
 
     Args:
         limit: of restarts within an hour.
-        whose: in words, before and after "restarts": ("actor ", "") or ("", " of the learner").
+        what: they are, in words.
     """
 
-    def __init__(self, limit: int, whose: tuple[str, str]) -> None:
+    def __init__(self, limit: int, what: str) -> None:
         self.count = 0
         """Of all times."""
-        self._limit, self._whose = limit, whose
+        self._limit, self._what = limit, what
         self._lately: deque[tuple[float, str]] = deque()
 
     def record(self, cause: str) -> None:
@@ -135,9 +135,8 @@ class RestartLimit:
             self._lately.popleft()
         self._lately.append((now, cause))
         if len(self._lately) > self._limit:
-            before, after = self._whose
             raise FleetError(
-                f"gave up after {self._limit} {before}restarts{after} within an hour (fleet.max_restarts); the first one was because: "
+                f"gave up after {self._limit} {self._what} within an hour (fleet.max_restarts); the first one was because: "
                 f"{self._lately[0][1]}"
             )
 
@@ -146,7 +145,7 @@ class Restarts:
     """Of a fleet's actors."""
 
     def __init__(self, limit: int, announce: Callable[[str], None]) -> None:
-        self._limit = RestartLimit(limit, ("actor ", ""))
+        self._limit = RestartLimit(limit, "actor restarts")
         self._announce = announce
 
     @property

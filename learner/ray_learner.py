@@ -78,7 +78,7 @@ class RayLearner(Generic[C]):
         limits: FleetConfig,
         announce: Callable[[str], None],
     ) -> None:
-        self._restarts = RestartLimit(limits.max_restarts, ("", " of the learner"))
+        self._restarts = RestartLimit(limits.max_restarts, "restarts of the learner")
         self._plan = plan
         self._newest_state = newest_state
         self._limits = limits

@@ -32,6 +32,7 @@ EXCEPTIONS = {
     ): "a fleet that has nothing to tell; how long that takes is all the same",
     ("r2ac/commands/test_doctor.py", "limit_s=0.5"): "is always over: the program never ends",
     (RAY_TRAINING, '"fleet.placement_timeout_s=1"'): "is always over: the cluster has no place",
+    ("integration/test_following.py", '"fleet.placement_timeout_s=1"'): "is always over: the cluster has no room",
     (RAY_TRAINING, '"fleet.start_timeout_s=100000"'): NEVER_OVER,
     (RAY_TRAINING, '"fleet.unroll_timeout_s=100000"'): NEVER_OVER,
 }

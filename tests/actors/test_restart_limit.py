@@ -14,7 +14,7 @@ class Clock:
 
 
 def test_restarts_that_are_far_between_never_end_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, limit = Clock(monkeypatch), RestartLimit(3, ("", " of the learner"))
+    clock, limit = Clock(monkeypatch), RestartLimit(3, "restarts of the learner")
     for number in range(200):
         clock.minutes = 21.0 * number  # never four within an hour
         limit.record("a node left")
@@ -22,7 +22,7 @@ def test_restarts_that_are_far_between_never_end_a_run(monkeypatch: pytest.Monke
 
 
 def test_one_too_many_within_an_hour_ends_it_with_the_first_cause_of_that_hour(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, limit = Clock(monkeypatch), RestartLimit(3, ("", " of the learner"))
+    clock, limit = Clock(monkeypatch), RestartLimit(3, "restarts of the learner")
     for clock.minutes, cause in ((0, "long ago"), (59, "the memory"), (61, "its echo"), (80, "another")):
         limit.record(cause)
     said = r"gave up after 3 restarts of the learner within an hour \(fleet\.max_restarts\); the first one was because: the memory"

@@ -10,6 +10,7 @@ from own_envs import ACTIONS, OBSERVATIONS, Misbehaving
 from r2ac.commands.train import main
 
 TOY = [
+    "learner.warmup_updates=0",  # a hundred updates are all that these runs have
     *("fleet=local", "fleet.num_actors=1", "actors.num_envs=32", "actors.unroll=1", "learner.batch_segments=32"),
     *("network.encoder=mlp", "network.mlp_sizes=[]", "network.features=16", "network.core=feedforward"),
     *("network.last_reward=false", "loss.entropy_cost=0", "learner.optimizer=adam", "learner.learning_rate=0.02"),
