@@ -101,7 +101,9 @@ class RayLearner(Generic[C]):
     def _start(self, state: dict[str, Any], lost: Counters | None) -> None:
         options = self._plan.config
         # Without a GPU to go to it stays beside the driver: Ray would put it on any node, and each may leave before the run ends.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        # Where it asks for cores, the driver's node may have none. Where it asks for none a preference is not enough: Ray keeps to it
+        # half of the time.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=options.num_cpus > 0)
         self._process: Any = (
             ray.remote(LearnerProcess)
             .options(
