@@ -151,18 +151,21 @@ class FollowingFleet(RayFleet[C]):
                 super().submit(actor_id, self._weights)
 
     def _write_off(self, member: Member) -> None:
+        """One whose node has left."""
+        self._take_out(member)
+        self._written_off += 1
+
+    def _take_out(self, member: Member) -> None:
         actor_id = member.identity.actor_id
         self._left[actor_id] = member.identity
         self._missing.pop(actor_id, None)
         del self._members[actor_id]
         ray.kill(member.process)
-        self._written_off += 1
 
     def _leave_node(self, member: Member, cause: str) -> None:
         """One that could not start: its node is tried again later, and the others do not wait for it."""
         assert member.node is not None
-        self._write_off(member)
-        self._written_off -= 1
+        self._take_out(member)
         if self._next_try.get(member.node, 0.0) <= time.monotonic():
             self._announce(
                 f"actor {member.identity.actor_id} could not start on a node ({cause}); it is tried again there in {NEXT_TRY_S:g} s"

@@ -7,6 +7,7 @@ Groups are core, dense, train, pipeline, ship, refresh, env, memory, startup, an
 
 import importlib
 import json
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measurement import Result
+from benchmarks.measurement import NotMeasured, Result
 from benchmarks.report import write_docs
 
 GROUPS = ("core", "dense", "train", "pipeline", "ship", "refresh", "env", "memory", "startup")
@@ -34,7 +35,10 @@ def main(arguments: list[str]) -> int:
     chosen: list[str] = []
     for word in arguments:
         if word.startswith("seconds="):
-            seconds = float(word.partition("=")[2])
+            seconds = _seconds(word)
+            if seconds is None:
+                print(f"error: {word}: expected seconds of a measurement, as seconds=14", file=sys.stderr)
+                return 2
         elif word in (*GROUPS, *NAMED, "all"):
             chosen += GROUPS if word == "all" else [word]
         elif word == "docs":
@@ -51,14 +55,26 @@ def main(arguments: list[str]) -> int:
         console.print(f"[dim]measuring {group} ...[/dim]")
         results: list[Result] = []
         module = importlib.import_module(f"benchmarks.{group}")
-        for result in module.run(seconds or getattr(module, "SECONDS", SECONDS)):
-            results.append(result)
-            _note(result)
+        try:
+            for result in module.run(seconds or getattr(module, "SECONDS", SECONDS)):
+                results.append(result)
+                _note(result)
+        except NotMeasured as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         _store(group, results)
         for table in _tables(group, results):
             console.print(table)
     console.print(f"written to {RESULTS}")
     return 0
+
+
+def _seconds(word: str) -> float | None:
+    try:
+        seconds = float(word.partition("=")[2])
+    except ValueError:
+        return None
+    return seconds if 0 < seconds < math.inf else None
 
 
 def _note(result: Result) -> None:

@@ -9,10 +9,12 @@ only=A;B      settings whose "task, setting" has one of these in it
 folder=PATH   where the runs go (runs/defaults)
 """
 
+import statistics
 import sys
 
 from benchmarks.algorithms import then
-from benchmarks.learning import COLD, FIRST_BREAKOUT, RESULTS, Agent, Store, Study, Task, curves_by_minutes
+from benchmarks.fleets import lately
+from benchmarks.learning import COLD, FIRST_BREAKOUT, RESULTS, Agent, Curve, Store, Study, Task, curves_by_minutes
 from benchmarks.report import replace_table
 
 MINUTES = 10
@@ -46,8 +48,15 @@ TRIED: tuple[tuple[str, str], ...] = (
     ("the same with 8 streams, four passes, advantages divided, 0.0005", "no"),
 )
 """On the way to ``make train``, one seed each: of Breakout, in the order of trying, and whether it was kept."""
-TRIES, TWO_CORES = "Breakout, tried", "Breakout, two cores"
+TRIES, TWO_CORES, STRESS = "Breakout, tried", "Breakout, two cores", "Breakout, eight actors, seven versions late"
 """Tasks of the file whose curves are not run by this program."""
+WARMED = "a version late, `learner.warmup_updates=100`"
+MENDED: tuple[str, ...] = ("two versions late, no warm-up", WARMED)
+STRESSED: tuple[str, ...] = (
+    *("as it was", "`learner.warmup_updates=300`", "`learner.warmup_updates=100`", "`learner.adam_betas=[0.9,0.99]`"),
+    *("`learner.clip_norm=10`", "both", "`learner.adam_epsilon=0.003`", "leaky rectifiers"),
+)
+STEPS = (10_000, 30_000, 60_000, 90_000)
 PICTURED = ("make train", "before")
 
 
@@ -66,20 +75,45 @@ def table(store: Store) -> list[str]:
             " ".join(f"{curve.steps[-1] / 1000:.0f}" for curve in curves),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, "", *whole_machine(store), "", *tries(store)]
+    return [*lines, "", *whole_machine(store), "", *stress(store), "", *tries(store)]
 
 
 def whole_machine(store: Store) -> list[str]:
-    """``make train`` as it is, by minutes."""
-    (curve,) = [curve for curve in store.curves if curve.task == TWO_CORES]
+    """``make train`` as it was and as it is, on a machine of its own, by minutes."""
     minutes = (3, 6, 10, 15)
-    found = (f"{then(curve, curve.wall, 60 * minute):.1f}" for minute in minutes)
-    steps = f"{curve.steps[-1]:,} steps in all"
-    return [
-        f"| `make train` on all of two cores, seed {curve.seed}, {steps} | {' | '.join(f'{m} minutes' for m in minutes)} |",
-        "|---" * 5 + "|",
-        f"| mean return | {' | '.join(found)} |",
+    lines = [
+        f"| `make train` on all of two cores | seed | {' | '.join(f'{m} minutes' for m in minutes)} | k steps | encoder |",
+        "|---" * 8 + "|",
     ]
+    for agent in MENDED:
+        for curve in sorted(of(store, TWO_CORES, agent), key=lambda curve: (curve.seed, -curve.seconds)):
+            found = (
+                f"{then(curve, curve.wall, 60 * minute):.1f}" if curve.wall[-1] >= 57 * minute else "-"
+                for minute in minutes
+            )
+            share = f"{lately(curve.encoder):.2g}" if curve.encoder else "-"
+            lines.append(f"| {agent} | {curve.seed} | {' | '.join(found)} | {curve.steps[-1] / 1000:.0f} | {share} |")
+    return lines
+
+
+def stress(store: Store) -> list[str]:
+    """The encoder's share of the gradient, by steps."""
+    heads = " | ".join(f"{steps // 1000} k steps" for steps in STEPS)
+    lines = [f"| {STRESS}: changed | {heads} |", "|---" * (1 + len(STEPS)) + "|"]
+    for agent in STRESSED:
+        (curve,) = of(store, STRESS, agent)
+        lines.append(f"| {agent} | {' | '.join(share_at(curve, steps) for steps in STEPS)} |")
+    return lines
+
+
+def share_at(curve: Curve, steps: int) -> str:
+    """Median of the rows within 5,000 steps of a point; nothing beyond the end."""
+    near = [share for at, share in zip(curve.steps, curve.encoder, strict=True) if abs(at - steps) <= 5_000]
+    return f"{statistics.median(near):.2f}" if near else "-"
+
+
+def of(store: Store, task: str, agent: str) -> list[Curve]:
+    return [curve for curve in store.curves if (curve.task, curve.agent) == (task, agent)]
 
 
 def tries(store: Store) -> list[str]:

@@ -6,6 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 
+class NotMeasured(RuntimeError):
+    """What was asked for could not be measured, for a reason that is the user's to mend. One line."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     name: str

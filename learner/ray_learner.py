@@ -135,9 +135,11 @@ class RayLearner(Generic[C]):
             silent_at = self._heard + self._limits.learner_timeout_s
             patient_until = min(until, silent_at) if len(self._pending) > at_most_pending else 0.0
             if not self._is_there(reference, patient_until):
-                if time.monotonic() >= silent_at and not self._is_there(reference, time.monotonic() + SURE_S):
+                if time.monotonic() < silent_at:
+                    break
+                if not self._is_there(reference, time.monotonic() + SURE_S):
                     self._replace(self._silence, lost=len(self._pending))
-                break
+                    break
             self._pending.popleft()
             self._heard = time.monotonic()
             try:

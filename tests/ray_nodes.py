@@ -40,6 +40,8 @@ class Nodes:
     """A cluster in a process of its own, because Ray's settings are a process's. Its head has no cores."""
 
     def __init__(self, environment: dict[str, str]) -> None:
+        self.environment = environment
+        """Of who joins it, too."""
         command = [sys.executable, "-c", NODES, f"{patience(1000):.0f}"]  # a slow node is not a lost one
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -76,17 +78,15 @@ class Nodes:
 
 
 @contextmanager
-def cluster_environment() -> Iterator[dict[str, str]]:
-    """Of the cluster and of who joins it."""
+def cluster(**environment: str) -> Iterator[Nodes]:
+    """
+    Args:
+        environment: variables of the cluster's processes, and of those of who joins it.
+    """
     folder = tempfile.mkdtemp(prefix="r2ac")  # short: Ray's sockets lie in it
     ours = {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0"}
-    yield {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | ours
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def cluster(environment: dict[str, str]) -> Iterator[Nodes]:
-    nodes = Nodes(environment)
+    nodes = Nodes({name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | ours | environment)
     with nodes.process:
         yield nodes
         nodes.close()
+    shutil.rmtree(folder, ignore_errors=True)

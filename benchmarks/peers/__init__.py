@@ -14,7 +14,7 @@ each: an hour.
 import sys
 from collections.abc import Iterator, Sequence
 
-from benchmarks.measurement import Result, informs
+from benchmarks.measurement import NotMeasured, Result, informs
 from benchmarks.peers.compare import FOLDER, PEERS, Peer, measured
 from benchmarks.peers.page import write
 from benchmarks.peers.store import DATA, PeerRun, Runs
@@ -25,14 +25,14 @@ RESULTS = FOLDER / "results"
 
 
 def in_turns(peers: Sequence[Peer], seeds: Sequence[int], seconds: float) -> Iterator[PeerRun]:
-    """Those of one seed after the other. Raises ``RuntimeError`` for those that could not be measured, after all that could."""
+    """Those of one seed after the other. Raises ``NotMeasured`` for those that could not be measured, after all that could."""
     runs, failures = Runs(RESULTS / DATA), []
     for seed in seeds:
         for peer in peers:
             print(f"{peer.key}, seed {seed}, {seconds:.0f} s", file=sys.stderr, flush=True)
             try:
                 found = measured(peer, seed, seconds)
-            except RuntimeError as error:
+            except NotMeasured as error:
                 failures.append(str(error))
                 print(f"error: {error}", file=sys.stderr, flush=True)
                 continue
@@ -40,7 +40,7 @@ def in_turns(peers: Sequence[Peer], seeds: Sequence[int], seconds: float) -> Ite
             write(runs, RESULTS)
             yield found
     if failures:
-        raise RuntimeError("; ".join(failures))
+        raise NotMeasured(f"{len(failures)} could not be measured: what is said above each")
 
 
 def run(seconds: float) -> Iterator[Result]:

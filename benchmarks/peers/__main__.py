@@ -1,10 +1,12 @@
 """``python -m benchmarks.peers``: see the package."""
 
+import math
 import sys
 from collections.abc import Sequence
 
 from benchmarks import peers
 from benchmarks.learning import RESULTS
+from benchmarks.measurement import NotMeasured
 from benchmarks.peers.compare import PEERS
 from benchmarks.peers.page import publish
 from benchmarks.peers.store import DATA, Runs
@@ -25,8 +27,8 @@ def main(argv: Sequence[str]) -> int:
     except ValueError as error:
         print(f"error: {error}: expected seeds=1,2,3 and minutes=10", file=sys.stderr)
         return 2
-    if seconds <= 0:
-        print(f"error: minutes={options['minutes']}: expected more than none", file=sys.stderr)
+    if not 0 < seconds < math.inf:
+        print(f"error: minutes={options['minutes']}: expected more than none, and an end", file=sys.stderr)
         return 2
     verbs = [verb for verb in VERBS if verb in words] or ["run"]
     failed = False
@@ -36,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
             for run in peers.in_turns(chosen, seeds, seconds):
                 rates = f"{run.rate(run.wall):,.0f} steps/s, {run.rate(run.cpu):,.0f} steps per CPU s"
                 print(f"{run.peer}, seed {run.seed}: return {run.final}, {rates}", flush=True)
-        except RuntimeError:  # each has been said
+        except NotMeasured:  # each has been said
             failed = True
     if "publish" in verbs:
         publish(Runs(peers.RESULTS / DATA), RESULTS)

@@ -11,11 +11,15 @@ from typing import Protocol
 
 import psutil
 
+from benchmarks.measurement import NotMeasured
+
 MARK = "R2AC_PEER"
 """Variable of the environment that all processes of a program inherit, whoever starts them and however they detach."""
 POLL_S = 2.0
 SAMPLE_S = 10.0
 START_S = 240.0
+STALL_S = 120.0
+"""Without a step; a program whose learner has died may live on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,16 +139,18 @@ def watch(processes: Processes, counted: Counted, seconds: float, start_s: float
     """Until so many seconds after its first steps were seen.
 
     Raises:
-        RuntimeError: if there are none within ``start_s``, or the program ends by itself.
+        NotMeasured: if there are none within ``start_s``, none for ``STALL_S`` later on, or the program ends by itself.
     """
     began = time.monotonic()
     while not (first := counted.now()).steps:
-        waited = time.monotonic() - began
-        if waited > start_s or not processes.alive():
-            raise RuntimeError(f"no step within {waited:.0f} s")
         time.sleep(POLL_S / 4)
+        waited = time.monotonic() - began
+        # At first it has no mark yet: it is still its parent's copy.
+        if waited > start_s or (waited > POLL_S and not processes.alive()):
+            raise NotMeasured(f"no step within {waited:.0f} s")
     origin, cpu_before = time.monotonic(), processes.cpu_s()
     seen, due = Seen(start=round(origin - began, 1)), 0.0
+    moved = (0.0, first.steps)
     while True:
         now, cpu, count = time.monotonic() - origin, processes.cpu_s() - cpu_before, counted.now()
         if now >= due:
@@ -154,10 +160,14 @@ def watch(processes: Processes, counted: Counted, seconds: float, start_s: float
             seen.steps.append(count.steps - first.steps)
             seen.games.append(count.games - first.games)
             seen.score.append(round(count.score - first.score, 3))
+        if count.steps > moved[1]:
+            moved = (now, count.steps)
+        elif now - moved[0] > STALL_S:
+            raise NotMeasured(f"no step from {moved[0]:.0f} to {now:.0f} s")
         if now >= seconds:
             return seen
         if not processes.alive():
-            raise RuntimeError(f"it ended after {now:.0f} s")
+            raise NotMeasured(f"it ended after {now:.0f} s")
         time.sleep(POLL_S)
 
 

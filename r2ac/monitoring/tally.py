@@ -3,7 +3,7 @@
 import math
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,14 +29,9 @@ class Tally:
         levels: names of a multi-task suite's levels.
         total_steps: of the run, for progress and time left.
         own_processes: whether actors have memory of their own, beside this process.
-        num_actors: of the fleet.
     """
 
-    def __init__(
-        self, levels: tuple[str, ...], total_steps: int, own_processes: bool = True, num_actors: int = 1
-    ) -> None:
-        self.num_actors = num_actors
-        """May change, where a fleet follows its cluster."""
+    def __init__(self, levels: tuple[str, ...], total_steps: int, own_processes: bool = True) -> None:
         self._levels = levels
         self._total_steps = total_steps
         self._own_processes = own_processes
@@ -101,8 +96,13 @@ class Tally:
     def mean_return(self) -> float | None:
         return sum(self._recent) / len(self._recent) if self._recent else None
 
-    def row(self, extra: Row) -> Row:
-        """Closes the interval and returns its row; ``extra`` are gauges of the machinery (restarts, object store, ...)."""
+    def row(self, extra: Row, actor_ids: Sequence[int] = ()) -> Row:
+        """Closes the interval and returns its row.
+
+        Args:
+            extra: gauges of the machinery (restarts, object store, ...).
+            actor_ids: of the fleet, those too that sent nothing.
+        """
         now = time.monotonic()
         counters, before, receipts = self.counters, self._at_start, self._receipts
         timed = receipts[self._opening :]
@@ -141,7 +141,7 @@ class Tally:
             **self._of_unrolls(receipts),
             **self._of_updates(receipts),
             **self._of_actors(receipts),
-            **self._speed_of_each(timed, seconds),
+            **self._speed_of_each(timed, seconds, actor_ids),
             **self._of_levels(timed, seconds),
             **self._of_environments(),
             **extra,
@@ -253,10 +253,10 @@ class Tally:
         row["actor_rss_bytes_max"] = max(receipt.statistics.rss_bytes for receipt in receipts)
         return row
 
-    def _speed_of_each(self, receipts: list[Receipt], seconds: float | None) -> Row:
+    def _speed_of_each(self, receipts: list[Receipt], seconds: float | None, actor_ids: Sequence[int]) -> Row:
         """Actor by actor; of a large fleet their spread and the slowest, so that a row does not grow with it."""
-        is_large = self.num_actors > MANY_ACTORS
-        steps: dict[int, int] = defaultdict(int, dict.fromkeys(range(self.num_actors), 0) if is_large else {})
+        is_large = len(actor_ids) > MANY_ACTORS
+        steps: dict[int, int] = defaultdict(int, dict.fromkeys(actor_ids, 0) if is_large else {})
         for receipt in receipts:
             steps[receipt.header.actor_id] += receipt.header.num_steps
         speeds = {actor_id: _rate(count, seconds) for actor_id, count in sorted(steps.items())}

@@ -84,9 +84,7 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
     saved = resume_point(config, run_dir, layout, sinks.event)
     for doubt in doubts(config) if algorithm.updates_in_batches else []:
         sinks.event(doubt)
-    num_actors = config.fleet.num_actors
-    assert num_actors is not None
-    tally = Tally(spec.levels, config.total_steps, own_processes=config.fleet.kind == "ray", num_actors=num_actors)
+    tally = Tally(spec.levels, config.total_steps, own_processes=config.fleet.kind == "ray")
     start = Start(algorithm.plan(config, spec, layout).first_state(vector), FleetState(), {"actor": 0, "learner": 0})
     if saved is not None:
         start = Start(saved.learner, saved.fleet, saved.progress["restarts"])
@@ -174,7 +172,6 @@ class TrainingRun:
         assert config.learner.batch_segments is not None
         assert config.learner.max_lag is not None
         self._learner.resize(config.learner.batch_segments, config.learner.max_lag)
-        self._tally.num_actors = num_actors
         self._sinks.event(f"{num_actors} actors: {update_line(self._asked, config)}")
         self._hooks.resized(config)
 
@@ -210,7 +207,8 @@ class TrainingRun:
 
     def _log(self) -> Row:
         restarts = {f"{process}_restarts": count for process, count in self._restarts().items()}
-        row = self._tally.row({**restarts, "checkpoint_age_s": self._saving.age_s, **self._fleet.resource_usage()})
+        gauges = {**restarts, "checkpoint_age_s": self._saving.age_s, **self._fleet.resource_usage()}
+        row = self._tally.row(gauges, self._fleet.actor_ids)
         self._sinks.write(row)
         if (said := self._encoder.look(row)) is not None:
             self._sinks.event(said)

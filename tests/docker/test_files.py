@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from conf.load import load_train
 from envs.dmlab.module import UNDECLARED
 
 DOCKER = Path(__file__).parents[2] / "docker"
@@ -101,6 +102,23 @@ def test_provisioned_files_are_where_compose_mounts_them() -> None:
 def test_scripts_can_be_run_and_read(name: str) -> None:
     assert os.access(DOCKER / name, os.X_OK)
     subprocess.run(["bash", "-n", DOCKER / name], check=True)
+
+
+def test_the_learner_s_container_joins_the_cluster_and_becomes_the_training(tmp_path: Path) -> None:
+    for name in ("ray", "rtrl-train"):
+        (tmp_path / name).write_text(f'#!/bin/bash\nprintf "%s\\n" "{name} $$ $*" >>"{tmp_path}/called"\n')
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "OBJECT_STORE_BYTES": "300"}
+    words = ["experiment=tmaze", "fleet.num_actors=3"]
+    with subprocess.Popen([DOCKER / "learner.sh", *words], env=environment) as script:
+        assert script.wait() == 0
+    joined, trained = (tmp_path / "called").read_text().splitlines()
+    assert re.fullmatch(r"ray \d+ start --address=head:6379 --num-cpus=0 .* --object-store-memory=300", joined)
+    assert trained.startswith(f"rtrl-train {script.pid} fleet.address=head:6379 fleet.num_actors=auto "), (
+        "no process between"
+    )
+    fleet = load_train(trained.split()[2:]).fleet
+    assert (fleet.address, fleet.num_actors, fleet.follow_cluster) == ("head:6379", 3, False)
 
 
 @pytest.mark.skipif(SHELLCHECK is None, reason="shellcheck is not installed here")

@@ -11,7 +11,9 @@ import pytest
 from patience import wait_until
 
 import benchmarks.peers.compare as installing
+from benchmarks import __main__ as program
 from benchmarks import peers
+from benchmarks.measurement import NotMeasured
 from benchmarks.peers import watch
 from benchmarks.peers.__main__ import main
 from benchmarks.peers.compare import PEERS, PROGRAMS, Peer, installed, measured
@@ -162,7 +164,7 @@ def sum_of_means(rows: list[dict[str, float]]) -> float:
 
 DETACHES = """
 import subprocess, sys, time
-child = "import time; print('up', flush=True); [None for _ in iter(int, 1)]"
+child = "while True: pass"
 subprocess.Popen([sys.executable, "-c", child], start_new_session=True)
 time.sleep(3600)
 """
@@ -199,6 +201,7 @@ while True:
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(watch, "POLL_S", 0.05)
     monkeypatch.setattr(watch, "SAMPLE_S", 0.1)
+    monkeypatch.setattr(watch, "STALL_S", 5.0)
     monkeypatch.setattr(installing, "FOLDER", tmp_path)
     return tmp_path
 
@@ -219,11 +222,15 @@ def test_a_program_is_watched_for_its_time_and_ended(quick: Path) -> None:
     [
         ("import sys; sys.exit('there is no such game')", "no step within .* s; there is no such game"),
         (PLAYS.replace("while True:", "for _ in range(20):") + "sys.exit('enough')", "it ended after .* s; enough"),
+        (
+            PLAYS.replace("while True:", "for _ in range(20):") + "print('lost', flush=True); time.sleep(3600)",
+            "no step from .* to .* s; lost",
+        ),
     ],
 )
 @pytest.mark.seconds
 def test_a_program_that_does_not_stay_is_said_with_its_last_words(quick: Path, code: str, said: str) -> None:
-    with pytest.raises(RuntimeError, match=f"player: {said}"):
+    with pytest.raises(NotMeasured, match=f"player: {said}"):
         measured(Peer("player", "Player", (), ("-c", code)), seed=3, seconds=1000)
 
 
@@ -232,7 +239,7 @@ def test_what_cannot_be_installed_is_said_and_tried_again(quick: Path, monkeypat
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     peer = Peer("thing:wide", "A thing", ("a-thing-that-is-nowhere==1.0",), ())
     for _ in range(2):
-        with pytest.raises(RuntimeError, match=r"thing:wide: cannot be installed: .*a-thing-that-is-nowhere"):
+        with pytest.raises(NotMeasured, match=r"thing:wide: cannot be installed: .*a-thing-that-is-nowhere"):
             installed(peer)
     assert not (quick / "thing" / "installed").exists()
 
@@ -244,7 +251,7 @@ def test_one_that_fails_does_not_keep_the_others_from_running(
     monkeypatch.setattr(peers, "RESULTS", quick)
     both = (Peer("gone", "Gone", (), ("-c", "0")), Peer("player", "Player", (), ("-c", PLAYS)))
     found = []
-    with pytest.raises(RuntimeError, match="gone: no step within"):
+    with pytest.raises(NotMeasured, match="2 could not be measured"):
         found += peers.in_turns(both, (1, 2), 0.2)
     assert [(one.peer, one.seed) for one in Runs(quick / "peers.json").all] == [("player", 1), ("player", 2)]
     assert capsys.readouterr().err.count("error: gone: no step within") == 2
@@ -258,11 +265,34 @@ def test_one_that_fails_does_not_keep_the_others_from_running(
         (["run", "seeds=one"], "'one': expected seeds=1,2,3"),
         (["run", "minutes=long"], "'long': expected seeds=1,2,3 and minutes=10"),
         (["run", "minutes=0"], "minutes=0: expected more than none"),
+        (["run", "minutes=nan"], "minutes=nan: expected more than none"),
     ],
 )
 def test_what_it_is_not_told_rightly_it_says(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["seconds=soon", "seconds=0", "seconds=nan"])
+def test_seconds_of_benchmarks_are_a_number_of_them(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(["core", word]) == 2
+    assert f"error: {word}: expected seconds of a measurement" in capsys.readouterr().err
+
+
+def test_a_group_that_cannot_be_measured_is_one_line_and_what_was_measured_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = (Peer("player", "Player", (), ("-c", PLAYS)), Peer("gone", "Gone", (), ("-c", "0")))
+    monkeypatch.setattr(program, "RESULTS", tmp_path / "latest.json")
+    monkeypatch.setattr(peers, "RESULTS", tmp_path)
+    monkeypatch.setattr(peers, "PEERS", both)
+    monkeypatch.setattr(installing, "FOLDER", tmp_path)
+    monkeypatch.setattr(watch, "POLL_S", 0.05)
+    monkeypatch.setattr(watch, "SAMPLE_S", 0.1)
+    assert program.main(["peers", "seconds=0.2"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "error: 1 could not be measured: what is said above each"
+    names = {entry["name"] for entry in json.loads((tmp_path / "latest.json").read_text())}
+    assert names == {"peers/player_wall", "peers/player_cpu", "peers/player_return"}
 
 
 def test_what_programs_of_others_import_of_ours_is_the_standard_library_s() -> None:

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 import yaml
 from every_algorithm import IMPALA
 from patience import patience, wait_until
-from ray_nodes import Nodes, cluster, cluster_environment
+from ray_nodes import Nodes, cluster
 
 pytestmark = pytest.mark.slow
 
@@ -74,25 +74,19 @@ class Run:
 
 
 @pytest.fixture
-def environment() -> Iterator[dict[str, str]]:
-    with cluster_environment() as environment:
-        yield environment
-
-
-@pytest.fixture
-def nodes(environment: dict[str, str]) -> Iterator[Nodes]:
-    with cluster(environment) as nodes:
+def nodes() -> Iterator[Nodes]:
+    with cluster() as nodes:
         yield nodes
 
 
 @contextmanager
-def training(nodes: Nodes, environment: dict[str, str], tmp_path: Path, *words: str) -> Iterator[Run]:
+def training(nodes: Nodes, tmp_path: Path, *words: str, common: Sequence[str] = TRAIN) -> Iterator[Run]:
     log, folder = tmp_path / "log.txt", tmp_path / "run"
-    command = [sys.executable, "-m", "r2ac.commands.train", *TRAIN, f"fleet.address={nodes.address}"]
+    command = [sys.executable, "-m", "r2ac.commands.train", *common, f"fleet.address={nodes.address}"]
     command += [f"run_dir={folder}", *words]
     with (
         log.open("w") as output,
-        subprocess.Popen(command, stdout=output, stderr=output, env=environment, text=True) as process,
+        subprocess.Popen(command, stdout=output, stderr=output, env=nodes.environment, text=True) as process,
     ):
         try:
             yield Run(process, folder, log)
@@ -112,11 +106,9 @@ def processes_of(nodes: Nodes, name: str) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize("algorithm", [(), pytest.param(IMPALA, marks=pytest.mark.soak)], ids=["r2ac", "impala"])
-def test_actors_come_and_go_with_the_nodes(
-    algorithm: tuple[str, ...], nodes: Nodes, environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_actors_come_and_go_with_the_nodes(algorithm: tuple[str, ...], nodes: Nodes, tmp_path: Path) -> None:
     words = ("fleet.min_actors=2", f"fleet.placement_timeout_s={patience(100):.0f}", *algorithm)
-    with training(nodes, environment, tmp_path, *words) as run:
+    with training(nodes, tmp_path, *words) as run:
         # The head is the only node that the driver can be of, and the one that stays: its learner is there too.
         run.wait_for("a look at an empty cluster", lambda: "waiting for nodes with room for" in run.log())
         nodes.add("first", **TWO)
@@ -175,46 +167,36 @@ gymnasium.register("Breaks-v0", Breaks)
 """
 
 
-def test_a_node_on_which_nothing_starts_does_not_hold_up_the_others(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_node_on_which_nothing_starts_does_not_hold_up_the_others(tmp_path: Path) -> None:
     (tmp_path / "breaks.py").write_text(BREAKS)
-    environment["PYTHONPATH"] = str(tmp_path)
-    words = [word for word in TRAIN if not word.startswith(("experiment", "env."))]
-    with cluster(environment) as nodes:
+    common = [word for word in TRAIN if not word.startswith(("experiment", "env."))]
+    words = ("env=gym/breaks:Breaks-v0", "network.encoder=none", "fleet.max_restarts=0")
+    with cluster(PYTHONPATH=str(tmp_path)) as nodes:
         nodes.add("good", **TWO)
-        log, folder = tmp_path / "log.txt", tmp_path / "run"
-        command = [sys.executable, "-m", "r2ac.commands.train", "env=gym/breaks:Breaks-v0", "network.encoder=none"]
-        command += [*words, f"fleet.address={nodes.address}", f"run_dir={folder}", "fleet.max_restarts=0"]
-        with (
-            log.open("w") as output,
-            subprocess.Popen(command, stdout=output, stderr=output, env=environment, text=True) as process,
-        ):
-            try:
-                run = Run(process, folder, log)
-                run.wait_for_actors(2)
-                nodes.add("bad", env_vars={"NOTHING_IS_THERE": "1"}, **TWO)
-                run.wait_for("the cause", lambda: "could not start on a node (" in run.log())
-                run.wait_for_updates()
-                assert "a file is missing here" in run.log()
-                assert (run.row()["actors_alive"], run.row()["actor_restarts"]) == (2, 0)
-                run.stop()
-            finally:
-                process.kill()
+        with training(nodes, tmp_path, *words, common=common) as run:
+            run.wait_for_actors(2)
+            nodes.add("bad", env_vars={"NOTHING_IS_THERE": "1"}, **TWO)
+            run.wait_for("the cause", lambda: "could not start on a node (" in run.log())
+            run.wait_for_updates()
+            assert "a file is missing here" in run.log()
+            assert (run.row()["actors_alive"], run.row()["actor_restarts"]) == (2, 0)
+            run.stop()
 
 
-def test_a_cluster_without_room_is_said_and_a_mistake_is_reported_as_itself(
-    nodes: Nodes, environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_cluster_without_room_is_said_and_a_mistake_is_reported_as_itself(nodes: Nodes, tmp_path: Path) -> None:
+    with training(nodes, tmp_path) as run:
+        run.wait_for("its first words", lambda: "at most 5 s" in run.log())
+        run.process.terminate()  # nothing has begun that would have to be saved
+        assert run.process.wait(patience(20)) != 0
     words = ("fleet.min_actors=3", "fleet.placement_timeout_s=1")
     nodes.add("small", **TWO)
-    with training(nodes, environment, tmp_path, *words) as run:
+    with training(nodes, tmp_path, *words) as run:
         assert run.process.wait(patience(90)) == 2
     said = "error: fleet.min_actors=3, but the cluster has room for 2: it has 2 CPU and 0 GPU (waited 1 s)"
     assert said in run.log()
     assert "Traceback" not in run.log()
     words = ("env.corridor=7", "actors.device=cuda:77")
-    with training(nodes, environment, tmp_path, *words) as run:
+    with training(nodes, tmp_path, *words) as run:
         assert run.process.wait(patience(90)) == 2
     assert "error: an actor could not start: " in run.log()
     assert "cuda:77" in run.log()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from every_algorithm import with_every_algorithm
 from patience import patience, wait_until
-from ray_nodes import Nodes, cluster, cluster_environment
+from ray_nodes import Nodes, cluster
 
 pytestmark = pytest.mark.slow
 
@@ -28,23 +28,15 @@ TRAIN = [
 
 
 @pytest.fixture
-def environment() -> Iterator[dict[str, str]]:
-    with cluster_environment() as environment:
-        yield environment
-
-
-@pytest.fixture
-def nodes(environment: dict[str, str]) -> Iterator[Nodes]:
-    with cluster(environment) as nodes:
+def nodes() -> Iterator[Nodes]:
+    with cluster() as nodes:
         nodes.add("actors", **ACTORS)
         nodes.add("learner", **LEARNER)
         yield nodes
 
 
 @with_every_algorithm
-def test_a_run_survives_the_loss_of_any_node_but_its_own(
-    algorithm: tuple[str, ...], nodes: Nodes, environment: dict[str, str], tmp_path: Path
-):
+def test_a_run_survives_the_loss_of_any_node_but_its_own(algorithm: tuple[str, ...], nodes: Nodes, tmp_path: Path):
     summary = tmp_path / "run" / "summary.json"
 
     def row() -> dict[str, float]:
@@ -53,7 +45,10 @@ def test_a_run_survives_the_loss_of_any_node_but_its_own(
     log = tmp_path / "log.txt"
     command = [sys.executable, "-m", "r2ac.commands.train", *TRAIN, *algorithm]
     command += [f"fleet.address={nodes.address}", f"run_dir={tmp_path / 'run'}"]
-    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output, env=environment) as process:
+    with (
+        log.open("w") as output,
+        subprocess.Popen(command, stdout=output, stderr=output, env=nodes.environment) as process,
+    ):
 
         def wait_for(what: str, condition: Callable[[], bool]) -> None:
             def met() -> bool:
@@ -83,14 +78,14 @@ def test_a_run_survives_the_loss_of_any_node_but_its_own(
 @pytest.mark.soak
 @with_every_algorithm
 def test_a_learner_that_finds_no_place_again_ends_the_run_in_one_line_and_leaves_its_checkpoint(
-    algorithm: tuple[str, ...], nodes: Nodes, environment: dict[str, str], tmp_path: Path
+    algorithm: tuple[str, ...], nodes: Nodes, tmp_path: Path
 ):
     checkpoints = tmp_path / "run" / "checkpoints"
     limit_s = round(patience(16))  # the first learner must be up within it
     command = [sys.executable, "-m", "r2ac.commands.train", *TRAIN, *algorithm, f"fleet.start_timeout_s={limit_s}"]
     command += [f"fleet.address={nodes.address}", f"run_dir={tmp_path / 'run'}"]
     with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=nodes.environment
     ) as process:
         try:
 

@@ -22,7 +22,7 @@ def main() -> int:
         return gymnasium.wrappers.TransformReward(env, lambda reward: max(-1.0, min(1.0, float(reward))))
 
     register_env("breakout", make)
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     network = DefaultModelConfig(
         conv_filters=[(32, 8, 4), (64, 4, 2), (64, 3, 1)],
         conv_activation="relu",
