@@ -6,8 +6,9 @@
     largest lag            learner.max_lag, or twice the expected lag
 
 An actor's unroll is under way while each of the others sends one, so with ``k`` unrolls in flight for each of ``n`` actors, and ``m``
-contributions per update, its contribution is expected ``(n k - 1) / m`` versions late where it begins with weights that know what the actor
-has sent before (``Algorithm.knows_its_own``, of fleets that are small), and ``n k / m`` where they do not.
+contributions per update, its contribution is ``(n k - 1) / m`` versions late where it begins with weights that know what the actor has sent
+before (``Algorithm.knows_its_own``, of fleets that are small), and ``n k / m`` at most where they do not. A learner that makes the
+gradients itself is slower than its actors: those contributions that may wait for it (``schedules.WAITING``) are added before as well.
 """
 
 import math
@@ -76,7 +77,7 @@ def _with_updates(config: TrainConfig) -> TrainConfig:
 
 
 def expected_lag(config: TrainConfig) -> float:
-    """Versions that a contribution of a sized configuration arrives late, on average."""
+    """Versions that a contribution of a sized configuration arrives late on average, at most."""
     if config.learner.mode != "async":
         return 0.0 if config.learner.mode == "sync" else 1.0
     return _sent_meanwhile(config) / _contributions_per_update(config)
@@ -115,7 +116,7 @@ def update_line(asked: TrainConfig, config: TrainConfig) -> str:
         segments, why = fleet.num_actors * actors.streams, f"learner.mode={learner.mode}"
     return (
         f"an update of the weights for every {_several(segments * actors.unroll, 'step')}, {segments} times an unroll of one stream "
-        f"({why}), made with weights that are {expected_lag(config):.1f} updates old"
+        f"({why}), made with weights that are on average at most {expected_lag(config):.1f} updates old"
     )
 
 
@@ -195,9 +196,12 @@ def _sent_meanwhile(config: TrainConfig) -> int:
     """Contributions that the weights of an unroll do not know, and that are added before it is."""
     fleet = config.fleet
     assert fleet.num_actors is not None
-    waits = find_algorithm(config.algorithm).knows_its_own and fleet.num_actors <= WAITING
-    knows_its_own = waits or fleet.kind == "local"  # where nothing is on its way
-    return fleet.num_actors * fleet.in_flight - knows_its_own
+    under_way = fleet.num_actors * fleet.in_flight
+    if fleet.kind == "local":  # nothing is on its way
+        return under_way - 1
+    if find_algorithm(config.algorithm).knows_its_own:
+        return under_way - (fleet.num_actors <= WAITING)
+    return under_way + math.ceil(fleet.num_actors / WAITING)
 
 
 def _contributions_per_update(config: TrainConfig) -> int:

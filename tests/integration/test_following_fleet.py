@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import ray
 from patience import wait_until
+from ray import cloudpickle
 from ray.exceptions import ActorUnavailableError
 
 from actors import following_fleet
@@ -20,13 +21,14 @@ from conf.load import load_train
 from conf.schema import TrainConfig
 from envs.base import EnvironmentFailure
 from learner.algorithms import find_algorithm
+from learner.schedules import POLL_S
 from r2ac.cluster.session import ray_cluster
 from r2ac.training.build import describe_environment, initial_weights
 from r2ac.training.sizing import sized
 from rtrl_core import WeightsSnapshot
 
 pytestmark = pytest.mark.slow
-ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the actors' processes do not find this file
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the actors' processes do not find this file
 
 WORDS = [
     *("experiment=tmaze", "env.corridor=3", "fleet.num_actors=auto", "fleet.address=auto", "actors.num_envs=2"),
@@ -75,7 +77,7 @@ def test_one_that_cannot_be_reached_is_waited_for_and_counts_only_if_its_node_li
 ) -> None:
     monkeypatch.setattr(following_fleet, "LOOK_S", 0.0)
     fleet, weights = open_fleet(worker(config)), first_weights(config)
-    wait_until("both actors", lambda: fleet.wait(0.1) == [] and fleet.actor_ids == [0, 1])
+    wait_until("both actors", lambda: fleet.wait(POLL_S) == [] and fleet.actor_ids == [0, 1])
     for actor_id in fleet.actor_ids:
         fleet.submit(actor_id, weights)
     finished = {unroll.actor_id for unroll in collected(fleet, 2)}
@@ -98,7 +100,7 @@ def collected(fleet: FollowingFleet[Any], count: int) -> list[Any]:
     found: list[Any] = []
 
     def is_enough() -> bool:
-        found.extend(fleet.wait(0.2))
+        found.extend(fleet.wait(POLL_S))
         return len(found) >= count
 
     wait_until(f"{count} unrolls", is_enough)
@@ -122,12 +124,12 @@ def test_a_node_on_which_one_could_not_start_is_tried_again_and_nothing_is_count
     fleet = open_fleet(partial(unless_absent, worker(config), tmp_path / "the-file"))
     fleet.submit(0, first_weights(config))
     collected(fleet, 1)
-    wait_until("the failure", lambda: fleet.wait(0.1) == [] and fleet.actor_ids == [0])
+    wait_until("the failure", lambda: fleet.wait(POLL_S) == [] and fleet.actor_ids == [0])
     assert len(said) == 1
     assert said[0].startswith("actor 1 could not start on a node (")
     assert "the-file is missing" in said[0]
     (tmp_path / "the-file").touch()
-    assert fleet.wait(0.1) == []
+    assert fleet.wait(POLL_S) == []
     assert fleet.actor_ids == [0], "not before its time"
     monkeypatch.setattr(following_fleet.time, "monotonic", lambda now=following_fleet.time.monotonic: now() + 61.0)
     (unroll,) = collected(fleet, 1)

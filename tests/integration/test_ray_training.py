@@ -126,20 +126,24 @@ def test_a_run_survives_the_death_of_an_actor_and_of_the_learner_and_its_counter
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("words", "lag"),
+    ("words", "most", "least"),
     [
-        (("fleet.num_actors=2", "actors.num_envs=8", "learner.target_lag=8"), 1.0),
-        pytest.param((*IMPALA, "fleet.num_actors=2", "actors.num_envs=8"), 2.0, marks=pytest.mark.soak),
-        pytest.param(("fleet.num_actors=9", "actors.num_cpus=0.2", "actors.num_envs=4"), 4.5, marks=pytest.mark.soak),
+        (("fleet.num_actors=2", "actors.num_envs=8", "learner.target_lag=8"), 1.0, 1.0),
+        pytest.param((*IMPALA, "fleet.num_actors=2", "actors.num_envs=8"), 3.0, 2.0, marks=pytest.mark.soak),
+        pytest.param(
+            ("fleet.num_actors=9", "actors.num_cpus=0.2", "actors.num_envs=4"), 4.5, 2.0, marks=pytest.mark.soak
+        ),
     ],
     ids=["small", "impala", "nine"],
 )
-def test_contributions_are_as_late_as_the_run_says_at_its_start(words: tuple[str, ...], lag: float, tmp_path: Path):
+def test_contributions_are_as_late_as_the_run_says_at_its_start(
+    words: tuple[str, ...], most: float, least: float, tmp_path: Path
+):
     with training(tmp_path, "total_steps=60_000", "logging.interval_steps=60_000", *words) as process:
         output, _ = process.communicate(timeout=patience(200))
     assert process.returncode == 0, output[-3000:]
-    assert f"made with weights that are {lag:.1f} updates old" in output
-    assert summary(tmp_path)["policy_lag_mean"] == pytest.approx(lag, rel=0.1)
+    assert f"made with weights that are on average at most {most:.1f} updates old" in output
+    assert 0.9 * least <= summary(tmp_path)["policy_lag_mean"] <= 1.1 * most
 
 
 @pytest.mark.slow

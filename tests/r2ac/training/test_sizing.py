@@ -151,12 +151,12 @@ def test_what_a_machine_makes_of_a_configuration_is_two_lines():
         "16 actors (one per core of 16) of 2 streams (fleet.shared_streams), unrolls of 32 steps, on cpu; the CUDA device is left alone "
         "(actors.device=cuda learner.device=cuda)",
         "an update of the weights for every 512 steps, 16 times an unroll of one stream (learner.target_lag), made with weights that are "
-        "2.0 updates old",
+        "on average at most 2.0 updates old",
     ]
     assert said(1, "learner.mode=sync", "actors.num_envs=1") == [
         "1 actor (one per core of 1) of 1 stream (actors.num_envs), unrolls of 32 steps, on cpu",
         "an update of the weights for every 32 steps, 1 times an unroll of one stream (learner.mode=sync), made with weights that are "
-        "0.0 updates old",
+        "on average at most 0.0 updates old",
     ]
     assert len(said(2, in_batches=False)) == 1
 
