@@ -192,8 +192,9 @@ def test_a_node_on_which_nothing_starts_does_not_hold_up_the_others(tmp_path: Pa
 def test_a_cluster_without_room_is_said_and_a_mistake_is_reported_as_itself(nodes: Nodes, tmp_path: Path) -> None:
     with training(nodes, tmp_path) as run:
         run.wait_for("its first words", lambda: "at most 5 s" in run.log())
-        run.process.terminate()  # nothing has begun that would have to be saved
-        assert run.process.wait(patience(20)) != 0
+        run.process.terminate()
+        assert run.process.wait(patience(20)) == 0
+    assert "SIGTERM: stopped before training began" in run.log()
     words = ("fleet.min_actors=3", "fleet.placement_timeout_s=1")
     nodes.add("small", **TWO)
     with training(nodes, tmp_path, *words) as run:
