@@ -61,6 +61,7 @@ def network_spec(network: NetworkConfig, rule: RuleConfig, env: EnvSpec) -> Netw
         normalise_outputs=network.normalise_outputs,
         normalise_observations=network.normalise_observations,
         scale_rewards=network.scale_rewards,
+        standardise_images=network.standardise_steps > 0,
     )
 
 

@@ -48,6 +48,7 @@ ADDED: dict[str, Any] = {
     "network.normalise_outputs": False,
     "network.normalise_observations": False,
     "network.scale_rewards": False,
+    "network.standardise_steps": 0,
     "network.layers": 1,
     "network.heads": "policy",
     "network.head_sizes": [],

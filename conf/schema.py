@@ -74,6 +74,12 @@ class NetworkConfig:
     scale_rewards: bool = knob(
         False, "rewards by the deviation of running returns, kept beside the weights (algorithm=stream_ac)"
     )
+    standardise_steps: int = knob(
+        0,
+        "steps of random play before training, by whose mean and deviation every pixel is standardised; 0: not",
+        minimum=0,
+        maximum=1_000_000,
+    )
     freeze_encoder: bool = knob(False, "leave the encoder's weights as they were loaded")
     load_encoder: str | None = knob(
         None, "checkpoint, or run folder for its last one, whose encoder is loaded before training", place=True

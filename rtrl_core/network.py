@@ -25,6 +25,7 @@ from rtrl_core.names import look_up
 from rtrl_core.policies import ActionDistribution, QValues
 from rtrl_core.rules import LearningRule
 from rtrl_core.shapes import Bool, Float, Int, Shaped, Tensor
+from rtrl_core.standardise import StandardisedImages
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,8 @@ class NetworkSpec:
     """Layer norm, without parameters, of what each head reads: the outputs of some cells are a hundredth of a feature's size."""
     normalise_observations: bool = False
     """By running moments, which somebody has to keep up (``RunningMoments``); of vectors only."""
+    standardise_images: bool = False
+    """By fixed moments of each pixel, which somebody has to measure (``StandardisedImages``); of images only."""
     scale_rewards: bool = False
     """Whether the moments of returns lie beside the weights, for whoever scales rewards by them; the network itself does not."""
 
@@ -126,6 +129,9 @@ class PolicyNetwork(nn.Module):
         if spec.encoder_init == "sparse":
             initialise_sparsely(self.policy_head)
             initialise_sparsely(self.value_head)
+        self.standardised = None
+        if spec.standardise_images and spec.layout != "vector":
+            self.standardised = StandardisedImages(spec.observation_shape, spec.layout)
         self.running = nn.ModuleDict()
         if spec.normalise_observations and spec.layout == "vector":
             self.running["observations"] = RunningMoments(math.prod(spec.observation_shape))
@@ -181,6 +187,8 @@ class PolicyNetwork(nn.Module):
     def _encoded(self, encoder: Encoder, observation: Tensor) -> Tensor:
         if (moments := self.observation_moments) is not None:
             observation = moments.normalised(observation.flatten(1)).view(observation.shape)
+        if self.standardised is not None:
+            observation = self.standardised(observation)
         return encoder(observation).to(self.value_head.weight.dtype)
 
     def core_inputs(

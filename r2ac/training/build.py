@@ -4,10 +4,14 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from actors.build import build_seeded_network
+from actors.evaluation import play
 from actors.fleet import Fleet, FleetState, LocalFleet
 from conf.schema import TrainConfig
 from envs.base import EnvSpec
@@ -19,6 +23,10 @@ from r2ac.persistence.checkpoint import Checkpoint, CheckpointError
 from r2ac.persistence.resume import newest_learner
 from rtrl_core import FlatParameters, ParameterLayout
 from rtrl_core.shapes import Float, Tensor
+
+STREAMS_OF_RANDOM_PLAY = 8
+OF_THE_ENCODER = ("encoder.", "standardised.")
+"""How the names of parameters begin that ``network.load_encoder`` loads."""
 
 
 class Start(NamedTuple):
@@ -91,19 +99,44 @@ def initial_weights(config: TrainConfig, spec: EnvSpec) -> tuple[ParameterLayout
     return parameters.layout, parameters.vector
 
 
+def standardise(config: TrainConfig, vector: Float[Tensor, " parameters"], spec: EnvSpec) -> None:
+    """Measures pixels in ``network.standardise_steps`` steps of random play, the same for the same seed, and puts what comes of it into
+    weights of a new run. Nothing is done where pixels are not standardised, or come with the encoder of ``network.load_encoder``.
+
+    Raises:
+        EnvironmentFailure: if the environment dies.
+    """
+    network = build_seeded_network(config.network, config.rule, spec, config.seed)
+    if network.standardised is None or config.network.load_encoder is not None:
+        return
+    parameters = FlatParameters(network)
+    parameters.load(vector)
+    player = build_seeded_network(config.network, config.rule, spec, config.seed)
+    player.act_evenly()
+    steps = config.network.standardise_steps
+    env = make_env(config.env, streams := min(STREAMS_OF_RANDOM_PLAY, steps), config.seed)
+    try:
+        moves = play(player, env, greedy=False, reward_clip=config.env.reward_clip, seed=config.seed)
+        rounds = islice(moves, -(-steps // streams))
+        network.standardised.measure(torch.from_numpy(move.timestep.observation) for move in rounds)
+    finally:
+        env.close()
+    vector.copy_(parameters.vector)
+
+
 def copy_encoder(source: Checkpoint, parameters: FlatParameters) -> None:
-    """Overwrites the encoder's weights by those of a checkpoint.
+    """Overwrites the encoder's weights, and what its images are standardised by, by those of a checkpoint.
 
     Raises:
         CheckpointError: if its encoder has other parameters.
     """
-    theirs = {slot.name: slot for slot in source.layout.slots if slot.name.startswith("encoder.")}
-    ours = {slot.name: slot for slot in parameters.layout.slots if slot.name.startswith("encoder.")}
+    theirs = {slot.name: slot for slot in source.layout.slots if slot.name.startswith(OF_THE_ENCODER)}
+    ours = {slot.name: slot for slot in parameters.layout.slots if slot.name.startswith(OF_THE_ENCODER)}
     for name in theirs.keys() | ours.keys():
         if name not in theirs or name not in ours or theirs[name].shape != ours[name].shape:
             raise CheckpointError(
                 f"network.load_encoder: the checkpoint's encoder is another one (they differ in {name}); "
-                f"set network.encoder and network.features as it was trained"
+                f"set network.encoder, network.features and network.standardise_steps as it was trained"
             )
         ours[name].view(parameters.vector).copy_(theirs[name].view(source.vector))
 

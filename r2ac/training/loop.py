@@ -28,7 +28,14 @@ from r2ac.monitoring.tally import Tally
 from r2ac.persistence import checkpoint as checkpoints
 from r2ac.persistence.checkpoint import Checkpoint
 from r2ac.persistence.resume import finished_line, resume_point
-from r2ac.training.build import Start, available_cores, describe_environment, initial_weights, open_machinery
+from r2ac.training.build import (
+    Start,
+    available_cores,
+    describe_environment,
+    initial_weights,
+    open_machinery,
+    standardise,
+)
 from r2ac.training.clock import Clock
 from r2ac.training.encoder_watch import EncoderWatch
 from r2ac.training.parts import require_a_cluster_to_follow
@@ -85,6 +92,8 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
     for doubt in doubts(config) if algorithm.updates_in_batches else []:
         sinks.event(doubt)
     tally = Tally(spec.levels, config.total_steps, own_processes=config.fleet.kind == "ray")
+    if saved is None:
+        standardise(config, vector, spec)
     start = Start(algorithm.plan(config, spec, layout).first_state(vector), FleetState(), {"actor": 0, "learner": 0})
     if saved is not None:
         start = Start(saved.learner, saved.fleet, saved.progress["restarts"])

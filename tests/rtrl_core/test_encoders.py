@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from rtrl_core import ENCODERS
-from rtrl_core.encoders import ImageEncoder, NatureEncoder, PlainEncoder, ShallowEncoder, image_input
+from rtrl_core.encoders import ImageEncoder, NatureEncoder, PlainEncoder, ShallowEncoder
+from rtrl_core.pictures import image_input
 
 PICTURES = [((4, 84, 84), "CHW", torch.uint8), ((72, 96, 3), "HWC", torch.uint8), ((64, 64, 3), "HWC", torch.float32)]
 VECTORS = [((7,), "vector", torch.float32), ((2, 3), "vector", torch.float32)]

@@ -1,0 +1,160 @@
+"""Pixels standardised by random play: measured once, the same for all, and part of what is trained and saved."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from local_run import local_run
+
+from actors.build import build_seeded_network
+from conf.load import load_train
+from conf.schema import TrainConfig
+from r2ac.monitoring.sinks import open_sinks
+from r2ac.persistence import checkpoint as checkpoints
+from r2ac.persistence.checkpoint import CheckpointError
+from r2ac.training import build
+from r2ac.training.build import describe_environment, initial_weights, standardise
+from r2ac.training.loop import RunHooks, train
+from rtrl_core import FlatParameters, WeightsSnapshot
+from rtrl_core.encoders import ShallowEncoder
+from rtrl_core.shapes import Tensor
+
+pytestmark = pytest.mark.seconds
+
+SMALL = [
+    *("experiment=atari_breakout", "fleet=local", "fleet.num_actors=1", "actors.num_envs=2", "actors.unroll=4"),
+    *("network.features=8", "network.num_units=6", "learner.batch_segments=2", "learner.warmup_updates=0"),
+    *("logging=quiet", "network.standardise_steps=64", "total_steps=64"),
+]
+
+
+def small(*words: str) -> TrainConfig:
+    return load_train([*SMALL, *words])
+
+
+def run(config: TrainConfig, run_dir: Path) -> None:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with open_sinks(config, run_dir, {}) as sinks:
+        train(config, run_dir, sinks, RunHooks())
+
+
+def measured(config: TrainConfig) -> dict[str, Tensor]:
+    spec = describe_environment(config, print)
+    layout, vector = initial_weights(config, spec)
+    before = vector.clone()
+    standardise(config, vector, spec)
+    slots = {slot.name: slot for slot in layout.slots}
+    for name, slot in slots.items():
+        assert torch.equal(slot.view(vector), slot.view(before)) is not name.startswith("standardised."), name
+    return {name: slot.view(vector) for name, slot in slots.items() if name.startswith("standardised.")}
+
+
+def test_it_is_the_same_for_the_same_seed_and_the_same_play_for_all_of_random_plays_steps():
+    one, again, other = measured(small()), measured(small()), measured(small("seed=2"))
+    for name, numbers in one.items():
+        assert torch.equal(numbers, again[name])
+        assert not torch.equal(numbers, other[name])
+
+
+def test_as_many_steps_are_played_as_were_asked_for_in_whole_rounds(monkeypatch: pytest.MonkeyPatch):
+    seen: list[int] = []
+    real = build.play
+
+    def play(*arguments: Any, **options: Any):
+        for move in real(*arguments, **options):
+            seen.append(len(move.timestep.observation))
+            yield move
+
+    monkeypatch.setattr(build, "play", play)
+    measured(small("network.standardise_steps=20"))
+    assert seen == [8, 8, 8]
+    seen.clear()
+    measured(small("network.standardise_steps=3"))
+    assert seen == [3]
+
+
+class Standardising(ShallowEncoder):
+    """Does it itself, by numbers that it was given."""
+
+    numbers: tuple[Tensor, Tensor]
+
+    def forward(self, observation: Tensor) -> Tensor:
+        scale, shift = self.numbers
+        return super().forward((observation.float() / 255 * scale + shift).clamp(-5, 5))
+
+
+@pytest.mark.parametrize("activations", ["retain", "recompute"])
+def test_what_is_learned_is_what_an_encoder_learns_that_standardises_itself(activations: str):
+    words = [f"actors.activations={activations}"]
+    config = small(*words)
+    spec = describe_environment(config, print)
+    contributions: list[Any] = []
+    layout, vector = initial_weights(config, spec)
+    standardise(config, vector, spec)
+    Standardising.numbers = tuple(  # pyright: ignore[reportAttributeAccessIssue]
+        slot.view(vector).clone()
+        for name in ("standardised.scale", "standardised.shift")
+        for slot in layout.slots
+        if slot.name == name
+    )
+    own = small(*words, "network.standardise_steps=0", f"network.encoder={__name__}:Standardising")
+    for one in (config, own):
+        here = local_run(one)
+        first = vector[: len(here.vector)].clone()
+        try:
+            weights = WeightsSnapshot(0, initial_weights(one, spec)[0].fingerprint, first)
+            contributions.append([here.unroll(0, weights) for _ in range(2)])
+        finally:
+            here.fleet.close()
+    for one, other in zip(*contributions, strict=True):
+        size = len(other.gradient)
+        torch.testing.assert_close(one.gradient[:size], other.gradient, rtol=1e-4, atol=1e-5)
+        assert other.gradient.any()
+        assert not one.gradient[size:].any()
+
+
+def test_a_run_that_goes_on_keeps_what_was_measured_and_an_evaluation_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run(small(), tmp_path)
+    first = checkpoints.load(checkpoints.find(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "play", None)  # not again
+        run(small("total_steps=128"), tmp_path)
+    last = checkpoints.load(checkpoints.find(tmp_path))
+    assert last.agent_steps > first.agent_steps
+    for slot in last.layout.slots:
+        assert torch.equal(slot.view(last.vector), slot.view(first.vector)) is slot.name.startswith("standardised.")
+    config = last.trusted_config([])
+    spec = describe_environment(config, print)
+    network = build_seeded_network(config.network, config.rule, spec, 0)
+    FlatParameters(network).load(last.vector)
+    assert network.standardised is not None
+    assert float(network.standardised.scale.max()) > 5
+
+
+def test_it_comes_with_an_encoder_that_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run(small(), tmp_path / "before")
+    before = checkpoints.load(checkpoints.find(tmp_path / "before"))
+    monkeypatch.setattr(build, "play", None)  # nothing is measured anew
+    config = small(f"network.load_encoder={tmp_path}/before", "network.freeze_encoder=true", "seed=5")
+    run(config, tmp_path / "after")
+    after = checkpoints.load(checkpoints.find(tmp_path / "after"))
+    for slot in after.layout.slots:
+        if slot.name.startswith(("encoder.", "standardised.")):
+            assert torch.equal(slot.view(after.vector), slot.view(before.vector)), slot.name
+    without = small(f"network.load_encoder={tmp_path}/before", "network.standardise_steps=0")
+    with pytest.raises(
+        CheckpointError, match=r"differ in standardised\..*network\.standardise_steps as it was trained"
+    ):
+        run(without, tmp_path / "other")
+
+
+def test_ones_own_vectors_are_not_played_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(build, "play", None)
+    config = load_train(["experiment=tmaze", "network.standardise_steps=100", "fleet=local", "logging=quiet"])
+    spec = describe_environment(config, print)
+    layout, vector = initial_weights(config, spec)
+    standardise(config, vector, spec)
+    assert not [slot for slot in layout.slots if slot.name.startswith("standardised.")]
