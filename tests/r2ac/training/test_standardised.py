@@ -1,11 +1,11 @@
 """Pixels standardised by random play: measured once, the same for all, and part of what is trained and saved."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
-from local_run import local_run
+from local_run import double_precision, local_run
 
 from actors.build import build_seeded_network
 from conf.load import load_train
@@ -77,41 +77,43 @@ def test_as_many_steps_are_played_as_were_asked_for_in_whole_rounds(monkeypatch:
 class Standardising(ShallowEncoder):
     """Does it itself, by numbers that it was given."""
 
-    numbers: tuple[Tensor, Tensor]
+    numbers: ClassVar[tuple[Tensor, Tensor]]
 
     def forward(self, observation: Tensor) -> Tensor:
         scale, shift = self.numbers
-        return super().forward((observation.float() / 255 * scale + shift).clamp(-5, 5))
+        return super().forward((observation.to(scale.dtype) / 255 * scale + shift).clamp(-5, 5))
 
 
 @pytest.mark.parametrize("activations", ["retain", "recompute"])
 def test_what_is_learned_is_what_an_encoder_learns_that_standardises_itself(activations: str):
-    words = [f"actors.activations={activations}"]
+    words = (f"actors.activations={activations}",)
     config = small(*words)
-    spec = describe_environment(config, print)
-    contributions: list[Any] = []
-    layout, vector = initial_weights(config, spec)
-    standardise(config, vector, spec)
-    Standardising.numbers = tuple(  # pyright: ignore[reportAttributeAccessIssue]
-        slot.view(vector).clone()
-        for name in ("standardised.scale", "standardised.shift")
-        for slot in layout.slots
-        if slot.name == name
-    )
     own = small(*words, "network.standardise_steps=0", f"network.encoder={__name__}:Standardising")
-    for one in (config, own):
-        here = local_run(one)
-        first = vector[: len(here.vector)].clone()
-        try:
-            weights = WeightsSnapshot(0, initial_weights(one, spec)[0].fingerprint, first)
-            contributions.append([here.unroll(0, weights) for _ in range(2)])
-        finally:
-            here.fleet.close()
-    for one, other in zip(*contributions, strict=True):
-        size = len(other.gradient)
-        torch.testing.assert_close(one.gradient[:size], other.gradient, rtol=1e-4, atol=1e-5)
-        assert other.gradient.any()
-        assert not one.gradient[size:].any()
+    with double_precision():
+        spec = describe_environment(config, print)
+        layout, vector = initial_weights(config, spec)
+        # Biases begin at zero, and what never changes is zero: which side of a rectifier's kink it is on would be chance.
+        vector += 0.01 * torch.randn(len(vector), generator=torch.Generator().manual_seed(0))
+        standardise(config, vector, spec)
+        found = {slot.name: slot.view(vector) for slot in layout.slots}
+        Standardising.numbers = (found["standardised.scale"], found["standardised.shift"])
+        here, there = contributions(config, vector), contributions(own, vector)
+    for one, other in zip(here, there, strict=True):
+        size = len(other)
+        torch.testing.assert_close(one[:size], other, rtol=1e-9, atol=1e-12)
+        assert other.any()
+        assert not one[size:].any()
+
+
+def contributions(config: TrainConfig, vector: Tensor) -> list[Tensor]:
+    """Gradients of two unrolls under the first of these weights."""
+    run = local_run(config)
+    layout, own = initial_weights(config, run.spec)
+    weights = WeightsSnapshot(0, layout.fingerprint, vector[: len(own)].clone())
+    try:
+        return [run.unroll(0, weights).gradient for _ in range(2)]
+    finally:
+        run.fleet.close()
 
 
 def test_a_run_that_goes_on_keeps_what_was_measured_and_an_evaluation_has_it(
