@@ -51,7 +51,19 @@ TRIED: tuple[tuple[str, str], ...] = (
 TRIES, TWO_CORES, STRESS = "Breakout, tried", "Breakout, two cores", "Breakout, eight actors, seven versions late"
 """Tasks of the file whose curves are not run by this program."""
 WARMED = "a version late, `learner.warmup_updates=100`"
-MENDED: tuple[str, ...] = ("two versions late, no warm-up", WARMED)
+STANDARDISED = "the same, `network.standardise_steps=2000`"
+MENDED: tuple[str, ...] = ("two versions late, no warm-up", WARMED, STANDARDISED)
+INPUTS = "Breakout, what the network reads"
+READ: tuple[str, ...] = (
+    "as it was, no warm-up",
+    "as it was, warm-up of 300 updates",
+    "pixels standardised",
+    "pixels less their mean, times 4",
+    "pixels standardised, learning rate 0.002",
+    "features divided by their root mean square",
+    "layer norm of the features",
+    "pixels standardised, features divided",
+)
 STRESSED: tuple[str, ...] = (
     *("as it was", "`learner.warmup_updates=300`", "`learner.warmup_updates=100`", "`learner.adam_betas=[0.9,0.99]`"),
     *("`learner.clip_norm=10`", "both", "`learner.adam_epsilon=0.003`", "leaky rectifiers"),
@@ -75,7 +87,7 @@ def table(store: Store) -> list[str]:
             " ".join(f"{curve.steps[-1] / 1000:.0f}" for curve in curves),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, "", *whole_machine(store), "", *stress(store), "", *tries(store)]
+    return [*lines, "", *whole_machine(store), "", *inputs(store), "", *stress(store), "", *tries(store)]
 
 
 def whole_machine(store: Store) -> list[str]:
@@ -93,6 +105,21 @@ def whole_machine(store: Store) -> list[str]:
             )
             share = f"{lately(curve.encoder):.2g}" if curve.encoder else "-"
             lines.append(f"| {agent} | {curve.seed} | {' | '.join(found)} | {curve.steps[-1] / 1000:.0f} | {share} |")
+    return lines
+
+
+def inputs(store: Store) -> list[str]:
+    """What standardising is worth, on one core, by minutes."""
+    minutes = (1, 2, 3, 4, 8)
+    heads = " | ".join(f"{minute} min" for minute in minutes)
+    lines = [f"| {INPUTS} | seed | {heads} | k steps |", "|---" * (3 + len(minutes)) + "|"]
+    for agent in READ:
+        for curve in of(store, INPUTS, agent):
+            found = (
+                f"{then(curve, curve.wall, 60 * minute):.1f}" if curve.wall[-1] >= 57 * minute else "-"
+                for minute in minutes
+            )
+            lines.append(f"| {agent} | {curve.seed} | {' | '.join(found)} | {curve.steps[-1] / 1000:.0f} |")
     return lines
 
 

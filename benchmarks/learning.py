@@ -24,11 +24,13 @@ LEARNED = 0.95
 FIRST_BREAKOUT = (
     *("network=nature", "learner.learning_rate=0.0005", "actors.num_envs=16", "actors.unroll=20"),
     *("loss.trace_decay=1.0", "learner.target_lag=8", "learner.warmup_updates=0"),
+    "network.standardise_steps=0",
 )
 """What ``experiment=atari_breakout`` was until it was measured what learns more per minute (``defaults.py``): figures from before stay
 comparable."""
-COLD = ("learner.warmup_updates=0",)
-"""Of ``experiment=atari_breakout`` before its learning rate rose at the start, with which most of what is stored was measured."""
+COLD = ("learner.warmup_updates=0", "network.standardise_steps=0")
+"""Of ``experiment=atari_breakout`` before its learning rate rose at the start and its pixels were standardised: most of what is stored was
+measured so."""
 VERBS = ("run", "speed", "table")
 
 

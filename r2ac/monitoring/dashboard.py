@@ -82,6 +82,7 @@ ROWS: dict[str, tuple[Curves, ...]] = {
             ("gradient_norm", "gradient_norm_stem", "gradient_norm_core", "gradient_norm_heads"),
             logarithmic=True,
         ),
+        Curves("Size of what the core reads", ("core_inputs_rms",), logarithmic=True),
         Curves("Norm of the sensitivity", ("sensitivity_norm", "sensitivity_norm_max"), logarithmic=True),
         Curves(
             "Credit for the past: cosine to what it should be", ("sensitivity_fidelity_cosine", "rule_fidelity_cosine")

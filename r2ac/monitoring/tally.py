@@ -166,6 +166,7 @@ class Tally:
             "sensitivity_age_max": max(part.sensitivity_age_max for part in statistics),
             "sensitivity_norm": float(np.mean([part.sensitivity_norm for part in statistics])),
             "sensitivity_norm_max": max(part.sensitivity_norm_max for part in statistics),
+            "core_inputs_rms": self._of_inputs(statistics),
             **self._of_fidelity(statistics),
             **self._of_policies([receipt.statistics for receipt in receipts if receipt.verdict in LEARNED]),
             **self._of_losses(
@@ -174,6 +175,11 @@ class Tally:
             "episode_length_mean": float(np.mean(lengths)) if lengths else None,
             "episode_return_mean": float(np.mean(returns)) if returns else None,
         }
+
+    @staticmethod
+    def _of_inputs(statistics: list[UnrollStatistics]) -> float | None:
+        known = [part.core_inputs_rms for part in statistics if part.core_inputs_rms is not None]
+        return float(np.sqrt(np.mean(np.square(known)))) if known else None
 
     @staticmethod
     def _of_losses(receipts: list[Receipt]) -> Row:

@@ -1,4 +1,5 @@
-"""Whether the encoder still learns: one whose units have all died gets no gradient, and else only a low return shows it."""
+"""Whether the encoder still learns: where its features have grown until the core's gates only are open or shut, or its own units have all
+died, no gradient comes back to it, and else only a low return shows that."""
 
 from r2ac.monitoring.metrics import Row
 
@@ -7,9 +8,9 @@ VANISHED = 1e-4
 ROWS = 3
 """In a row, after which it is said."""
 SENTENCE = (
-    "the encoder gets no gradient any more, so it learns nothing: updates were too large for it, or too late (policy_lag_mean). Go on "
-    "from an older checkpoint, or begin anew, with a lower learner.learning_rate or learner.target_lag, and batch_segments=null "
-    "(docs/tuning.md)"
+    "the encoder gets no gradient any more, so it learns nothing: updates were too large for it, or too late (policy_lag_mean), until its "
+    "features saturated the core (core_inputs_rms) or were all zero. Go on from an older checkpoint, or begin anew, with a lower "
+    "learner.learning_rate or learner.target_lag, batch_segments=null, and standardised pixels (network.standardise_steps; docs/tuning.md)"
 )
 
 

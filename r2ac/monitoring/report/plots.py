@@ -45,6 +45,7 @@ PLOTS = (
     Plot("policy_lag", "Policy lag", ("policy_lag_mean", "policy_lag_p95")),
     Plot("gradient_norms", "Gradient norms", ("gradient_norm_stem", "gradient_norm_core", "gradient_norm_heads"), True),
     Plot("sensitivity_age", "Age of the sensitivity", ("sensitivity_age_mean", "sensitivity_age_p95")),
+    Plot("core_inputs", "Size of what the core reads", ("core_inputs_rms",), True),
     Plot("sensitivity_norm", "Norm of the sensitivity", ("sensitivity_norm",)),
     Plot(
         "fidelity_cosine",
