@@ -299,6 +299,12 @@ def test_a_sensitivity_that_holds_nothing_has_no_age_however_old_the_run_is(corr
     assert [actor.unroll(snapshot).statistics.sensitivity_age_max for snapshot in weights] == ages
 
 
+def test_the_size_of_what_the_core_reads_is_that_of_all_of_its_numbers():
+    actor = make_actor(TMaze(2, 1, corridor=3), unroll=6)
+    told = actor.unroll(present_weights(actor)).statistics.core_inputs_rms
+    assert told == pytest.approx(float(np.sqrt(np.mean(np.square(actor.rollout.unroll.inputs.numpy())))))
+
+
 def test_the_first_unroll_has_not_waited_for_weights_and_later_ones_have():
     actor = make_actor(TMaze(2, 1, corridor=5))
     weights = present_weights(actor)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from counting_env import CountingEnv
+from every_algorithm import IMPALA, R2D2
 from tape import Tape
 
 import actors.games
@@ -277,6 +278,15 @@ def test_a_tbptt_trained_encoder_loads_frozen_into_an_rtrl_run_and_does_not_move
             assert torch.equal(slot.view(last.vector), slot.view(pretrained.vector))
     with pytest.raises(CheckpointError, match="encoder is another one"):
         run(toy(f"network.load_encoder={tmp_path}/pretraining", "network.features=7"), tmp_path / "other")
+
+
+@pytest.mark.seconds
+@pytest.mark.parametrize("algorithm", [(), IMPALA, R2D2], ids=["r2ac", "impala", "r2d2"])
+def test_the_size_of_what_the_core_reads_is_in_the_rows(tmp_path: Path, algorithm: tuple[str, ...]):
+    row = run(toy(*algorithm, "total_steps=240", "network.last_reward=false"), tmp_path)
+    rms = row["core_inputs_rms"]
+    assert rms is not None
+    assert 0.01 < rms < 1, "of features that tanh has bounded"
 
 
 @pytest.mark.seconds
