@@ -76,7 +76,7 @@ class NetworkConfig:
     )
     standardise_steps: int = knob(
         0,
-        "steps of random play before training, by whose mean and deviation every pixel is standardised; 0: not",
+        "steps of random play before training, by whose mean and deviation each pixel is standardised, for convolutions; 0: not",
         minimum=0,
         maximum=1_000_000,
     )

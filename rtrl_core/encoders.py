@@ -33,6 +33,8 @@ class Encoder(nn.Module):
     """
 
     Options: ClassVar[type] = NoOptions
+    takes_standardised: ClassVar[bool] = False
+    """Whether images may come to it standardised, as floats around zero (``network.standardise_steps``); else it gets pixels."""
 
     def __init__(self, shape: tuple[int, ...], layout: str, features: int, options: Any = None) -> None:
         super().__init__()
@@ -69,6 +71,7 @@ class ImageEncoder(Encoder):
 class PlainEncoder(ImageEncoder):
     """Convolutions with rectifiers, one after the other, and a linear layer."""
 
+    takes_standardised = True
     LAYERS: ClassVar[tuple[tuple[int, int, int], ...]]
     """Channels, kernel and stride of each convolution."""
 
@@ -135,6 +138,7 @@ class ImpalaOptions:
 class ImpalaEncoder(ImageEncoder):
     """Stages of convolution, max-pooling and two residual blocks (Espeholt et al. 2018, figure 3, right)."""
 
+    takes_standardised = True
     Options: ClassVar[type] = ImpalaOptions
 
     def __init__(self, shape: tuple[int, ...], layout: str, features: int, options: Any = None) -> None:
@@ -214,6 +218,8 @@ class StreamMLPEncoder(Encoder):
 
 class StreamConvEncoder(ImageEncoder):
     """Three convolutions of long strides and a linear layer, with layer norm: their network for Atari."""
+
+    takes_standardised = True
 
     def __init__(self, shape: tuple[int, ...], layout: str, features: int, options: Any = None) -> None:
         super().__init__(shape, layout, features, options)

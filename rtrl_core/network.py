@@ -67,7 +67,7 @@ class NetworkSpec:
     normalise_observations: bool = False
     """By running moments, which somebody has to keep up (``RunningMoments``); of vectors only."""
     standardise_images: bool = False
-    """By fixed moments of each pixel, which somebody has to measure (``StandardisedImages``); of images only."""
+    """By fixed moments of each pixel, which somebody has to measure (``StandardisedImages``); of images, for encoders that take them so."""
     scale_rewards: bool = False
     """Whether the moments of returns lie beside the weights, for whoever scales rewards by them; the network itself does not."""
 
@@ -130,7 +130,7 @@ class PolicyNetwork(nn.Module):
             initialise_sparsely(self.policy_head)
             initialise_sparsely(self.value_head)
         self.standardised = None
-        if spec.standardise_images and spec.layout != "vector":
+        if spec.standardise_images and spec.layout != "vector" and self._kind_of_encoder().takes_standardised:
             self.standardised = StandardisedImages(spec.observation_shape, spec.layout)
         self.running = nn.ModuleDict()
         if spec.normalise_observations and spec.layout == "vector":
@@ -138,9 +138,12 @@ class PolicyNetwork(nn.Module):
         if spec.scale_rewards:
             self.running["returns"] = RunningMoments(1)
 
+    def _kind_of_encoder(self) -> type[Encoder]:
+        encoder = self.spec.encoder
+        return look_up(ENCODERS, encoder, "encoder") if isinstance(encoder, str) else encoder
+
     def _build_encoder(self) -> Encoder:
-        spec = self.spec
-        kind = look_up(ENCODERS, spec.encoder, "encoder") if isinstance(spec.encoder, str) else spec.encoder
+        spec, kind = self.spec, self._kind_of_encoder()
 
         def build() -> Encoder:
             encoder = kind(spec.observation_shape, spec.layout, spec.features, spec.encoder_options)

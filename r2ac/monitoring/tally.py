@@ -178,7 +178,8 @@ class Tally:
 
     @staticmethod
     def _of_inputs(statistics: list[UnrollStatistics]) -> float | None:
-        known = [part.core_inputs_rms for part in statistics if part.core_inputs_rms is not None]
+        sizes = [part.core_inputs_rms for part in statistics if part.core_inputs_rms is not None]
+        known = [size for size in sizes if math.isfinite(size)]
         return float(np.sqrt(np.mean(np.square(known)))) if known else None
 
     @staticmethod

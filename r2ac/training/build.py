@@ -25,7 +25,8 @@ from rtrl_core import FlatParameters, ParameterLayout
 from rtrl_core.shapes import Float, Tensor
 
 STREAMS_OF_RANDOM_PLAY = 8
-OF_THE_ENCODER = ("encoder.", "standardised.")
+STANDARDISED = "standardised."
+OF_THE_ENCODER = ("encoder.", STANDARDISED)
 """How the names of parameters begin that ``network.load_encoder`` loads."""
 
 
@@ -109,19 +110,19 @@ def standardise(config: TrainConfig, vector: Float[Tensor, " parameters"], spec:
     network = build_seeded_network(config.network, config.rule, spec, config.seed)
     if network.standardised is None or config.network.load_encoder is not None:
         return
-    parameters = FlatParameters(network)
-    parameters.load(vector)
-    player = build_seeded_network(config.network, config.rule, spec, config.seed)
-    player.act_evenly()
+    network.act_evenly()
     steps = config.network.standardise_steps
     env = make_env(config.env, streams := min(STREAMS_OF_RANDOM_PLAY, steps), config.seed)
     try:
-        moves = play(player, env, greedy=False, reward_clip=config.env.reward_clip, seed=config.seed)
+        moves = play(network, env, greedy=False, reward_clip=config.env.reward_clip, seed=config.seed)
         rounds = islice(moves, -(-steps // streams))
         network.standardised.measure(torch.from_numpy(move.timestep.observation) for move in rounds)
     finally:
         env.close()
-    vector.copy_(parameters.vector)
+    measured = FlatParameters(network)
+    for slot in measured.layout.slots:
+        if slot.name.startswith(STANDARDISED):
+            slot.view(vector).copy_(slot.view(measured.vector))
 
 
 def copy_encoder(source: Checkpoint, parameters: FlatParameters) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rtrl_core import FlatParameters, PolicyNetwork
+from rtrl_core import Encoder, FlatParameters, PolicyNetwork
 from rtrl_core.network import NetworkSpec
 from rtrl_core.pictures import image_input
 from rtrl_core.policies import Categorical
@@ -80,6 +80,34 @@ def test_its_numbers_travel_with_the_weights_and_take_no_gradient(critic: str):
     one.encode(new).square().sum().backward()
     for slot in sent.layout.slots:
         assert bool(slot.view(sent.gradient).any()) is slot.name.startswith("encoder."), slot.name
+
+
+class OnesOwn(Encoder):
+    """Knows of pixels only."""
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        assert observation.dtype == torch.uint8
+        return observation.flatten(1)[:, : self.features].float() / 255
+
+
+@pytest.mark.parametrize("encoder", [OnesOwn, "none", "mlp"])
+def test_an_encoder_that_does_not_say_so_gets_pixels(encoder: str | type[Encoder]):
+    spec = NetworkSpec((4, 9, 8), "CHW", Categorical(3), encoder, features=5, num_units=4, standardise_images=True)
+    network = PolicyNetwork(spec)
+    assert network.standardised is None
+    assert network.encode(pictures(3, (4, 9, 8), floats=False)).shape[0] == 3
+
+
+@pytest.mark.parametrize("encoder", ["impala", "nature", "shallow", "stream_conv"])
+@pytest.mark.parametrize("shape", [(4, 84, 84), (84, 84, 3)])
+def test_what_reads_pictures_takes_them(encoder: str, shape: tuple[int, ...]):
+    layout = "CHW" if shape[0] == 4 else "HWC"
+    network = PolicyNetwork(NetworkSpec(shape, layout, Categorical(3), encoder, num_units=4, standardise_images=True))
+    assert network.standardised is not None
+    new = pictures(3, shape, floats=False)
+    before = network.encode(new)
+    network.standardised.measure([pictures(40, shape, floats=False)])
+    assert not torch.allclose(network.encode(new), before)
 
 
 def test_a_vector_is_left_alone():
