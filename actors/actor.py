@@ -141,7 +141,7 @@ class Actor(BaseActor[GradientContribution]):
         if is_last:
             self.rollout.core = learnt.after
         gradient = self._wire.encode(self.parameters.gradient)
-        statistics = {**statistics_of(learnt), **self._arithmetic, **statistics}
+        statistics = {**statistics_of(learnt, unroll), **self._arithmetic, **statistics}
         return Made(gradient, unroll.is_first, learnt.left_out, acted_at, statistics, is_last=is_last)
 
     def _message(self, header: ContributionHeader, payload: Any, statistics: UnrollStatistics) -> GradientContribution:
@@ -166,11 +166,12 @@ class Actor(BaseActor[GradientContribution]):
         self._kept = KeptUnroll.from_state(state["kept"], self.rollout.core) if "kept" in state else None
 
 
-def statistics_of(learnt: UnrollGradient) -> dict[str, Any]:
+def statistics_of(learnt: UnrollGradient, unroll: Unroll) -> dict[str, Any]:
     """The fields of ``UnrollStatistics`` that whoever learns from an unroll knows."""
     losses = learnt.losses
-    parts = (losses.policy, losses.value, losses.entropy, learnt.target_sum, learnt.target_square_sum)
-    policy, value, entropy, target_sum, target_square_sum = numbers(torch.stack(parts))
+    size = unroll.inputs.square().mean().sqrt()
+    parts = (losses.policy, losses.value, losses.entropy, learnt.target_sum, learnt.target_square_sum, size)
+    policy, value, entropy, target_sum, target_square_sum, core_inputs_rms = numbers(torch.stack(parts))
     return {
         "policy_loss": policy,
         "value_loss": value,
@@ -178,6 +179,7 @@ def statistics_of(learnt: UnrollGradient) -> dict[str, Any]:
         "target_sum": target_sum,
         "target_square_sum": target_square_sum,
         "error_square_sum": 2 * value,
+        "core_inputs_rms": core_inputs_rms,
         "losses_known": True,
     }
 

@@ -134,7 +134,6 @@ class BaseActor(ABC, Generic[C]):
             act_time_s=made.acted_at - started - env_time,
             learn_time_s=self._idle_since - made.acted_at,
             wait_time_s=wait_time,
-            core_inputs_rms=float(self.rollout.unroll.inputs.square().mean().sqrt()),
         )
         return self._message(header, made.payload, statistics)
 

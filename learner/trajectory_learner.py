@@ -61,7 +61,7 @@ class TrajectoryLearner(BatchLearner[TrajectoryContribution]):
         learnt = unroll_gradient(self._differentiation, unroll, self._stem_for(trajectory))
         statistics = replace(
             contribution.statistics,
-            **statistics_of(learnt),
+            **statistics_of(learnt, unroll),
             # The actor has counted those that it began anew by itself, for the same reason as a rule.
             streams_reset=max(contribution.statistics.streams_reset, int(learnt.left_out.sum())),
             **importance(unroll, learnt.left_out, self._differentiation.loss.clip_ratio),

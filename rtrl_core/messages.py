@@ -64,7 +64,7 @@ class UnrollStatistics:
     env_counters: dict[str, float] = field(default_factory=dict)
     """``VectorEnv.statistics()`` at the end of the unroll."""
     core_inputs_rms: float | None = None
-    """Root mean square of what the core read; ``None`` where an update is made at every step."""
+    """Root mean square of what the core read; ``None`` where nothing is learned from the unroll as a whole."""
     bfloat16: bool = False
     """Whether the encoder computed in bfloat16, which ``actors.autocast=auto`` leaves to the actor's machine."""
     cuda_graphs: bool = False

@@ -59,7 +59,9 @@ METRICS: dict[str, Metric] = {
     "gradient_norm_core": _learning("", "norm of the recurrent core's part"),
     "gradient_norm_heads": _learning("", "norm of the heads' part"),
     "core_inputs_rms": _learning(
-        "", "root mean square of what the core reads: features, last reward and action", "does not grow without end"
+        "",
+        "root mean square of what the core reads: features, last reward and action; of algorithm=r2ac and impala",
+        "does not grow without end",
     ),
     "sensitivity_norm": _learning(
         "", "norm of the RTRL sensitivity per stream (root mean square)", "bounded; 0 under TBPTT"

@@ -282,11 +282,16 @@ def test_a_tbptt_trained_encoder_loads_frozen_into_an_rtrl_run_and_does_not_move
 
 @pytest.mark.seconds
 @pytest.mark.parametrize("algorithm", [(), IMPALA, R2D2], ids=["r2ac", "impala", "r2d2"])
-def test_the_size_of_what_the_core_reads_is_in_the_rows(tmp_path: Path, algorithm: tuple[str, ...]):
+def test_the_size_of_what_the_core_reads_is_in_the_rows_of_those_that_learn_from_unrolls(
+    tmp_path: Path, algorithm: tuple[str, ...]
+):
     row = run(toy(*algorithm, "total_steps=240", "network.last_reward=false"), tmp_path)
     rms = row["core_inputs_rms"]
-    assert rms is not None
-    assert 0.01 < rms < 1, "of features that tanh has bounded"
+    if algorithm == R2D2:
+        assert rms is None
+    else:
+        assert rms is not None
+        assert 0.01 < rms < 1, "of features that tanh has bounded"
 
 
 @pytest.mark.seconds
