@@ -200,12 +200,14 @@ def test_dmlab30_spreads_its_levels_and_names_the_level_of_every_transition(
     number = {zlib.crc32(name.encode()): index for index, name in enumerate(names)}
     before, steps = env.reset(), np.zeros(3, int)
     assert sorted(number[int(level)] for level in labels(before.observation)["level"]) == [0, 0, 1, 1, 2, 2]
-    for now in play(env, 100):
+    for now in play(env, 1000):  # a level whose engines are slow to start has fewer steps in as many rounds
         assert now.level is not None
         expected = [number[int(level)] for level in labels(before.observation)["level"]]
         assert (now.level[now.valid] == np.array(expected)[now.valid]).all()
         steps += np.bincount(now.level[now.valid], minlength=3)
         before = now
+        if (steps > 150).all():
+            break
     assert (steps > 150).all()
 
 

@@ -122,7 +122,9 @@ def test_a_node_on_which_one_could_not_start_is_tried_again_and_nothing_is_count
 ) -> None:
     monkeypatch.setattr(following_fleet, "LOOK_S", 0.0)
     fleet = open_fleet(partial(unless_absent, worker(config), tmp_path / "the-file"))
-    fleet.submit(0, first_weights(config))
+    weights = first_weights(config)
+    for actor_id in fleet.actor_ids:  # of the second it is known already that it failed, or it is only asked for
+        fleet.submit(actor_id, weights)
     collected(fleet, 1)
     wait_until("the failure", lambda: fleet.wait(POLL_S) == [] and fleet.actor_ids == [0])
     assert len(said) == 1
