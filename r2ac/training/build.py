@@ -100,18 +100,23 @@ def initial_weights(config: TrainConfig, spec: EnvSpec) -> tuple[ParameterLayout
     return parameters.layout, parameters.vector
 
 
-def standardise(config: TrainConfig, vector: Float[Tensor, " parameters"], spec: EnvSpec) -> None:
+def standardise(
+    config: TrainConfig, vector: Float[Tensor, " parameters"], spec: EnvSpec, announce: Callable[[str], None]
+) -> None:
     """Measures pixels in ``network.standardise_steps`` steps of random play, the same for the same seed, and puts what comes of it into
-    weights of a new run. Nothing is done where pixels are not standardised, or come with the encoder of ``network.load_encoder``.
+    weights of a new run. Nothing is done where pixels are not standardised, or it comes with the encoder of ``network.load_encoder``.
 
     Raises:
         EnvironmentFailure: if the environment dies.
     """
-    network = build_seeded_network(config.network, config.rule, spec, config.seed)
-    if network.standardised is None or config.network.load_encoder is not None:
-        return
-    network.act_evenly()
     steps = config.network.standardise_steps
+    if not steps or config.network.load_encoder is not None:
+        return
+    network = build_seeded_network(config.network, config.rule, spec, config.seed)
+    if network.standardised is None:
+        return
+    announce(f"{steps:,} steps of random play, by which pixels are standardised (network.standardise_steps)")
+    network.act_evenly()
     env = make_env(config.env, streams := min(STREAMS_OF_RANDOM_PLAY, steps), config.seed)
     try:
         moves = play(network, env, greedy=False, reward_clip=config.env.reward_clip, seed=config.seed)

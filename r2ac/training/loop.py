@@ -92,19 +92,22 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
     for doubt in doubts(config) if algorithm.updates_in_batches else []:
         sinks.event(doubt)
     tally = Tally(spec.levels, config.total_steps, own_processes=config.fleet.kind == "ray")
-    if saved is None:
-        standardise(config, vector, spec)
-    start = Start(algorithm.plan(config, spec, layout).first_state(vector), FleetState(), {"actor": 0, "learner": 0})
     if saved is not None:
-        start = Start(saved.learner, saved.fleet, saved.progress["restarts"])
         tally.set_state(saved.progress["tally"], Counters(**saved.learner["counters"]))
         if saved.agent_steps >= config.total_steps:
             sinks.event(finished_line(saved, config, run_dir))
-            return tally.row({f"{process}_restarts": count for process, count in start.restarts.items()})
+            return tally.row({f"{process}_restarts": count for process, count in saved.progress["restarts"].items()})
         sinks.event(f"going on at {saved.agent_steps:,} agent steps")
     in_batches, has_cuda = algorithm.updates_in_batches, torch.cuda.is_available()
     for choice in choices(asked, config, cores, updates_in_batches=in_batches, has_cuda=has_cuda):
         sinks.tell(choice)
+    if saved is None:
+        standardise(config, vector, spec, sinks.event)
+        start = Start(
+            algorithm.plan(config, spec, layout).first_state(vector), FleetState(), {"actor": 0, "learner": 0}
+        )
+    else:
+        start = Start(saved.learner, saved.fleet, saved.progress["restarts"])
     sinks.begin(tally.counters.agent_steps, tally.elapsed_before_s, {} if saved is None else saved.progress["sinks"])
 
     with ExitStack() as stack:

@@ -5,9 +5,12 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from every_algorithm import IMPALA, R2D2
 from local_run import double_precision, local_run
+from tape import Tape
 
 from actors.build import build_seeded_network
+from actors.graphs import GRAPHS
 from conf.load import load_train
 from conf.schema import TrainConfig
 from r2ac.monitoring.sinks import open_sinks
@@ -33,24 +36,25 @@ def small(*words: str) -> TrainConfig:
     return load_train([*SMALL, *words])
 
 
-def run(config: TrainConfig, run_dir: Path) -> None:
+def run(config: TrainConfig, run_dir: Path) -> dict[str, float | int | None]:
     run_dir.mkdir(parents=True, exist_ok=True)
     with open_sinks(config, run_dir, {}) as sinks:
-        train(config, run_dir, sinks, RunHooks())
+        return train(config, run_dir, sinks, RunHooks())
 
 
 def measured(config: TrainConfig) -> dict[str, Tensor]:
+    """What is standardised by; nothing else of the weights is touched."""
     spec = describe_environment(config, print)
     layout, vector = initial_weights(config, spec)
     before = vector.clone()
-    standardise(config, vector, spec)
+    standardise(config, vector, spec, print)
     slots = {slot.name: slot for slot in layout.slots}
     for name, slot in slots.items():
         assert torch.equal(slot.view(vector), slot.view(before)) is not name.startswith("standardised."), name
     return {name: slot.view(vector) for name, slot in slots.items() if name.startswith("standardised.")}
 
 
-def test_it_is_the_same_for_the_same_seed_and_the_same_play_for_all_of_random_plays_steps():
+def test_it_is_the_same_for_the_same_seed_and_another_for_another():
     one, again, other = measured(small()), measured(small()), measured(small("seed=2"))
     for name, numbers in one.items():
         assert torch.equal(numbers, again[name])
@@ -94,7 +98,7 @@ def test_what_is_learned_is_what_an_encoder_learns_that_standardises_itself(acti
         layout, vector = initial_weights(config, spec)
         # Biases begin at zero, and what never changes is zero: which side of a rectifier's kink it is on would be chance.
         vector += 0.01 * torch.randn(len(vector), generator=torch.Generator().manual_seed(0))
-        standardise(config, vector, spec)
+        standardise(config, vector, spec, print)
         found = {slot.name: slot.view(vector) for slot in layout.slots}
         Standardising.numbers = (found["standardised.scale"], found["standardised.shift"])
         here, there = contributions(config, vector), contributions(own, vector)
@@ -153,10 +157,59 @@ def test_it_comes_with_an_encoder_that_is_loaded(tmp_path: Path, monkeypatch: py
         run(without, tmp_path / "other")
 
 
-def test_ones_own_vectors_are_not_played_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+STREAM = (
+    *("experiment=stream_atari_breakout", "fleet=local", "fleet.num_actors=1", "actors.num_envs=1", "actors.unroll=4"),
+    *("network.features=8", "network.num_units=6", "logging=quiet", "network.standardise_steps=64", "total_steps=16"),
+)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (*SMALL, *IMPALA),
+        (*SMALL, *R2D2, "total_steps=200"),
+        (*SMALL, "network.critic=separate"),
+        (*SMALL, "rule=tbptt", "network.core=lstm"),
+        STREAM,
+    ],
+    ids=["impala", "r2d2", "separate", "dense", "stream"],
+)
+def test_whatever_learns_keeps_what_was_measured(words: tuple[str, ...], tmp_path: Path):
+    config = load_train(words)
+    run(config, tmp_path)
+    last = checkpoints.load(checkpoints.find(tmp_path))
+    assert last.agent_steps >= config.total_steps
+    expected = measured(config)
+    for slot in last.layout.slots:
+        if slot.name.startswith("standardised."):
+            assert torch.equal(slot.view(last.vector), expected.pop(slot.name))
+    assert not expected
+
+
+def test_passes_that_are_recorded_standardise_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """On a tape, where there is no device with graphs."""
+    config = small("learner.mode=sync", "total_steps=64")
+    plain = run(config, tmp_path / "plain")
+    monkeypatch.setitem(GRAPHS, "cpu", Tape)
+    taped = run(config, tmp_path / "taped")
+    assert (plain["cuda_graphs_share"], taped["cuda_graphs_share"]) == (0.0, 1.0)
+    for name in ("policy_loss", "value_loss", "entropy", "gradient_norm_stem", "core_inputs_rms"):
+        assert taped[name] == pytest.approx(plain[name], rel=1e-3), name
+
+
+def test_a_run_says_that_it_plays_and_one_that_does_not_play_says_nothing():
+    said: list[str] = []
+    for words in ((), ("network.standardise_steps=0",), ("network.encoder=mlp",)):
+        config = small(*words)
+        spec = describe_environment(config, print)
+        standardise(config, initial_weights(config, spec)[1], spec, said.append)
+    assert said == ["64 steps of random play, by which pixels are standardised (network.standardise_steps)"]
+
+
+def test_ones_own_vectors_are_not_played_for(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(build, "play", None)
     config = load_train(["experiment=tmaze", "network.standardise_steps=100", "fleet=local", "logging=quiet"])
     spec = describe_environment(config, print)
     layout, vector = initial_weights(config, spec)
-    standardise(config, vector, spec)
+    standardise(config, vector, spec, print)
     assert not [slot for slot in layout.slots if slot.name.startswith("standardised.")]
