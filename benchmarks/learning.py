@@ -48,6 +48,8 @@ class Task:
     """Of a measurement of speed."""
     agents: tuple[str, ...] = ()
     """Names of those that it is a task of; empty is all."""
+    seeds: tuple[int, ...] = ()
+    """Empty is the agent's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +143,8 @@ class Study:
                 if of_task and any(part.strip() in f"{task.name}, {agent.name}" for part in parts):
                     yield task, agent
 
-    def seeds_of(self, agent: Agent) -> tuple[int, ...]:
-        return agent.seeds or self.seeds
+    def seeds_of(self, task: Task, agent: Agent) -> tuple[int, ...]:
+        return task.seeds or agent.seeds or self.seeds
 
     def run(self, store: Store, root: Path, jobs: int, only: str) -> None:
         """Raises ``RuntimeError`` for a run that failed, after the others."""
@@ -150,7 +152,7 @@ class Study:
             (task, agent, seed)
             for seed in self.seeds
             for task, agent in self.chosen(only)
-            if seed in self.seeds_of(agent) and seed not in {curve.seed for curve in store.of(task, agent)}
+            if seed in self.seeds_of(task, agent) and seed not in {curve.seed for curve in store.of(task, agent)}
         ]
 
         def one(job: tuple[Task, Agent, int]) -> None:

@@ -5,18 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import algorithms, defaults, fleets, r2d2, recurrences
+from benchmarks import algorithms, defaults, elsewhere, fleets, r2d2, recurrences
 from benchmarks.learning import RESULTS, Agent, Curve, Store, Study, Task
 from benchmarks.report import replace_table
 from conf.load import load_train
 from r2ac.training.parts import require_all_parts
 
-STUDIES = (recurrences.STUDY, algorithms.STUDY, r2d2.STUDY, defaults.STUDY, fleets.STUDY)
+STUDIES = (recurrences.STUDY, algorithms.STUDY, r2d2.STUDY, defaults.STUDY, elsewhere.STUDY, fleets.STUDY)
 TABLES = {
     "recurrences": recurrences.table,
     "algorithms": algorithms.table,
     "r2d2": r2d2.table,
     "defaults": defaults.table,
+    "elsewhere": elsewhere.table,
     "fleets": fleets.table,
 }
 every_study = pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
@@ -35,7 +36,7 @@ def test_every_agent_has_run_on_every_task_with_every_seed(study: Study) -> None
     store = Store(study.data)
     for task, agent in study.chosen(""):
         curves = store.of(task, agent)
-        assert [curve.seed for curve in curves] == list(study.seeds_of(agent)), (task, agent)
+        assert [curve.seed for curve in curves] == list(study.seeds_of(task, agent)), (task, agent)
         for curve in curves:
             if task.minutes is None:
                 assert 0.9 * task.steps <= curve.steps[-1] <= 1.1 * task.steps
