@@ -1,4 +1,4 @@
-"""The settings of ``make train`` on other tasks than the one they were found on: ``python -m benchmarks.elsewhere [run|table] [NAME=VALUE ...]``.
+"""The settings of ``make train`` on tasks that they were not found on: ``python -m benchmarks.elsewhere [run|table] [NAME=VALUE ...]``.
 
 ``run`` trains each task with them, and with what they were before, each a program of its own on one core, for some minutes. What
 docs/results/data/elsewhere.json has is left alone, so that it goes on where it was stopped. ``table`` makes the table and the picture of
