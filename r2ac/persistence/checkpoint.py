@@ -29,7 +29,15 @@ from conf.data_yaml import read_yaml
 from conf.knobs import ConfigError
 from conf.schema import AlgorithmConfig, TrainConfig
 from conf.stored import Stored, read_stored
-from r2ac.persistence.manifest import FORMAT, MANIFEST, CheckpointError, read_manifest, require_own_file, write_manifest
+from r2ac.persistence.manifest import (
+    FORMAT,
+    MANIFEST,
+    CheckpointError,
+    DamagedCheckpoint,
+    read_manifest,
+    require_own_file,
+    write_manifest,
+)
 from r2ac.persistence.stored_run import first_unsound
 from r2ac.persistence.writing import writing
 from rtrl_core.layout import ParameterLayout, ParameterSlot
@@ -152,7 +160,8 @@ def load(path: Path) -> Checkpoint:
     """Reads and verifies one.
 
     Raises:
-        CheckpointError: if it is missing, truncated, altered, or of another format.
+        DamagedCheckpoint: if it is truncated, altered, or not all there.
+        CheckpointError: if it is missing, cannot be read now, or is of another format.
     """
     manifest = read_manifest(path)
     states = {
@@ -223,13 +232,15 @@ def _score(path: Path) -> float | None:
 def _read_state(path: Path, name: str, structure: Any, checksums: dict[str, str]) -> dict[str, Any]:
     """One file's tensors, in the tree that the manifest describes."""
     file = require_own_file(path, name)
-    if _checksum(file) != checksums[name]:
-        raise CheckpointError(f"checkpoint {path} is damaged: {name} is not what was written; use an older one")
     try:
+        if _checksum(file) != checksums[name]:
+            raise DamagedCheckpoint(f"checkpoint {path} is damaged: {name} is not what was written; use an older one")
         state = _join(structure, load_file(file))
         if not isinstance(state, dict):
             raise TypeError("expected a state, got a single tensor")
         return state
+    except CheckpointError:
+        raise
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"checkpoint {path} cannot be read: {name}: {reason}") from None

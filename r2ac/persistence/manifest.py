@@ -20,6 +20,10 @@ class CheckpointError(RuntimeError):
     """A checkpoint that is not there, not whole, or not of this program. One line for the user."""
 
 
+class DamagedCheckpoint(CheckpointError):
+    """One that is not as it was written any more. Nothing but an older one can take its place."""
+
+
 def write_manifest(path: Path, manifest: dict[str, Any]) -> Path:
     """Writes it into a checkpoint's folder, with its own checksum."""
     file = path / MANIFEST
@@ -31,7 +35,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a checkpoint's folder. Nothing that it names lies outside of that folder.
 
     Raises:
-        CheckpointError: if it is missing, altered, of another format, or lacks something.
+        DamagedCheckpoint: if it was altered.
+        CheckpointError: if it is missing, cannot be read now, is of another format, or lacks something.
     """
     file = path / MANIFEST
     if not file.exists():
@@ -44,8 +49,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
         manifest, checksum = document["manifest"], document["sha256"]
         form = manifest.get("format")
         unaltered = _checksum(manifest) == checksum
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {MANIFEST}: {_sentence(error)}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedCheckpoint(
             f"checkpoint {path} is damaged: {MANIFEST} cannot be read ({_sentence(error)}); use an older one"
         ) from None
     if form != FORMAT:
@@ -53,7 +60,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"checkpoint {path} has format {one_line(form, 20)}, this version of the program reads format {FORMAT}"
         )
     if not unaltered:
-        raise CheckpointError(f"checkpoint {path} is damaged: {MANIFEST} is not what was written; use an older one")
+        raise DamagedCheckpoint(f"checkpoint {path} is damaged: {MANIFEST} is not what was written; use an older one")
     for entry, is_right in _ENTRIES.items():
         if entry not in manifest or not is_right(manifest[entry]):
             raise CheckpointError(f"checkpoint {path} is not of this program: {MANIFEST} has no valid {entry!r}")
@@ -68,7 +75,8 @@ def require_own_file(path: Path, name: str) -> Path:
     """A file of a checkpoint.
 
     Raises:
-        CheckpointError: if it is missing, or leads elsewhere.
+        DamagedCheckpoint: if it is missing.
+        CheckpointError: if it leads elsewhere.
     """
     file = path / name
     if file.is_symlink():
@@ -76,7 +84,7 @@ def require_own_file(path: Path, name: str) -> Path:
             f"checkpoint {path} cannot be used: {name} is a link, and may lead anywhere; copy the file"
         )
     if not file.is_file():
-        raise CheckpointError(f"checkpoint {path} is incomplete: {name} is missing; use an older one")
+        raise DamagedCheckpoint(f"checkpoint {path} is incomplete: {name} is missing; use an older one")
     return file
 
 

@@ -3,6 +3,7 @@
 What the new configuration cannot take over from the checkpoint is either refused in one line or said in one line.
 """
 
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from conf.schema import TrainConfig
 from learner.algorithms import R2D2
 from learner.optimizer import MOMENTS
 from r2ac.persistence import checkpoint as checkpoints
-from r2ac.persistence.checkpoint import Checkpoint, CheckpointError
+from r2ac.persistence.checkpoint import Checkpoint, CheckpointError, DamagedCheckpoint
 from rtrl_core.layout import ParameterLayout
 
 SAME_RUN = ("env.suite", "env.name", "rule.name", "algorithm.name", "seed", "learner.optimizer")
@@ -45,10 +46,11 @@ def resume_point(
     """The checkpoint to go on from, less what this configuration cannot follow; ``None`` for a new run.
 
     A folder that has checkpoints of its own goes on from those, also with ``resume=PATH``: a job that is queued again must not
-    begin again.
+    begin again, nor wait for a person because the newest of them is damaged.
 
     Raises:
-        CheckpointError: if ``resume`` names none, the folder is used but must not be, or the run or its network is another one.
+        CheckpointError: if ``resume`` names none, the folder is used but must not be, none of its checkpoints is whole, or the run or its
+            network is another one.
     """
     present = checkpoints.available(run_dir)
     if config.resume == "never" and present:
@@ -64,11 +66,30 @@ def resume_point(
             announce(f"{run_dir} has checkpoints of its own: it goes on from those, resume={config.resume} is left out")
     if not present:
         return None
-    saved = checkpoints.load(present[-1])
+    path, saved = newest_whole(present, announce)
     require_same_run(run_dir, saved, config)
-    require_same_network(present[-1], saved, layout)
-    _require_moments(present[-1], saved, config)
+    require_same_network(path, saved, layout)
+    _require_moments(path, saved, config)
     return _less_what_has_other_shapes(saved, config, announce)
+
+
+def newest_whole(present: list[Path], announce: Callable[[str], None]) -> tuple[Path, Checkpoint]:
+    """The newest of a run's checkpoints that is as it was written. Damaged ones after it are renamed, and said.
+
+    Raises:
+        CheckpointError: if all of them are damaged, or one that is not cannot be used.
+    """
+    damaged: dict[Path, DamagedCheckpoint] = {}
+    for path in reversed(present):
+        try:
+            saved = checkpoints.load(path)
+        except DamagedCheckpoint as error:
+            damaged[path] = error
+            continue
+        for newer in damaged:
+            _set_aside(newer, announce)
+        return path, saved
+    raise damaged[present[-1]]
 
 
 def finished(config: TrainConfig, run_dir: Path) -> str | None:
@@ -80,7 +101,10 @@ def finished(config: TrainConfig, run_dir: Path) -> str | None:
     present = checkpoints.available(run_dir)
     if config.resume == "never" or not present or int(present[-1].name) < config.total_steps:
         return None
-    saved = checkpoints.load(present[-1])
+    try:
+        saved = checkpoints.load(present[-1])
+    except DamagedCheckpoint:
+        return None
     require_same_run(run_dir, saved, config)
     return finished_line(saved, config, run_dir)
 
@@ -145,9 +169,17 @@ def _require_moments(path: Path, saved: Checkpoint, config: TrainConfig) -> None
         )
 
 
-def newest_learner(config: TrainConfig, run_dir: Path, layout: ParameterLayout) -> dict[str, Any]:
-    """What the newest checkpoint of this run says of the learner: what one that takes the place of a failed one begins with."""
-    saved = load_matching(checkpoints.find(run_dir), layout)
+def newest_learner(
+    config: TrainConfig, run_dir: Path, layout: ParameterLayout, announce: Callable[[str], None]
+) -> dict[str, Any]:
+    """What the newest whole checkpoint of this run says of the learner: what one that takes the place of a failed one begins with.
+
+    Raises:
+        CheckpointError: as ``newest_whole``, and if there is none.
+    """
+    present = checkpoints.available(run_dir) or [checkpoints.find(run_dir)]
+    path, saved = newest_whole(present, announce)
+    require_same_network(path, saved, layout)
     return _less_replay_of_other_shape(saved, config, lambda line: None).learner
 
 
@@ -195,9 +227,20 @@ def _without_damaged_newer(source: Path, present: list[Path], announce: Callable
                 f"choose a new run_dir to go on from it, or remove the newer ones"
             )
     for newer in present[number + 1 :]:
-        newer.rename(newer.with_name(f"damaged_{newer.name}"))
-        announce(f"{newer} is damaged, and was renamed")
+        _set_aside(newer, announce)
     return present[: number + 1]
+
+
+def _set_aside(path: Path, announce: Callable[[str], None]) -> None:
+    """Out of the way of checkpoints that are whole, where the disk lets it; one that stays is passed over again the next time."""
+    aside = path.with_name(f"damaged_{path.name}")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+    except OSError as error:
+        announce(f"{path} is damaged, and could not be renamed ({error}); the one before is used")
+    else:
+        announce(f"{path} is damaged, and was renamed; the one before is used")
 
 
 def _is_whole(path: Path) -> bool:

@@ -37,6 +37,8 @@ class Mirror:
 
     def __init__(self, files: Any, root: str, local: Path) -> None:
         self._files, self._root, self._local = files, root, local
+        self._same: set[str] = set()
+        """Checkpoints that are known to be the same here and there."""
 
     def publish(self) -> None:
         """Copies out the checkpoints that are not there yet, then the logs; removes what was pruned here.
@@ -46,11 +48,16 @@ class Mirror:
         """
         here = {path.name for path in available(self._local)}
         there = set(self._complete())
-        for name in sorted(here - there):
+        for name in sorted(here):
+            if name in there:
+                if self._is_same(name):
+                    continue
+                self._files.rm_file(f"{self._root}/{FOLDER}/{name}/{MANIFEST}")
             folder = self._local / FOLDER / name
             files = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
             for path in [*files, folder / MANIFEST]:
                 self._put(path)
+            self._same.add(name)
         self._put_logs()
         for name in sorted(there - here):
             self._files.rm_file(f"{self._root}/{FOLDER}/{name}/{MANIFEST}")
@@ -76,6 +83,15 @@ class Mirror:
                 self._get(file)
         for file in self._names(f"{self._root}/{EVENTS}"):
             self._get(f"{EVENTS}/{file}")
+
+    def _is_same(self, name: str) -> bool:
+        """What a run has written in the place of a damaged one may have its name."""
+        if name not in self._same:
+            manifest = f"{FOLDER}/{name}/{MANIFEST}"
+            if self._files.cat_file(f"{self._root}/{manifest}") != (self._local / manifest).read_bytes():
+                return False
+            self._same.add(name)
+        return True
 
     def _complete(self) -> list[str]:
         names = self._names(f"{self._root}/{FOLDER}")

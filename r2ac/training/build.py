@@ -72,7 +72,7 @@ def open_machinery(
     learner = RayLearner(
         plan,
         start.learner,
-        newest_state=lambda: newest_learner(config, run_dir, layout),
+        newest_state=lambda: newest_learner(config, run_dir, layout, announce),
         limits=config.fleet,
         announce=announce,
     )

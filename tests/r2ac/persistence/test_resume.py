@@ -18,7 +18,10 @@ from r2ac.commands.stop_signals import ENDING
 from r2ac.monitoring.sinks import Sinks, open_sinks
 from r2ac.monitoring.tally import Tally
 from r2ac.persistence import checkpoint as checkpoints
-from r2ac.persistence.checkpoint import CheckpointError
+from r2ac.persistence import manifest as manifests
+from r2ac.persistence.checkpoint import CheckpointError, DamagedCheckpoint
+from r2ac.persistence.manifest import MANIFEST
+from r2ac.persistence.resume import finished, newest_learner
 from r2ac.training.loop import RunHooks, train
 
 TOY = [
@@ -212,16 +215,84 @@ def test_an_older_checkpoint_of_the_same_folder_is_refused(tmp_path: Path):
 
 
 @pytest.mark.seconds
-def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_an_older_one(tmp_path: Path):
+@pytest.mark.parametrize("by_name", [False, True])
+@pytest.mark.parametrize("name", ["learner.safetensors", MANIFEST])
+def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_an_older_one(tmp_path: Path, name: str, by_name: bool):
     run(toy("total_steps=192"), tmp_path)
     older, newest = checkpoints.available(tmp_path)[-2:]
-    (newest / "learner.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="is damaged"):
-        run(toy("total_steps=288"), tmp_path)
-    row, said = run(toy("total_steps=288", f"resume={older}"), tmp_path)
+    (newest / name).write_bytes(b"")
+    words = [f"resume={older}"] if by_name else []
+    row, said = run(toy("total_steps=288", *words), tmp_path)
     assert row["agent_steps"] >= 288
-    assert f"{newest} is damaged, and was renamed" in said
+    assert f"{newest} is damaged, and was renamed; the one before is used" in said
+    assert f"going on at {int(older.name):,} agent steps" in said
     assert int(checkpoints.find(tmp_path).name) == row["agent_steps"]
+    steps = [row["agent_steps"] for row in rows(tmp_path)]
+    assert steps == sorted(set(steps)), "rows that the damaged one had seen are logged twice"
+
+
+@pytest.mark.seconds
+def test_a_finished_run_whose_last_checkpoint_is_damaged_is_not_finished(tmp_path: Path):
+    run(toy("total_steps=192"), tmp_path)
+    newest = checkpoints.find(tmp_path)
+    (newest / "learner.safetensors").write_bytes(b"")
+    assert finished(toy("total_steps=192"), tmp_path) is None
+    row, said = run(toy("total_steps=192"), tmp_path)
+    assert row["agent_steps"] >= 192
+    assert any("is damaged" in line for line in said)
+
+
+@pytest.mark.seconds
+def test_where_no_checkpoint_is_whole_or_one_cannot_be_used_for_another_reason_nothing_is_set_aside(tmp_path: Path):
+    run(toy("total_steps=192"), tmp_path)
+    older, newest = checkpoints.available(tmp_path)[-2:]
+    whole = (older / MANIFEST).read_text()
+    for path in checkpoints.available(tmp_path):
+        (path / "learner.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=rf"{newest.name} is damaged"):
+        run(toy("total_steps=288"), tmp_path)
+    (older / MANIFEST).write_text(whole.replace('"format": 1', '"format": 99'))
+    with pytest.raises(CheckpointError, match=rf"{older.name} has format 99"):
+        run(toy("total_steps=288"), tmp_path)
+    assert newest in checkpoints.available(tmp_path)
+
+
+def test_a_learner_that_starts_again_passes_over_what_is_damaged_also_where_nothing_can_be_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run(config := toy("total_steps=192"), tmp_path)
+    older, newest = checkpoints.available(tmp_path)[-2:]
+    saved, said = checkpoints.load(older), list[str]()
+    (newest / "learner.safetensors").write_bytes(b"")
+
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        state = newest_learner(config, tmp_path, saved.layout, said.append)
+    assert state["counters"] == saved.learner["counters"]
+    assert (
+        said.pop()
+        == f"{newest} is damaged, and could not be renamed ([Errno 30] Read-only file system); the one before is used"
+    )
+    assert newest_learner(config, tmp_path, saved.layout, said.append)["counters"] == saved.learner["counters"]
+    assert said == [f"{newest} is damaged, and was renamed; the one before is used"]
+    assert newest not in checkpoints.available(tmp_path)
+
+
+def test_a_disk_that_cannot_be_read_now_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run(toy("total_steps=192"), tmp_path)
+
+    def refuse(*_: object) -> str:
+        raise OSError(5, "Input/output error")
+
+    for module, name in ((manifests.Path, "read_text"), (checkpoints, "_checksum")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, refuse)
+            with pytest.raises(CheckpointError, match=r"cannot be read: .*Input/output error") as failure:
+                checkpoints.load(checkpoints.find(tmp_path))
+            assert not isinstance(failure.value, DamagedCheckpoint)
 
 
 @pytest.mark.seconds

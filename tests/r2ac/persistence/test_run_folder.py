@@ -293,6 +293,17 @@ def test_a_checkpoint_that_was_copied_half_does_not_count(tmp_path: Path) -> Non
     assert [path.name for path in available(local)] == [f"{100:012d}"]
 
 
+def test_what_was_written_again_in_the_place_of_a_damaged_checkpoint_is_copied_too(tmp_path: Path) -> None:
+    """A run that repeats itself reaches the same step, and so the same name."""
+    local, remote = tmp_path / "local", tmp_path / "remote"
+    make_checkpoint(remote, 100, "damaged")
+    (remote / FOLDER / f"{100:012d}" / MANIFEST).write_text("another")
+    make_checkpoint(local, 100, "whole")
+    Mirror(fsspec.filesystem("file"), str(remote), local).publish()
+    assert (available(remote)[0] / "learner.safetensors").read_text() == "whole"
+    assert (available(remote)[0] / MANIFEST).read_bytes() == (available(local)[0] / MANIFEST).read_bytes()
+
+
 def test_a_machine_that_is_ahead_of_its_storage_keeps_what_it_has(tmp_path: Path) -> None:
     local, remote = tmp_path / "local", tmp_path / "remote"
     make_checkpoint(remote, 100, "old")
