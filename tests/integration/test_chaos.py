@@ -1,0 +1,24 @@
+"""Faults of every kind at once, on a cluster of several nodes: what ``make chaos`` does for an hour, for ten minutes."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.chaos.audit import KEPT
+from benchmarks.chaos.campaign import run
+from benchmarks.chaos.faults import FAULTS
+
+MINUTES = 10
+
+
+@pytest.mark.soak
+def test_no_promise_is_broken_by_faults_of_every_kind(tmp_path: Path) -> None:
+    report = run(tmp_path / "campaign", MINUTES, 1, [])
+    # How much of the time is left where there are two cores for everything is a matter of the machine.
+    broken = [said for said in report.wrong if "with a fault a minute the run made" not in said]
+    assert broken == []
+    assert report.total >= 100
+    assert report.counts[KEPT] > 1000
+    assert report.throughput is not None
+    possible = {fault.name for fault in FAULTS} - report.not_here.keys()
+    assert len(report.faults.keys() & possible) >= len(possible) - 6  # rare ones may not have had their turn
