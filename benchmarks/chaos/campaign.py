@@ -4,6 +4,7 @@ import json
 import math
 import random
 import statistics
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ import psutil
 
 from benchmarks.chaos.audit import ADDED, KEPT, LOST, UNHEARD, Findings, audit
 from benchmarks.chaos.faults import DRIVER, FAULTS, LANES, MACHINES, MESSAGES, PROCESSES, STORAGE, Fault
-from benchmarks.chaos.nodes import CORES, cluster
+from benchmarks.chaos.nodes import CORES, NoNetwork, cluster
 from benchmarks.chaos.scene import Scene, Stuck, environment
 from r2ac.persistence.checkpoint import available
 
@@ -100,10 +101,10 @@ class Storm:
         began = time.monotonic()
         try:
             done = fault.inflict(self._scene, chance)
-        except Stuck as stuck:
+        except (Stuck, TimeoutError, OSError, subprocess.SubprocessError, NoNetwork) as failure:
             with self._lock:
-                self._report.wrong.append(f"after {fault.name}: {stuck}")
-            done = "the run did not go on"
+                self._report.wrong.append(f"after {fault.name}: {failure}")
+            done = "the run did not go on, or the campaign could not"
         if done is None:
             return
         with self._lock:
@@ -227,15 +228,19 @@ def _calm(storm: Storm, watch: Watch, seconds: float, scene: Scene, report: Repo
 
 
 def _mend(scene: Scene) -> None:
-    """Everything is there again, and all actors play."""
+    """Everything is there again, and all actors play. A node that was cut off may find out late that it was given up, and end."""
     scene.set_clock(0.0)
-    for node in scene.cluster.nodes:
-        scene.cluster.renew(node)
     for process in scene.cluster.all_processes():
         with suppress(psutil.Error):
             if process.status() == psutil.STATUS_STOPPED:
                 process.resume()
-    scene.await_steps(ACTORS)
+
+    def renew() -> None:
+        for node in scene.cluster.nodes:
+            scene.cluster.renew(node)
+
+    renew()
+    scene.await_steps(ACTORS, renew)
 
 
 def _end(scene: Scene, report: Report, chance: random.Random) -> None:

@@ -135,6 +135,7 @@ class Cluster:
             None,
             *("--head", f"--port={self.address.rpartition(':')[2]}", "--num-cpus=0", "--include-dashboard=false"),
             *(f"--temp-dir={self._folder}", f"--system-config={json.dumps(SYSTEM)}"),
+            f"--ray-client-server-port={_free_port(self.address.rpartition(':')[0])}",
         )
         _wait_until(lambda: _answers(self.address), "the first node")
         for node in self.nodes:
@@ -150,6 +151,7 @@ class Cluster:
         command = [
             *(*prefix, str(Path(sys.executable).with_name("ray")), "start", *words, f"--node-ip-address={host}"),
             *("--num-gpus=0", f"--object-store-memory={STORE_BYTES}", "--disable-usage-stats", "--block"),
+            "--dashboard-agent-listen-port=0",
         ]
         streams = {"stdin": subprocess.DEVNULL, "stdout": self._log, "stderr": self._log}
         self._processes[node] = subprocess.Popen(command, env=self.environment, start_new_session=True, **streams)

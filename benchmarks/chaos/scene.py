@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ WORDS = (
         "logging.keep_checkpoints=4",
     ),
 )
-TMAZE = ("experiment=tmaze", "actors.num_cpus=1", "actors.num_envs=16")
+TMAZE = ("experiment=tmaze", "actors.num_cpus=1", "actors.num_envs=32", "actors.unroll=50")
+"""Large unrolls: thirty contributions a second on two cores, and not two hundred, are written down."""
 GOES_ON_S = 120.0
 """In which a run that was disturbed makes steps again."""
 
@@ -133,9 +134,11 @@ class Scene:
     def fill_disk(self) -> Path:
         """Until there is no room for anything; the file that takes it."""
         filler = self.disk / "filler"
-        with suppress(OSError), filler.open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(2**20))
+        with filler.open("wb", buffering=0) as file:
+            for size in (2**20, 2**12, 1):
+                with suppress(OSError):
+                    while True:
+                        file.write(bytes(size))
         return filler
 
     def make_read_only(self, is_read_only: bool) -> None:
@@ -180,8 +183,8 @@ class Scene:
     def said(self) -> str:
         return self._log.read_text(errors="replace")
 
-    def await_steps(self, actors: int = 0) -> None:
-        """Until a new row has more steps, and so many actors. Raises ``Stuck`` if none comes."""
+    def await_steps(self, actors: int = 0, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Until a new row has other steps, and so many actors. Raises ``Stuck`` if none comes."""
         before, deadline = self.row(), time.monotonic() + GOES_ON_S
         while True:
             row = self.row()
@@ -190,6 +193,7 @@ class Scene:
             if time.monotonic() > deadline:
                 raise Stuck(f"no steps in {GOES_ON_S:g} s: {self.last_words()}")
             self.look_after_driver()
+            meanwhile()
             time.sleep(0.2)
 
     def actors(self) -> list[psutil.Process]:

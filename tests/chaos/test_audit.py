@@ -33,11 +33,12 @@ WORDS = [
 ]
 ORDERS = (
     Order(Kind.NOT_FINITE),
-    Order(Kind.TWICE),
     Order(Kind.LATE, 0.01),
+    Order(Kind.TWICE),
     Order(Kind.MEMORY, 0.01, 1),
     Order(Kind.TWICE),
 )
+"""Taken in turns by two actors. One that has shipped nothing yet has nothing to ship twice."""
 
 
 @pytest.fixture(scope="module")
