@@ -4,6 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Generic
 
 import numpy as np
@@ -183,6 +184,9 @@ class RayLearner(Generic[C]):
             f"learner restarted from the newest checkpoint ({cause}); {lost} contributions on their way were lost"
         )
         self._start(self._newest_state(), self._last)
+        # What the actors get now. If it dies before it has answered anything, the next may begin with another checkpoint, and must not
+        # call its weights by the same version.
+        self._last = replace(self._last, version=self._last.version + 1)
 
     def resize(self, batch_segments: int, max_lag: int) -> None:
         self._size = (batch_segments, max_lag)

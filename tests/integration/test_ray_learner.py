@@ -1,0 +1,32 @@
+"""A learner in a process of its own that dies, more than once."""
+
+import pytest
+import ray
+import torch
+from torch import nn
+
+from conf.load import load_train
+from learner.learner import GradientPlan
+from learner.ray_learner import RayLearner
+from r2ac.cluster.session import ray_cluster
+from rtrl_core import ParameterLayout
+
+
+@pytest.mark.slow
+def test_the_version_of_a_learner_that_dies_unheard_of_is_not_that_of_the_next() -> None:
+    """Which may begin with another checkpoint: what an actor makes of one's weights must not be credited to the other's."""
+    config = load_train(["experiment=tmaze", "fleet.num_actors=1"])
+    layout = ParameterLayout.of(nn.ModuleDict({"core": nn.Linear(3, 2)}))
+    plan = GradientPlan(config.learner, layout, 4, 1000)
+    states = [plan.first_state(torch.full((layout.size,), float(value))) for value in (1, 2, 3)]
+    said: list[str] = []
+    with ray_cluster(config, 1):
+        learner = RayLearner(plan, states.pop(), newest_state=states.pop, limits=config.fleet, announce=said.append)
+        seen = [ray.get(learner.weights).unpack()]
+        for _ in range(2):
+            ray.kill(learner._process)
+            learner.renew_weights()
+            seen.append(ray.get(learner.weights).unpack())
+        learner.close()
+    assert [(snapshot.version, float(snapshot.vector[0])) for snapshot in seen] == [(0, 3.0), (1, 2.0), (2, 1.0)]
+    assert len(said) == 2
