@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 ARGS ?=
 BENCH ?= all
 
-.PHONY: help install train demo evaluate doctor test lint test-fast test-long test-lowest test-gpu docker-test bench docs lock clean
+.PHONY: help install train demo evaluate doctor test lint test-fast test-long test-lowest test-gpu docker-test bench chaos docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -83,6 +83,9 @@ docker-test: $(INSTALLED) ## build the images and run the compose stack (needs a
 
 bench: $(INSTALLED) ## speed and memory, side by side: BENCH=core|dense|train|pipeline|ship|refresh|env|memory|startup|gpu|peers for one group
 	@$(BIN)/python -m benchmarks $(BENCH) $(ARGS)
+
+chaos: $(INSTALLED) ## an hour of faults on a cluster of this machine, and an audit of every contribution; ARGS="minutes=10" for less
+	@$(BIN)/python -m benchmarks.chaos run $(ARGS)
 
 docs: $(INSTALLED) ## pages for a browser in build/docs: the documentation and the API; a link that leads nowhere is an error
 	@$(BIN)/python -m pages
