@@ -69,6 +69,7 @@ CHANGES = "Breakout, one change"
 CHANGED: tuple[str, ...] = (
     "nothing",
     "`rule=tbptt`",
+    "`loss.entropy_cost=0.001`",
     "`loss.entropy_cost=0.003`",
     "`loss.entropy_cost=0.03`",
     "`loss.baseline_cost=0.25`",
