@@ -3,6 +3,7 @@
 import pytest
 import ray
 import torch
+from patience import wait_until
 from torch import nn
 
 from conf.load import load_train
@@ -23,9 +24,14 @@ def test_the_version_of_a_learner_that_dies_unheard_of_is_not_that_of_the_next()
     with ray_cluster(config, 1):
         learner = RayLearner(plan, states.pop(), newest_state=states.pop, limits=config.fleet, announce=said.append)
         seen = [ray.get(learner.weights).unpack()]
-        for _ in range(2):
-            ray.kill(learner._process)
-            learner.renew_weights()
+        for deaths in (1, 2):
+            ray.kill(learner._process)  # which does not wait until it is dead
+
+            def has_been_replaced(deaths: int = deaths) -> bool:
+                learner.renew_weights()
+                return len(said) == deaths
+
+            wait_until("a learner in its place", has_been_replaced)
             seen.append(ray.get(learner.weights).unpack())
         learner.close()
     assert [(snapshot.version, float(snapshot.vector[0])) for snapshot in seen] == [(0, 3.0), (1, 2.0), (2, 1.0)]
