@@ -65,6 +65,20 @@ READ: tuple[str, ...] = (
     "layer norm of the features",
     "pixels standardised, features divided",
 )
+CHANGES = "Breakout, one change"
+CHANGED: tuple[str, ...] = (
+    "nothing",
+    "`rule=tbptt`",
+    "`loss.entropy_cost=0.001`",
+    "`loss.entropy_cost=0.003`",
+    "`loss.entropy_cost=0.03`",
+    "`loss.baseline_cost=0.25`",
+    "rewards times 0.3",
+    "rewards times 3",
+    "`learner.clip_norm=10`",
+    "`learner.adam_epsilon=0.00001`",
+    "features divided by their root mean square",
+)
 STRESSED: tuple[str, ...] = (
     *("as it was", "`learner.warmup_updates=300`", "`learner.warmup_updates=100`", "`learner.adam_betas=[0.9,0.99]`"),
     *("`learner.clip_norm=10`", "both", "`learner.adam_epsilon=0.003`", "leaky rectifiers"),
@@ -88,7 +102,19 @@ def table(store: Store) -> list[str]:
             " ".join(f"{curve.steps[-1] / 1000:.0f}" for curve in curves),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, "", *whole_machine(store), "", *inputs(store), "", *stress(store), "", *tries(store)]
+    return [
+        *lines,
+        "",
+        *whole_machine(store),
+        "",
+        *inputs(store),
+        "",
+        *changes(store),
+        "",
+        *stress(store),
+        "",
+        *tries(store),
+    ]
 
 
 def whole_machine(store: Store) -> list[str]:
@@ -107,11 +133,20 @@ def whole_machine(store: Store) -> list[str]:
 
 def inputs(store: Store) -> list[str]:
     """What standardising is worth, on one core, by minutes."""
-    minutes = (1, 2, 3, 4, 8)
+    return by_seed(store, INPUTS, READ, (1, 2, 3, 4, 8))
+
+
+def changes(store: Store) -> list[str]:
+    """What one change from ``make train`` is worth, on one core, by minutes."""
+    return by_seed(store, CHANGES, CHANGED, (1, 2, 3, 4))
+
+
+def by_seed(store: Store, task: str, agents: Sequence[str], minutes: Sequence[int]) -> list[str]:
+    """A line for each run."""
     heads = " | ".join(f"{minute} min" for minute in minutes)
-    lines = [f"| {INPUTS} | seed | {heads} | k steps |", "|---" * (3 + len(minutes)) + "|"]
-    for agent in READ:
-        for curve in of(store, INPUTS, agent):
+    lines = [f"| {task} | seed | {heads} | k steps |", "|---" * (3 + len(minutes)) + "|"]
+    for agent in agents:
+        for curve in of(store, task, agent):
             returns = by_minutes(curve, minutes)
             lines.append(f"| {agent} | {curve.seed} | {returns} | {curve.steps[-1] / 1000:.0f} |")
     return lines

@@ -86,6 +86,7 @@ class RayLearner(Generic[C]):
         self._announce = announce
         self._size: tuple[int, int] | None = None
         self._last = Counters(**state["counters"])
+        """As last heard; the version is the newest that actors may have weights of."""
         self._pending: deque[tuple[ObjectRef, ObjectRef]] = deque()
         self._heard = 0.0
         """When it last answered, or was first asked after it owed nothing."""
@@ -184,9 +185,12 @@ class RayLearner(Generic[C]):
             f"learner restarted from the newest checkpoint ({cause}); {lost} contributions on their way were lost"
         )
         self._start(self._newest_state(), self._last)
-        # What the actors get now. If it dies before it has answered anything, the next may begin with another checkpoint, and must not
-        # call its weights by the same version.
-        self._last = replace(self._last, version=self._last.version + 1)
+        self._know_version(self._last.version + 1)
+
+    def _know_version(self, version: int) -> None:
+        """Of weights that actors get before any receipt tells of it. If the learner dies now, the next, which may begin with another
+        checkpoint, must not call its own weights by it."""
+        self._last = replace(self._last, version=max(self._last.version, version))
 
     def resize(self, batch_segments: int, max_lag: int) -> None:
         self._size = (batch_segments, max_lag)
@@ -195,11 +199,12 @@ class RayLearner(Generic[C]):
     def renew_weights(self) -> None:
         weights = self._process.weights.remote()
         try:
-            self._answer(weights)
+            snapshot: PackedSnapshot = self._answer(weights)
         except RayError as failure:
             self._replace(self._cause_of_silence(failure), lost=len(self._pending))
         else:
             self.weights = weights
+            self._know_version(snapshot.version)
 
     def get_state(self) -> dict[str, Any]:
         while True:

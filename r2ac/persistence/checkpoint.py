@@ -231,8 +231,8 @@ def _score(path: Path) -> float | None:
 
 def _read_state(path: Path, name: str, structure: Any, checksums: dict[str, str]) -> dict[str, Any]:
     """One file's tensors, in the tree that the manifest describes."""
-    file = require_own_file(path, name)
     try:
+        file = require_own_file(path, name)
         if _checksum(file) != checksums[name]:
             raise DamagedCheckpoint(f"checkpoint {path} is damaged: {name} is not what was written; use an older one")
         state = _join(structure, load_file(file))

@@ -39,9 +39,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         CheckpointError: if it is missing, cannot be read now, is of another format, or lacks something.
     """
     file = path / MANIFEST
-    if not file.exists():
-        raise CheckpointError(f"no checkpoint at {path}: {MANIFEST} is missing")
     try:
+        if not file.exists():
+            raise CheckpointError(f"no checkpoint at {path}: {MANIFEST} is missing")
         require_own_file(path, MANIFEST)
         if file.stat().st_size > MAX_BYTES:
             raise ValueError(f"it has more than {MAX_BYTES:,} bytes")

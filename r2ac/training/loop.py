@@ -102,7 +102,7 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
     for choice in choices(asked, config, cores, updates_in_batches=in_batches, has_cuda=has_cuda):
         sinks.tell(choice)
     if saved is None:
-        standardise(config, vector, spec, sinks.event)
+        standardise(config, vector, spec, sinks.tell)
         start = Start(
             algorithm.plan(config, spec, layout).first_state(vector), FleetState(), {"actor": 0, "learner": 0}
         )

@@ -256,7 +256,9 @@ def test_engines_find_levels_that_others_have_built(standin: Callable[..., None]
     # Four level seeds, and the throw-away episode of each of the three engines.
     assert 4 <= counts["cache_misses"] <= 4 + 3 + 2
     env.close()
-    assert env.statistics()["cache_misses"] == counts["cache_misses"]
+    closed = env.statistics()
+    # An engine that prepared an episode may have built its map between the two looks.
+    assert all(counts[name] <= closed[name] <= counts[name] + 3 for name in ("cache_hits", "cache_misses"))
 
     for pack in (tmp_path / "cache").glob("*.pk3"):
         pack.write_bytes(pack.read_bytes()[:50])

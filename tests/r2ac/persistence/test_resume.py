@@ -257,6 +257,7 @@ def test_where_no_checkpoint_is_whole_or_one_cannot_be_used_for_another_reason_n
     assert newest in checkpoints.available(tmp_path)
 
 
+@pytest.mark.seconds
 def test_a_learner_that_starts_again_passes_over_what_is_damaged_also_where_nothing_can_be_renamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -281,17 +282,22 @@ def test_a_learner_that_starts_again_passes_over_what_is_damaged_also_where_noth
     assert newest not in checkpoints.available(tmp_path)
 
 
+@pytest.mark.seconds
 def test_a_disk_that_cannot_be_read_now_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run(toy("total_steps=192"), tmp_path)
+    newest = checkpoints.find(tmp_path)
 
     def refuse(*_: object) -> str:
         raise OSError(5, "Input/output error")
 
-    for module, name in ((manifests.Path, "read_text"), (checkpoints, "_checksum")):
+    for module, name in (
+        *((manifests.Path, "exists"), (manifests.Path, "read_text")),
+        *((manifests.Path, "is_symlink"), (checkpoints, "_checksum")),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, refuse)
             with pytest.raises(CheckpointError, match=r"cannot be read: .*Input/output error") as failure:
-                checkpoints.load(checkpoints.find(tmp_path))
+                checkpoints.load(newest)
             assert not isinstance(failure.value, DamagedCheckpoint)
 
 

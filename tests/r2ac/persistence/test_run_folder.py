@@ -300,8 +300,12 @@ def test_what_was_written_again_in_the_place_of_a_damaged_checkpoint_is_copied_t
     (remote / FOLDER / f"{100:012d}" / MANIFEST).write_text("another")
     make_checkpoint(local, 100, "whole")
     Mirror(fsspec.filesystem("file"), str(remote), local).publish()
-    assert (available(remote)[0] / "learner.safetensors").read_text() == "whole"
+    there = available(remote)[0] / "learner.safetensors"
+    assert there.read_text() == "whole"
     assert (available(remote)[0] / MANIFEST).read_bytes() == (available(local)[0] / MANIFEST).read_bytes()
+    there.write_text("the same, as far as is known")
+    Mirror(fsspec.filesystem("file"), str(remote), local).publish()
+    assert there.read_text() == "the same, as far as is known", "it was copied again"
 
 
 def test_a_machine_that_is_ahead_of_its_storage_keeps_what_it_has(tmp_path: Path) -> None:
