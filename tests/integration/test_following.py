@@ -1,6 +1,7 @@
 """A run on a cluster that grows and shrinks: its actors come and go with the nodes, and nothing is counted twice or blamed on anybody."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -144,7 +145,8 @@ def test_actors_come_and_go_with_the_nodes(
     row = run.row()
     assert (row["actor_restarts"], row["learner_restarts"], row["contributions_refused"]) == (1, 1, 0)
     assert row["agent_steps"] == 8 * 5 * row["contributions_accepted"]
-    assert run.log().count("2 actors have left with their nodes") == 2
+    # Together or one by one, as they are noticed.
+    assert sum(map(int, re.findall(r"(\d+) actors have left with their nodes", run.log()))) == 4
     assert "2 actors are started on nodes that have room for them" in run.log()
     assert f"4 actors: an update of the weights for every {40 * of_four} steps" in run.log()
 
