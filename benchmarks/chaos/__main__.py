@@ -9,6 +9,7 @@ folder=PATH   where campaigns leave their books, one folder each (runs/chaos)
 """
 
 import math
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -42,6 +43,8 @@ def main(argv: Sequence[str]) -> int:
     if not 1 <= minutes < math.inf:
         print(f"error: minutes={minutes:g}: expected one or more, and an end", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was set up is taken down
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also in the background of a script
     folder = Path(options.get("folder", "runs/chaos"))
     failed = False
     if "run" in verbs:

@@ -22,7 +22,7 @@ from benchmarks.chaos.scene import Scene, Stuck, environment
 from r2ac.persistence.checkpoint import available
 
 NODES = ("first", "second")
-PACE_S = {MESSAGES: 4.0, PROCESSES: 9.0, MACHINES: 25.0, STORAGE: 15.0, DRIVER: 40.0}
+PACE_S = {MESSAGES: 3.0, PROCESSES: 8.0, MACHINES: 25.0, STORAGE: 15.0, DRIVER: 40.0}
 """Between the beginnings of two faults of a lane, on average."""
 STORM, DRIVERS, CALM = 0.65, 0.1, 0.25
 """Shares of a campaign's time. In the last, four fifths have a fault a minute, and a tenth on either side has none."""
@@ -161,7 +161,7 @@ def run(folder: Path, minutes: float, seed: int, words: Sequence[str]) -> Report
         faults.write(json.dumps(entry) + "\n")
         faults.flush()
 
-    with faults, cluster(NODES, environment(folder), folder / "ray.log") as nodes:
+    with faults, cluster(NODES, environment(folder), folder / "ray") as nodes:
         scene = Scene(folder, nodes, words)
         try:
             scene.start_driver()

@@ -6,12 +6,14 @@ the loopback interface, and nothing can be cut.
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,7 +22,8 @@ from pathlib import Path
 import psutil
 
 STORE_BYTES = 80_000_000
-SUBNET = "10.213.7"
+MARK = "r2c"
+"""What our links and namespaces begin with; then comes the process that they are of."""
 SYSTEM = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 1000,
@@ -29,6 +32,7 @@ SYSTEM = {
 }
 """Of Ray: a node that has been silent for ten seconds is gone; its own half a minute is too long for so many of them."""
 UP_S = 120.0
+STARTED = b"Ray runtime started"
 CORES = 2
 """That a node says it has."""
 
@@ -37,13 +41,14 @@ class NoNetwork(RuntimeError):
     """Nodes cannot have a network of their own here. One line."""
 
 
-def ip(*words: str) -> None:
-    """Raises ``NoNetwork`` with what the program said."""
+def ip(*words: str) -> str:
+    """What it writes. Raises ``NoNetwork`` with what it says is wrong."""
     if shutil.which("ip") is None:
         raise NoNetwork("there is no iproute2")
     done = subprocess.run(["ip", *words], capture_output=True, text=True)
     if done.returncode:
         raise NoNetwork(f"ip {' '.join(words)}: {done.stderr.strip()}")
+    return done.stdout
 
 
 class Network:
@@ -51,8 +56,9 @@ class Network:
 
     def __init__(self, nodes: Sequence[str]) -> None:
         """Raises ``NoNetwork`` if this machine or its owner does not let us."""
-        self._mark = f"r2c{os.getpid() % 100_000}"
+        self._mark = f"{MARK}{os.getpid()}"
         self._nodes = list(nodes)
+        _remove_what_was_left()
         try:
             ip("link", "add", self._bridge, "type", "bridge")
             ip("addr", "add", f"{self.address(None)}/24", "dev", self._bridge)
@@ -81,7 +87,7 @@ class Network:
 
     def address(self, node: str | None) -> str:
         """Of a node; ``None`` is the first, which is outside of all namespaces."""
-        return f"{SUBNET}.{1 if node is None else 2 + self._nodes.index(node)}"
+        return f"10.213.{os.getpid() % 250}.{1 if node is None else 2 + self._nodes.index(node)}"
 
     def within(self, node: str) -> list[str]:
         """What a command begins with to be run on a node."""
@@ -107,19 +113,31 @@ class Network:
             ip("link", "del", self._bridge)
 
 
+def _remove_what_was_left() -> None:
+    """Of campaigns that were killed."""
+    words = [["link", *line.split()[1:2]] for line in ip("-o", "link").splitlines()]
+    words += [["netns", *line.split()[:1]] for line in ip("netns").splitlines()]
+    for kind, name in words:
+        found = re.match(rf"{MARK}(\d+)[bcn]", name)
+        if found and not psutil.pid_exists(int(found[1])):
+            with suppress(NoNetwork):
+                ip(kind, "del", found.string.partition("@")[0].rstrip(":"))
+
+
 class Cluster:
     """Its first node has no cores: there are the driver and the learner.
 
     Args:
         environment: of all its processes.
-        log: where they write.
+        logs: folder that they write to, a file for each node.
     """
 
-    def __init__(self, nodes: Sequence[str], environment: dict[str, str], log: Path) -> None:
+    def __init__(self, nodes: Sequence[str], environment: dict[str, str], logs: Path) -> None:
         self.nodes = tuple(nodes)
         self._folder = Path(tempfile.mkdtemp(prefix="r2c"))  # short: Ray's sockets lie in it
         self.environment = environment | {"RAY_TMPDIR": str(self._folder)}
-        self._log = log.open("ab")
+        self._logs = logs
+        self._logs.mkdir(parents=True, exist_ok=True)
         try:
             self.network: Network | None = Network(nodes)
             self.no_network = ""
@@ -128,6 +146,10 @@ class Cluster:
         host = "127.0.0.1" if self.network is None else self.network.address(None)
         self.address = f"{host}:{_free_port(host)}"
         self._processes: dict[str | None, subprocess.Popen[bytes]] = {}
+        self._said_before: dict[str | None, int] = {}
+        """Length of each node's log when it was started last."""
+        self._one_at_a_time = threading.Lock()
+        """Nodes that start together on one machine take each other's ports for theirs."""
 
     def up(self) -> None:
         """Raises ``TimeoutError`` if its first node does not come."""
@@ -137,13 +159,33 @@ class Cluster:
             *(f"--temp-dir={self._folder}", f"--system-config={json.dumps(SYSTEM)}"),
             f"--ray-client-server-port={_free_port(self.address.rpartition(':')[0])}",
         )
-        _wait_until(lambda: _answers(self.address), "the first node")
+        _wait_until(lambda: self._has_started(None), "the first node")
         for node in self.nodes:
-            self.start(node)
+            self.renew(node)
 
-    def start(self, node: str) -> None:
-        """Joins a node that is not there."""
-        self._start(node, f"--address={self.address}", f"--num-cpus={CORES}")
+    def renew(self, node: str) -> None:
+        """Has a node that is not there join. Raises ``TimeoutError`` if it does not come."""
+        with self._one_at_a_time:
+            _wait_until(lambda: self._joins(node), f"node {node}")
+
+    def _joins(self, node: str) -> bool:
+        """Whether it is there; if it has not begun to start, or has given up, it begins."""
+        starter = self._processes.get(node)
+        has_started = starter is not None and self._has_started(node)
+        if has_started and self.raylet(node) is not None:
+            return True
+        if starter is None or starter.poll() is not None or has_started:
+            self.kill(node)
+            self._start(node, f"--address={self.address}", f"--num-cpus={CORES}")
+        return False
+
+    def _log(self, node: str | None) -> Path:
+        return self._logs / f"ray-{node or 'head'}.log"
+
+    def _has_started(self, node: str | None) -> bool:
+        with self._log(node).open("rb") as log:
+            log.seek(self._said_before[node])
+            return STARTED in log.read()
 
     def _start(self, node: str | None, *words: str) -> None:
         host = "127.0.0.1" if self.network is None else self.network.address(node)
@@ -153,12 +195,10 @@ class Cluster:
             *("--num-gpus=0", f"--object-store-memory={STORE_BYTES}", "--disable-usage-stats", "--block"),
             "--dashboard-agent-listen-port=0",
         ]
-        streams = {"stdin": subprocess.DEVNULL, "stdout": self._log, "stderr": self._log}
-        self._processes[node] = subprocess.Popen(command, env=self.environment, start_new_session=True, **streams)
-
-    def is_up(self, node: str) -> bool:
-        """Whether its raylet lives."""
-        return self.raylet(node) is not None
+        with self._log(node).open("ab") as log:
+            self._said_before[node] = log.tell()
+            streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            self._processes[node] = subprocess.Popen(command, env=self.environment, start_new_session=True, **streams)
 
     def raylet(self, node: str) -> psutil.Process | None:
         return next((process for process in self._of(node) if _name(process) == "raylet"), None)
@@ -173,13 +213,6 @@ class Cluster:
         if starter is not None:
             starter.wait()
         return bool(of_node)
-
-    def renew(self, node: str) -> None:
-        """Starts a node that has ended."""
-        if not self.is_up(node):
-            self.kill(node)
-            self.start(node)
-            _wait_until(lambda: self.is_up(node), f"node {node}")
 
     def processes(self, title: str) -> list[psutil.Process]:
         """Of ours on all nodes, by what Ray calls them."""
@@ -213,13 +246,12 @@ class Cluster:
                 starter.wait()
         if self.network is not None:
             self.network.close()
-        self._log.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @contextmanager
-def cluster(nodes: Sequence[str], environment: dict[str, str], log: Path) -> Iterator[Cluster]:
-    made = Cluster(nodes, environment, log)
+def cluster(nodes: Sequence[str], environment: dict[str, str], logs: Path) -> Iterator[Cluster]:
+    made = Cluster(nodes, environment, logs)
     try:
         made.up()
         yield made
@@ -238,13 +270,6 @@ def _free_port(host: str) -> int:
     with socket.socket() as probe:
         probe.bind((host, 0))
         return probe.getsockname()[1]
-
-
-def _answers(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex((host, int(port))) == 0
 
 
 def _wait_until(condition: Callable[[], bool], what: str) -> None:

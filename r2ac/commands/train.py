@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from conf.describe import describe
@@ -21,7 +22,7 @@ from r2ac.commands.user_mistakes import printed, reported
 from r2ac.monitoring.sinks import Sinks, open_sinks
 from r2ac.persistence.resume import finished
 from r2ac.persistence.run_folder import RunFolder, RunFolderError
-from r2ac.persistence.writing import replace_file
+from r2ac.persistence.writing import CannotWrite, replace_file
 from r2ac.training.loop import RunHooks, train
 from r2ac.training.parts import part_names, part_options, require_all_parts
 
@@ -35,6 +36,8 @@ class WatchedRun(RunHooks):
         self._sinks = sinks
         self._signals = signals
         self.has_started = False
+        self._unwritten: TrainConfig | None = None
+        """Sizes that the run has and ``sized.yaml`` does not say yet."""
 
     def should_stop(self) -> bool:
         return self._signals.requested
@@ -43,14 +46,25 @@ class WatchedRun(RunHooks):
         self.has_started = True
         # Not before: a run that is refused must leave the configuration of the one that is there.
         replace_file(self._folder.path / "config.yaml", to_yaml(self._config))
-        self.resized(config)
+        self._write_sizes(config)
         self._signals.begin()
 
     def resized(self, config: TrainConfig) -> None:
+        try:
+            self._write_sizes(config)
+        except CannotWrite as failure:
+            self._sinks.event(f"{failure}; training goes on and tries again later")
+
+    def _write_sizes(self, config: TrainConfig) -> None:
+        self._unwritten = config
         replace_file(self._folder.path / "sized.yaml", to_yaml(config))
+        self._unwritten = None
 
     def before_checkpoint(self) -> None:
         self._folder.check()
+        if self._unwritten is not None:
+            with suppress(CannotWrite):  # has been said; the checkpoint says it again
+                self._write_sizes(self._unwritten)
 
     def after_checkpoint(self) -> None:
         self._sinks.flush()
