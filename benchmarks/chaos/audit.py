@@ -4,6 +4,7 @@ A *job* is one life of the driver. Within it a contribution has one name, and a 
 killed, the next begins with what had been saved, and both are counted anew from there.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ ADDED = ("accepted", "damped")
 LOST = "lost on the way to a learner"
 KEPT = "added and kept"
 UNHEARD = "judged and unheard of, most at the death of a learner"
+REPEATED_S = "seconds of training done again after the death of a driver, most"
+FORGOTTEN_S = "seconds of updates lost with a learner, most"
 
 
 class Name(NamedTuple):
@@ -178,7 +181,10 @@ def _examine_judged(
 
 def _examine_succession(learners: Sequence[list[Entry]], findings: Findings) -> None:
     """Each learner begins with what one before had handed out to be saved, and goes on counting where the driver had heard of."""
-    saved: set[tuple[int, int]] = set()
+    saved: dict[tuple[int, int], float] = {}
+    """When."""
+    last_at = 0.0
+    jobs: set[str] = set()
     heard: dict[str, list[Entry]] = {}
     """Of each job, all counters that its driver may have heard of, and since a learner took another's place those of that one only."""
     for number, book in enumerate(learners):
@@ -190,16 +196,22 @@ def _examine_succession(learners: Sequence[list[Entry]], findings: Findings) -> 
                     findings.require(
                         new or begun in saved, f"a learner began with version {begun[0]}, which was never saved"
                     )
+                    lost_s = math.ceil(last_at - saved.get(begun, last_at))
+                    of_a_driver = _job(book) not in jobs
+                    what = REPEATED_S if of_a_driver else FORGOTTEN_S
+                    findings.counts[what] = max(findings.counts[what], lost_s)
+                    jobs.add(_job(book))
                     heard.setdefault(_job(book), [entry["counters"]])
                 case "continued":
                     _examine_continued(entry, heard.get(_job(book), []), findings)
                     heard[_job(book)] = [{**entry["after"], "version": entry["version"]}]
                 case "saved":
-                    saved.add((entry["version"], entry["weights"]))
+                    saved[entry["version"], entry["weights"]] = entry["at"]
                 case "judged":
                     heard[_job(book)].append(entry["counters"])
                 case _:
                     pass
+        last_at = max(last_at, book[-1]["at"])
 
 
 def _examine_continued(entry: Entry, known: Sequence[Entry], findings: Findings) -> None:

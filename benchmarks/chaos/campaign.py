@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.chaos.audit import ADDED, KEPT, LOST, UNHEARD, Findings, audit
+from benchmarks.chaos.audit import ADDED, KEPT, LOST, REPEATED_S, UNHEARD, Findings, audit
 from benchmarks.chaos.faults import DRIVER, FAULTS, LANES, MACHINES, MESSAGES, PROCESSES, STORAGE, Fault
 from benchmarks.chaos.nodes import CORES, NoNetwork, cluster
 from benchmarks.chaos.scene import Scene, Stuck, environment
@@ -29,6 +29,9 @@ STORM, DRIVERS, CALM = 0.65, 0.1, 0.25
 LEAST_THROUGHPUT = 0.95
 MOST_GROWTH = 1.1
 """Of the driver's memory in the second half of a storm."""
+MOST_REPEATED_S = 20
+"""Of training, after the death of a driver: the newest checkpoint is up to five seconds old, and took a few to be written; where it is
+damaged there is one before."""
 SAMPLE_S = 5.0
 ACTORS = len(NODES) * CORES
 WAITING = 2 * ACTORS + 8
@@ -290,6 +293,10 @@ def _examine(scene: Scene, report: Report) -> None:
     if (unheard := findings.counts[UNHEARD]) > WAITING:
         report.wrong.append(
             f"{unheard} contributions were judged and unheard of at the death of a learner, more than {WAITING}"
+        )
+    if (repeated := findings.counts[REPEATED_S]) > MOST_REPEATED_S:
+        report.wrong.append(
+            f"{repeated} s of training were done again after the death of a driver, more than {MOST_REPEATED_S}"
         )
     if not math.isfinite(report.throughput or 0.0):
         report.wrong.append("the throughput is not known")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.chaos.audit import KEPT, LOST, UNHEARD
+from benchmarks.chaos.audit import FORGOTTEN_S, KEPT, LOST, REPEATED_S, UNHEARD
 from benchmarks.chaos.campaign import Report
 from benchmarks.chaos.faults import FAULTS
 from benchmarks.report import replace_table
@@ -30,6 +30,8 @@ def table(reports: Sequence[Report]) -> list[str]:
         "refused",
         LOST,
         UNHEARD,
+        REPEATED_S,
+        FORGOTTEN_S,
         "actor_restarts",
         "learner_restarts",
         "checks",

@@ -24,7 +24,7 @@ DISK_MB = 256
 SILENCE_S = 15.0
 """After which a process of the run counts as hung."""
 WORDS = (
-    *("algorithm=benchmarks.chaos.audited:Audited", "fleet.num_actors=auto", "fleet.min_actors=1"),
+    *("actors.num_cpus=1", "algorithm=benchmarks.chaos.audited:Audited", "fleet.num_actors=auto", "fleet.min_actors=1"),
     *("fleet.placement_timeout_s=300", "fleet.max_restarts=1_000_000", f"fleet.unroll_timeout_s={SILENCE_S:g}"),
     *(f"fleet.learner_timeout_s={SILENCE_S:g}", "total_steps=1_000_000_000_000", "logging.terminal=plain"),
     *(
@@ -34,7 +34,7 @@ WORDS = (
         "logging.keep_checkpoints=4",
     ),
 )
-TMAZE = ("experiment=tmaze", "actors.num_cpus=1", "actors.num_envs=32", "actors.unroll=50")
+TMAZE = ("experiment=tmaze", "actors.num_envs=32", "actors.unroll=50")
 """Large unrolls: thirty contributions a second on two cores, and not two hundred, are written down."""
 GOES_ON_S = 120.0
 """In which a run that was disturbed makes steps again."""
@@ -49,7 +49,7 @@ class Scene:
     Args:
         folder: of everything that is left of the campaign.
         cluster: stands.
-        words: of the run, after ours.
+        words: of the run, after ours; without a task of its own it is the T-maze.
     """
 
     def __init__(self, folder: Path, cluster: Cluster, words: Sequence[str]) -> None:
@@ -57,7 +57,8 @@ class Scene:
         self.books = folder / "books"
         self.disk = folder / "disk"
         self.run = self.disk / "run"
-        self._words = (*TMAZE, *WORDS, f"algorithm.options.folder={self.books}", *words)
+        has_a_task = any(word.startswith(("env=", "experiment=")) for word in words)
+        self._words = (*(() if has_a_task else TMAZE), *WORDS, f"algorithm.options.folder={self.books}", *words)
         self._driver: subprocess.Popen[bytes] | None = None
         self._driver_lock = threading.RLock()
         self._orders = 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.chaos.audit import KEPT, LOST, examine
+from benchmarks.chaos.audit import FORGOTTEN_S, KEPT, LOST, REPEATED_S, examine
 from benchmarks.chaos.audited import Kind, Order, give, take
 from benchmarks.chaos.ledger import Entry, Ledger, read
 from r2ac.commands import train as training_program
@@ -109,7 +109,23 @@ def broken_and_added(books: Books) -> None:
 
 
 def never_shipped(books: Books) -> None:
-    books[0][0].pop(2)
+    added = entries(books, "added")[3]
+    for book in books[0]:
+        book[:] = [
+            entry for entry in book if any(entry[name] != added[name] for name in ("actor", "start", "sequence"))
+        ]
+
+
+@pytest.mark.parametrize(("job", "what"), [("another", REPEATED_S), (None, FORGOTTEN_S)])
+def test_seconds_that_a_death_has_cost_are_counted(job: str | None, what: str, books: Books) -> None:
+    """The second learner begins with what the first handed out at its end; had that done more since, it would be lost."""
+    *_, first, second = books[1]
+    for entry in second:
+        if job is not None and "job" in entry:
+            entry["job"] = job
+    assert examine(*books).counts[what] <= 1
+    first[-1]["at"] += 12.5
+    assert examine(*books).counts[what] in (13, 14)
 
 
 def gone_on_from_nothing(books: Books) -> None:

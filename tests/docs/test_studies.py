@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import algorithms, defaults, elsewhere, fleets, r2d2, recurrences
+from benchmarks.chaos.page import COMMAND, DATA, read_reports, table
 from benchmarks.learning import RESULTS, Agent, Curve, Store, Study, Task
 from benchmarks.report import replace_table
 from conf.load import load_train
@@ -29,6 +30,16 @@ def test_the_page_shows_the_file(study: Study, tmp_path: Path) -> None:
     written = Path(shutil.copy(page, tmp_path))
     replace_table(written, f"python -m benchmarks.{study.name} table", TABLES[study.name](Store(study.data)))
     assert written.read_text() == page.read_text()
+
+
+def test_the_page_shows_the_campaigns_of_faults(tmp_path: Path) -> None:
+    page = RESULTS / "README.md"
+    written = Path(shutil.copy(page, tmp_path))
+    reports = read_reports(RESULTS / "data" / DATA)
+    replace_table(written, COMMAND, table(reports))
+    assert written.read_text() == page.read_text()
+    assert reports
+    assert not [said for report in reports for said in report.wrong]
 
 
 @every_study

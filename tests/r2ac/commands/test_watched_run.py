@@ -24,9 +24,8 @@ def test_sizes_that_find_no_room_end_no_run_and_are_written_with_the_next_checkp
         run.before_checkpoint()
         assert written.read_text() == to_yaml(config)
         (line,) = said
-        assert line.startswith(f"{written} could not be written (") and line.endswith(
-            "; training goes on and tries again later"
-        )
+        assert line.startswith(f"{written} could not be written (")
+        assert line.endswith("; training goes on and tries again later")
         with pytest.raises(CannotWrite):
             run.started(config)  # what cannot be written then is told at once
         run.resized(other)
