@@ -233,7 +233,7 @@ def summed(vector: Tensor) -> Mapping[str, float]:
 
 
 def checksum(vector: Tensor) -> int:
-    return zlib.crc32(vector.detach().cpu().contiguous().numpy())
+    return zlib.crc32(vector.detach().cpu().numpy().tobytes())
 
 
 def job() -> str:

@@ -197,8 +197,14 @@ class Cluster:
         ]
         with self._log(node).open("ab") as log:
             self._said_before[node] = log.tell()
-            streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
-            self._processes[node] = subprocess.Popen(command, env=self.environment, start_new_session=True, **streams)
+            self._processes[node] = subprocess.Popen(
+                command,
+                env=self.environment,
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
 
     def raylet(self, node: str) -> psutil.Process | None:
         return next((process for process in self._of(node) if _name(process) == "raylet"), None)

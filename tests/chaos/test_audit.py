@@ -124,7 +124,7 @@ def test_seconds_that_a_death_has_cost_are_counted(job: str | None, what: str, b
         if job is not None and "job" in entry:
             entry["job"] = job
     assert examine(*books).counts[what] <= 1
-    first.append({**first[-1], "event": "resized", "at": first[-1]["at"] + 12.5})
+    first.append({**first[-1], "event": "resized", "max_lag": None, "at": first[-1]["at"] + 12.5})
     assert examine(*books).counts[what] in (13, 14)
 
 
