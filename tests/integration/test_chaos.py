@@ -14,9 +14,7 @@ MINUTES = 10
 @pytest.mark.soak
 def test_no_promise_is_broken_by_faults_of_every_kind(tmp_path: Path) -> None:
     report = run(tmp_path / "campaign", MINUTES, 1, [])
-    # How much of the time is left where there are two cores for everything is a matter of the machine.
-    broken = [said for said in report.wrong if "with a fault a minute the run made" not in said]
-    assert broken == []
+    assert report.wrong == []
     assert report.total >= 100
     assert report.counts[KEPT] > 1000
     assert report.throughput is not None
