@@ -28,7 +28,7 @@ STORM, DRIVERS, CALM = 0.65, 0.1, 0.25
 """Shares of a campaign's time. In the last, four fifths have a fault a minute, and a tenth on either side has none."""
 LEAST_THROUGHPUT = 0.95
 ENOUGH_S = 600
-"""With a fault a minute, for that to be asked: of two faults one may have been the worst."""
+"""With a fault a minute, for that to mean anything: of two faults one may have been the worst."""
 MOST_GROWTH = 1.1
 """Of the driver's memory in the second half of a storm."""
 MOST_REPEATED_S = 20
@@ -54,7 +54,7 @@ class Report:
     counts: dict[str, int] = field(default_factory=dict)
     """Of the audit, and of the run's own last row."""
     throughput: float | None = None
-    """Steps per second with one fault a minute, over those with none."""
+    """Steps per second with one fault a minute, over those with none; not measured in a short campaign."""
     memory: float | None = None
     """The driver's at the end of the storm, over that in the middle of it."""
     wrong: list[str] = field(default_factory=list)
@@ -226,8 +226,10 @@ def _calm(storm: Storm, watch: Watch, seconds: float, scene: Scene, report: Repo
     disturbed = watch.rate(seconds * 8 / 10, disturb)
     _mend(scene)
     undisturbed.append(watch.rate(seconds / 10))
+    if 0.8 * seconds < ENOUGH_S:
+        return
     report.throughput = disturbed / statistics.mean(undisturbed)
-    if 0.8 * seconds >= ENOUGH_S and report.throughput < LEAST_THROUGHPUT:
+    if report.throughput < LEAST_THROUGHPUT:
         report.wrong.append(
             f"with a fault a minute the run made {report.throughput:.2f} of the steps that it makes undisturbed"
         )

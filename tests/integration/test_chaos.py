@@ -17,6 +17,5 @@ def test_no_promise_is_broken_by_faults_of_every_kind(tmp_path: Path) -> None:
     assert report.wrong == []
     assert report.total >= 100
     assert report.counts[KEPT] > 1000
-    assert report.throughput is not None
     possible = {fault.name for fault in FAULTS} - report.not_here.keys()
     assert len(report.faults.keys() & possible) >= len(possible) - 6  # rare ones may not have had their turn
