@@ -12,6 +12,8 @@ from benchmarks.chaos.audited import Kind, Order, give, take
 from benchmarks.chaos.ledger import Entry, Ledger, read
 from r2ac.commands import train as training_program
 
+pytestmark = pytest.mark.seconds
+
 Books = tuple[list[list[Entry]], list[list[Entry]]]
 WORDS = [
     *(
