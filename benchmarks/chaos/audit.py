@@ -5,6 +5,7 @@ killed, the next begins with what had been saved, and both are counted anew from
 """
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from benchmarks.chaos.ledger import Entry, read
 
 TOLERANCE = 1e-3
 """Of a sum in single precision, relative to the sizes of what was added."""
+MINUTE_S, WINDOW_S = 60, 5
 MOST_SAID = 100
 """Of what is wrong; the rest is counted."""
 ADDED = ("accepted", "damped")
@@ -80,6 +82,26 @@ def examine(actors: Sequence[list[Entry]], learners: Sequence[list[Entry]]) -> F
     findings.counts[LOST] = len(shipped.keys() - judged)
     findings.counts[KEPT] = _kept(learners)
     return findings
+
+
+def share_kept(learners: Iterable[Sequence[Entry]], begin: float, end: float) -> float:
+    """Steps that were made, over those that would have been, had all of each minute been as its median five seconds: what the machine gives
+    to a run from one minute to the next is no matter then.
+
+    Args:
+        begin, end: by the clock of the books; at least a minute.
+    """
+    per_minute = MINUTE_S // WINDOW_S
+    steps: Counter[int] = Counter()
+    for book in learners:
+        for entry in _of(book, "added"):
+            steps[int((entry["at"] - begin) // WINDOW_S)] += entry["steps"]
+    made = would = 0.0
+    for minute in range(int((end - begin) // MINUTE_S)):
+        windows = [steps[number] for number in range(minute * per_minute, (minute + 1) * per_minute)]
+        made += sum(windows)
+        would += per_minute * statistics.median(windows)
+    return made / would
 
 
 def _shipped(actors: Iterable[list[Entry]], findings: Findings) -> dict[Name, Entry]:

@@ -1,4 +1,4 @@
-"""A campaign: a storm of faults, kills of the driver, one fault a minute beside none, and the audit of all of it."""
+"""A campaign: a storm of faults, kills of the driver, one fault a minute, and the audit of all of it."""
 
 import json
 import math
@@ -15,8 +15,9 @@ from typing import Any
 
 import psutil
 
-from benchmarks.chaos.audit import ADDED, KEPT, LOST, REPEATED_S, UNHEARD, Findings, audit
+from benchmarks.chaos.audit import ADDED, KEPT, LOST, MINUTE_S, REPEATED_S, UNHEARD, Findings, audit, share_kept
 from benchmarks.chaos.faults import DRIVER, FAULTS, LANES, MACHINES, MESSAGES, PROCESSES, STORAGE, Fault
+from benchmarks.chaos.ledger import read
 from benchmarks.chaos.nodes import CORES, NoNetwork, cluster
 from benchmarks.chaos.scene import TMAZE, Scene, Stuck, environment
 from r2ac.persistence.checkpoint import available
@@ -25,7 +26,7 @@ NODES = ("first", "second")
 PACE_S = {MESSAGES: 3.0, PROCESSES: 8.0, MACHINES: 25.0, STORAGE: 15.0, DRIVER: 40.0}
 """Between the beginnings of two faults of a lane, on average."""
 STORM, DRIVERS, CALM = 0.65, 0.1, 0.25
-"""Shares of a campaign's time. In the last, four fifths have a fault a minute, and a tenth on either side has none."""
+"""Shares of a campaign's time. In the last there is a fault a minute."""
 LEAST_THROUGHPUT = 0.95
 ENOUGH_S = 600
 """With a fault a minute, for that to mean anything: of two faults one may have been the worst."""
@@ -54,7 +55,7 @@ class Report:
     counts: dict[str, int] = field(default_factory=dict)
     """Of the audit, and of the run's own last row."""
     throughput: float | None = None
-    """Steps per second with one fault a minute, over those with none; not measured in a short campaign."""
+    """With one fault a minute: see ``audit.share_kept``. Not measured in a short campaign."""
     memory: float | None = None
     """The driver's at the end of the storm, over that in the middle of it."""
     wrong: list[str] = field(default_factory=list)
@@ -143,14 +144,6 @@ class Watch:
             then()
             time.sleep(min(SAMPLE_S, max(0.0, left)))
 
-    def rate(self, seconds: float, then: Callable[[], None] = lambda: None) -> float:
-        """Steps per second for so long."""
-        self._scene.await_steps()
-        steps, began = self._scene.steps, time.monotonic()
-        self.until(began + seconds, then)
-        self._scene.await_steps()
-        return (self._scene.steps - steps) / (time.monotonic() - began)
-
 
 def run(folder: Path, minutes: float, seed: int, words: Sequence[str]) -> Report:
     """A whole campaign; its books and logs stay in ``folder``, which must not exist.
@@ -211,28 +204,23 @@ def _drivers(storm: Storm, watch: Watch, seconds: float, scene: Scene, report: R
 
 
 def _calm(storm: Storm, watch: Watch, seconds: float, scene: Scene, report: Report, chance: random.Random) -> None:
-    """Throughput with one fault a minute, none of which takes the driver, between two times without."""
+    """One fault a minute, none of which takes the driver."""
     _mend(scene)
-    undisturbed = [watch.rate(seconds / 10)]
     ordinary = [fault for fault in FAULTS if fault.lane != DRIVER]
-    next_at = time.monotonic()
+    began = next_at = time.monotonic()
 
     def disturb() -> None:
         nonlocal next_at
         if time.monotonic() >= next_at:
-            next_at += 60
+            next_at += MINUTE_S
             threading.Thread(target=storm.one, args=(ordinary, chance), daemon=True).start()
 
-    disturbed = watch.rate(seconds * 8 / 10, disturb)
-    _mend(scene)
-    undisturbed.append(watch.rate(seconds / 10))
-    if 0.8 * seconds < ENOUGH_S:
+    watch.until(began + seconds, disturb)
+    if seconds < ENOUGH_S:
         return
-    report.throughput = disturbed / statistics.mean(undisturbed)
+    report.throughput = share_kept(read(scene.books, "learner"), began, began + seconds)
     if report.throughput < LEAST_THROUGHPUT:
-        report.wrong.append(
-            f"with a fault a minute the run made {report.throughput:.2f} of the steps that it makes undisturbed"
-        )
+        report.wrong.append(f"with a fault a minute the run made {report.throughput:.2f} of its steps")
 
 
 def _mend(scene: Scene) -> None:

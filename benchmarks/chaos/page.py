@@ -38,12 +38,15 @@ def table(reports: Sequence[Report]) -> list[str]:
     ):
         lines.append(_line(name.replace("_", " "), [f"{report.counts.get(name, 0):,}" for report in reports]))
     lines.append(
-        _line("steps with a fault a minute, of those with none", [_ratio(report.throughput) for report in reports])
+        _line(
+            "steps with a fault a minute, of those without",
+            [_ratio(report.throughput) for report in reports],
+        )
     )
     lines.append(
         _line("the driver's memory, of that half a storm before", [_ratio(report.memory) for report in reports])
     )
-    lines.append(_line("**promises broken**", [f"**{len(report.wrong)}**" for report in reports]))
+    lines.append(_line("**what did not hold**", [f"**{len(report.wrong)}**" for report in reports]))
     return lines
 
 

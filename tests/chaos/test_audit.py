@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.chaos.audit import FORGOTTEN_S, KEPT, LOST, REPEATED_S, examine
+from benchmarks.chaos.audit import FORGOTTEN_S, KEPT, LOST, REPEATED_S, examine, share_kept
 from benchmarks.chaos.audited import Kind, Order, give, take
 from benchmarks.chaos.ledger import Entry, Ledger, read
 from r2ac.commands import train as training_program
@@ -128,6 +128,17 @@ def test_seconds_that_a_death_has_cost_are_counted(job: str | None, what: str, b
     assert examine(*books).counts[what] <= 1
     first.append({**first[-1], "event": "resized", "max_lag": None, "at": first[-1]["at"] + 12.5})
     assert examine(*books).counts[what] in (13, 14)
+
+
+def test_the_share_of_steps_that_are_kept_is_of_each_minute_by_itself() -> None:
+    def book(rate: Callable[[int], int]) -> list[Entry]:
+        return [{"event": "added", "at": 100.5 + second, "steps": rate(second)} for second in range(120)]
+
+    assert share_kept([book(lambda second: 10 if second < 60 else 30)], 100.0, 220.0) == 1.0
+    # A quarter of the first minute lost; what came before and after is no part of it.
+    lost = book(lambda second: 0 if second < 15 else 10)
+    outside = [{"event": "added", "at": at, "steps": 1000} for at in (90.0, 221.0)]
+    assert share_kept([lost[:30], [*lost[30:], *outside]], 100.0, 220.0) == 105 / 120
 
 
 def gone_on_from_nothing(books: Books) -> None:
