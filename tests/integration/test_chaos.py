@@ -12,6 +12,7 @@ MINUTES = 10
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(2 * 60 * MINUTES)
 def test_no_promise_is_broken_by_faults_of_every_kind(tmp_path: Path) -> None:
     report = run(tmp_path / "campaign", MINUTES, 1, [])
     assert report.wrong == []
