@@ -70,7 +70,8 @@ class Storm:
     """Faults of some lanes, each in a thread of its own.
 
     Args:
-        pace: by which the time between faults is multiplied.
+        report: where they are counted.
+        log: is told of each, by the names of what it is told.
     """
 
     def __init__(self, scene: Scene, report: Report, chance: random.Random, log: Callable[..., None]) -> None:
@@ -89,11 +90,17 @@ class Storm:
         for thread in self._threads:
             thread.start()
 
+    def begin_one(self, faults: Sequence[Fault], chance: random.Random) -> None:
+        """One of these kinds, while the caller goes on."""
+        self._threads.append(threading.Thread(target=self.one, args=(faults, chance)))
+        self._threads[-1].start()
+
     def end(self) -> None:
         """What has begun is finished first."""
         self._over.set()
         for thread in self._threads:
             thread.join()
+        self._threads = []
 
     def _lane(self, lane: str, chance: random.Random) -> None:
         while not self._over.wait(chance.expovariate(1 / PACE_S[lane])):
@@ -162,10 +169,10 @@ def run(folder: Path, minutes: float, seed: int, words: Sequence[str]) -> Report
 
     with faults, cluster(NODES, environment(folder), folder / "ray") as nodes:
         scene = Scene(folder, nodes, words)
+        storm, watch = Storm(scene, report, chance, log), Watch(scene)
         try:
             scene.start_driver()
             scene.await_steps(ACTORS)
-            storm, watch = Storm(scene, report, chance, log), Watch(scene)
             _storm(storm, watch, STORM * seconds, report)
             _drivers(storm, watch, DRIVERS * seconds, scene, report)
             _calm(storm, watch, CALM * seconds, scene, report, chance)
@@ -173,6 +180,7 @@ def run(folder: Path, minutes: float, seed: int, words: Sequence[str]) -> Report
         except Stuck as stuck:
             report.wrong.append(str(stuck))
         finally:
+            storm.end()
             scene.close()
         _examine(scene, report)
     (folder / "report.json").write_text(json.dumps([asdict(report)], indent=1))
@@ -213,9 +221,10 @@ def _calm(storm: Storm, watch: Watch, seconds: float, scene: Scene, report: Repo
         nonlocal next_at
         if time.monotonic() >= next_at:
             next_at += MINUTE_S
-            threading.Thread(target=storm.one, args=(ordinary, chance), daemon=True).start()
+            storm.begin_one(ordinary, chance)
 
     watch.until(began + seconds, disturb)
+    storm.end()
     if seconds < ENOUGH_S:
         return
     report.throughput = share_kept(read(scene.books, "learner"), began, began + seconds)

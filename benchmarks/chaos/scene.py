@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import struct
 import subprocess
@@ -73,6 +74,8 @@ class Scene:
     def _mount(self) -> str:
         """A disk of its own; if there cannot be one, why."""
         self.disk.mkdir(parents=True)
+        if shutil.which("mount") is None:
+            return "there is no mount"
         done = subprocess.run(
             ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "r2ac-chaos", str(self.disk)],
             capture_output=True,
