@@ -18,7 +18,11 @@ from pathlib import Path
 from benchmarks.chaos.audit import KEPT, LOST
 from benchmarks.chaos.campaign import Report, run
 from benchmarks.chaos.page import publish, read_reports
+from benchmarks.chaos.scene import with_a_task
 from benchmarks.learning import RESULTS
+from conf.load import load_train
+from r2ac.commands.user_mistakes import reported
+from r2ac.training.parts import require_all_parts
 
 VERBS = ("run", "publish")
 OPTIONS = ("minutes", "seed", "folder")
@@ -48,7 +52,13 @@ def main(argv: Sequence[str]) -> int:
     folder = Path(options.get("folder", "runs/chaos"))
     failed = False
     if "run" in verbs:
-        report = run((folder / time.strftime("%Y%m%d-%H%M%S")).resolve(), minutes, seed, words)
+        if status := reported(lambda: 0 if require_all_parts(load_train(list(with_a_task(words)))) else 1):
+            return status
+        try:
+            report = run((folder / time.strftime("%Y%m%d-%H%M%S")).resolve(), minutes, seed, words)
+        except KeyboardInterrupt:
+            print("stopped: nothing is concluded from a part of a campaign", file=sys.stderr)
+            return 130
         failed = tell(report)
     if "publish" in verbs:
         publish([read for path in sorted(folder.glob("*/report.json")) for read in read_reports(path)], RESULTS)

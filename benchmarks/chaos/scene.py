@@ -58,8 +58,7 @@ class Scene:
         self.books = folder / "books"
         self.disk = folder / "disk"
         self.run = self.disk / "run"
-        has_a_task = any(word.startswith(("env=", "experiment=")) for word in words)
-        self._words = (*(() if has_a_task else TMAZE), *WORDS, f"algorithm.options.folder={self.books}", *words)
+        self._words = (*with_a_task(words), *WORDS, f"algorithm.options.folder={self.books}")
         self._driver: subprocess.Popen[bytes] | None = None
         self._driver_lock = threading.RLock()
         self._orders = 0
@@ -229,6 +228,11 @@ class Scene:
                 self._driver.wait()
         if not self.without_disk:
             subprocess.run(["umount", "-l", str(self.disk)], capture_output=True)
+
+
+def with_a_task(words: Sequence[str]) -> Sequence[str]:
+    """The T-maze where they name none."""
+    return words if any(word.startswith(("env=", "experiment=")) for word in words) else (*TMAZE, *words)
 
 
 def environment(folder: Path) -> dict[str, str]:
