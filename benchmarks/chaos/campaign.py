@@ -269,7 +269,8 @@ def _end(scene: Scene, report: Report, chance: random.Random) -> None:
             f"the run counts {counted:,} contributions, its learners have added {kept:,} that were kept"
         )
     good = [int(path.name) for path in available(scene.run)]
-    scene.damage_newest(is_torn=True, chance=chance)
+    if scene.damage_newest(is_torn=True, chance=chance) is None:
+        raise Stuck("the run has one checkpoint only, and no other to go on from")
     told = len(scene.said())
     scene.start_driver()
     scene.await_steps()

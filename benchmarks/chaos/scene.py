@@ -111,9 +111,11 @@ class Scene:
         self.await_steps()
 
     def look_after_driver(self) -> None:
-        """One that has ended by itself is a finding, and is started again."""
+        """One that has ended by itself is a finding, and is started again. Raises ``Stuck`` if it has not even begun."""
         with self._driver_lock:
             if self._driver is not None and self._driver.poll() is not None:
+                if not self.row():
+                    raise Stuck(f"the run does not begin: {self.last_words()}")
                 self.ended_by_itself.append(f"status {self._driver.returncode}: {self.last_words()}")
                 self.start_driver()
 
