@@ -1,7 +1,9 @@
 """A fleet of actors as the training loop sees it: submit unrolls, take what is finished. Here the protocol and the fleet in one process.
 
-    fleet.submit(actor_id, weights)      queues an unroll; ``weights`` are the snapshot itself here, a reference in Ray
+    fleet.submit(member_id, weights)     queues an unroll; ``weights`` are the snapshot itself here, a reference in Ray
     fleet.wait(timeout_s)                unrolls that are finished, in the order they finished
+
+A member is an actor, or all actors of a node, whose contributions come as one (``learner/aggregated_fleet.py``).
 
 An actor that dies is the fleet's business: it is started again under its next incarnation, with new seeds, its lost unrolls are
 submitted again, and the restart is counted. A bug is not: it stops the run with its traceback.
@@ -30,7 +32,7 @@ class FleetError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class FinishedUnroll(Generic[C_co]):
-    actor_id: int
+    member_id: int
     contribution: C_co | None
     """What the learner's client takes: the worker's contribution, or a reference to it; ``None`` if the weights were lost on the way,
     with the machine that held them."""
@@ -60,7 +62,10 @@ class Fleet(Protocol[W, C_co]):
         ...
 
     @property
-    def actor_ids(self) -> Sequence[int]:
+    def actor_ids(self) -> Sequence[int]: ...
+
+    @property
+    def member_ids(self) -> Sequence[int]:
         """Of those that unrolls can be submitted to; what one owes that comes later, a fleet submits by itself."""
         ...
 
@@ -73,7 +78,7 @@ class Fleet(Protocol[W, C_co]):
         """Weights to be passed to ``submit``, any number of times."""
         ...
 
-    def submit(self, actor_id: int, weights: W) -> None:
+    def submit(self, member_id: int, weights: W) -> None:
         """One that has left with its node owes nothing any more."""
         ...
 
@@ -91,6 +96,10 @@ class Fleet(Protocol[W, C_co]):
         Raises:
             FleetError: after too many restarts.
         """
+        ...
+
+    def resize(self, batch_segments: int, max_lag: int) -> None:
+        """What updates are made of now: see ``learner.plan.Resizable``."""
         ...
 
     def get_state(self, limit_s: float | None = None) -> FleetState:
@@ -152,11 +161,15 @@ class Restarts:
     def count(self) -> int:
         return self._limit.count
 
-    def record(self, identity: ActorIdentity, cause: str) -> ActorIdentity:
+    def record(self, identity: ActorIdentity, cause: str, who: str | None = None) -> ActorIdentity:
         """Returns the identity to start again with. Raises ``FleetError`` if there were too many."""
-        self._limit.record(cause)
-        self._announce(f"actor {identity.actor_id} restarted ({self.count} restarts so far): {cause}")
+        self.count_one(who or f"actor {identity.actor_id}", cause)
         return identity._replace(incarnation=identity.incarnation + 1)
+
+    def count_one(self, who: str, cause: str) -> None:
+        """Raises ``FleetError`` if there were too many."""
+        self._limit.record(cause)
+        self._announce(f"{who} restarted ({self.count} restarts so far): {cause}")
 
 
 class LocalFleet(Generic[C]):
@@ -189,14 +202,21 @@ class LocalFleet(Generic[C]):
         return range(self.num_actors)
 
     @property
+    def member_ids(self) -> Sequence[int]:
+        return self.actor_ids
+
+    @property
     def restarts(self) -> int:
         return self._restarts.count
 
     def publish(self, snapshot: WeightsSnapshot) -> WeightsSnapshot:
         return snapshot
 
-    def submit(self, actor_id: int, weights: WeightsSnapshot) -> None:
-        self._submitted.append((actor_id, weights))
+    def submit(self, member_id: int, weights: WeightsSnapshot) -> None:
+        self._submitted.append((member_id, weights))
+
+    def resize(self, batch_segments: int, max_lag: int) -> None:
+        pass
 
     def wait(self, timeout_s: float) -> list[FinishedUnroll[C]]:
         del timeout_s  # it runs the unroll itself

@@ -62,12 +62,12 @@ class FollowingFleet(RayFleet[C]):
 
     @property
     def num_actors(self) -> int:
-        return sum(member.stands for member in self._members.values())
+        return sum(self._size(member) for member in self._members.values() if member.stands)
 
-    def submit(self, actor_id: int, weights: ObjectRef) -> None:
+    def submit(self, member_id: int, weights: ObjectRef) -> None:
         self._weights = weights
-        if actor_id in self._members and actor_id not in self._missing:
-            super().submit(actor_id, weights)
+        if member_id in self._members and member_id not in self._missing:
+            super().submit(member_id, weights)
 
     def replace(self, actor_id: int, cause: str) -> None:
         if actor_id in self._members and actor_id not in self._missing:
@@ -120,7 +120,7 @@ class FollowingFleet(RayFleet[C]):
             if member.pending and not member.stands and now - member.waiting_since > fleet.start_timeout_s:
                 self._leave_node(member, f"it was not up after {fleet.start_timeout_s:g} s (fleet.start_timeout_s)")
         if self._written_off:
-            self._announce(f"{self._written_off} actors have left with their nodes; {len(self._members)} go on")
+            self._announce(f"{self._written_off} actors have left with their nodes; {len(self.actor_ids)} go on")
             self._written_off = 0
         if came := self._admit(rooms):
             self._announce(f"{came} actors are started on nodes that have room for them")
@@ -130,13 +130,17 @@ class FollowingFleet(RayFleet[C]):
         present = Counter(member.node for member in self._members.values())
         now = time.monotonic()
         numbers = (number for number in itertools.count() if number not in self._members)
-        before = len(self._members)
+        before = len(self.actor_ids)
         for node, room in rooms.items():
             if self._next_try.get(node, 0.0) <= now:
-                for actor_id in itertools.islice(numbers, max(0, room - present[node])):
+                for actor_id in itertools.islice(numbers, max(0, self._members_for(room) - present[node])):
                     self._members[actor_id] = self._start(*self._next(actor_id), node)
                     self._submit_newest(actor_id, self._config.fleet.in_flight)
-        return len(self._members) - before
+        return len(self.actor_ids) - before
+
+    def _members_for(self, room: int) -> int:
+        """How many stand for so many actors."""
+        return room
 
     def _next(self, actor_id: int) -> tuple[ActorIdentity, dict[str, object] | None]:
         """Who comes under a number, and the state that a checkpoint has of it."""
@@ -152,8 +156,8 @@ class FollowingFleet(RayFleet[C]):
 
     def _write_off(self, member: Member) -> None:
         """One whose node has left."""
+        self._written_off += self._size(member)
         self._take_out(member)
-        self._written_off += 1
 
     def _take_out(self, member: Member) -> None:
         actor_id = member.identity.actor_id
@@ -165,11 +169,10 @@ class FollowingFleet(RayFleet[C]):
     def _leave_node(self, member: Member, cause: str) -> None:
         """One that could not start: its node is tried again later, and the others do not wait for it."""
         assert member.node is not None
+        who = self._name(member)
         self._take_out(member)
         if self._next_try.get(member.node, 0.0) <= time.monotonic():
-            self._announce(
-                f"actor {member.identity.actor_id} could not start on a node ({cause}); it is tried again there in {NEXT_TRY_S:g} s"
-            )
+            self._announce(f"{who} could not start on a node ({cause}); it is tried again there in {NEXT_TRY_S:g} s")
         self._next_try[member.node] = time.monotonic() + NEXT_TRY_S
 
     def _await_room(self, fewest: int) -> None:

@@ -73,9 +73,13 @@ class ContributionReference(Generic[C]):
     envelope: Envelope[C]
     arrays: ObjectRef
     """What the envelope encloses, wherever it lies."""
+    count: int = 1
+    """More than one if it is the sum of several."""
 
 
-class _Pending(NamedTuple):
+class Pending(NamedTuple):
+    """An unroll that a member owes."""
+
     envelope: ObjectRef
     arrays: ObjectRef
     weights: ObjectRef
@@ -87,7 +91,7 @@ class Member:
 
     identity: ActorIdentity
     process: Any
-    pending: deque[_Pending] = field(default_factory=deque)
+    pending: deque[Pending] = field(default_factory=deque)
     waiting_since: float = 0.0
     stands: bool = False
     """Whether it has answered; one that was started again may wait for a place for long."""
@@ -97,6 +101,9 @@ class Member:
 
 class RayFleet(Generic[C]):
     """Raises ``FleetError`` if the cluster cannot place the actors, or ``build`` fails in them. Ray must be initialised."""
+
+    _may_be_elsewhere = False
+    """Whether an actor that has a node may start on another one if that has no room."""
 
     def __init__(
         self,
@@ -129,18 +136,35 @@ class RayFleet(Generic[C]):
         return sorted(self._members)
 
     @property
+    def member_ids(self) -> Sequence[int]:
+        return sorted(self._members)
+
+    @property
+    def incarnations(self) -> dict[int, int]:
+        """Of each actor."""
+        return {actor_id: member.identity.incarnation for actor_id, member in self._members.items()}
+
+    @property
     def restarts(self) -> int:
         return self._restarts.count
 
     def publish(self, snapshot: WeightsSnapshot) -> ObjectRef:
         return ray.put(PackedSnapshot.pack(snapshot))
 
-    def submit(self, actor_id: int, weights: ObjectRef) -> None:
-        member = self._members[actor_id]
-        envelope, arrays = member.process.unroll.options(num_returns=2).remote(weights)
+    def submit(self, member_id: int, weights: ObjectRef) -> None:
+        member = self._members[member_id]
+        envelope, arrays = self._call(member, weights)
         if not member.pending:
             member.waiting_since = time.monotonic()
-        member.pending.append(_Pending(envelope, arrays, weights))
+        member.pending.append(Pending(envelope, arrays, weights))
+
+    def _call(self, member: Member, weights: ObjectRef) -> tuple[ObjectRef, ObjectRef]:
+        """Begins an unroll; references to what is told of it, and to its bulk."""
+        envelope, arrays = member.process.unroll.options(num_returns=2).remote(weights)
+        return envelope, arrays
+
+    def resize(self, batch_segments: int, max_lag: int) -> None:
+        pass
 
     def wait(self, timeout_s: float) -> list[FinishedUnroll[ContributionReference[C]]]:
         owners = {member.pending[0].envelope: member for member in self._members.values() if member.pending}
@@ -154,13 +178,16 @@ class RayFleet(Generic[C]):
         return finished
 
     def _collect(self, member: Member) -> FinishedUnroll[ContributionReference[C]] | None:
-        """The oldest unroll of a member, without a contribution if it could not start; ``None`` if the member had to be replaced."""
+        """The oldest unroll of a member, without a contribution if it could not start; ``None`` if the member had to be replaced, or goes
+        on with it."""
         pending = member.pending[0]
         try:
             envelope: Any = ray.get(pending.envelope)
         except EnvironmentFailure as failure:
             self._replace(member, said(failure))
             return None
+        except FleetError as failure:  # of a fleet behind it
+            raise FleetError(said(failure)) from None
         except RayError as failure:
             if (cause := cause_of_death(failure)) is not None:
                 self._died(member, failure, cause)
@@ -171,6 +198,12 @@ class RayFleet(Generic[C]):
         member.pending.popleft()
         member.stands = True
         member.waiting_since = time.monotonic()
+        return self._finished(member, envelope, pending)
+
+    def _finished(
+        self, member: Member, envelope: Any, pending: Pending
+    ) -> FinishedUnroll[ContributionReference[C]] | None:
+        """What has come of an unroll: ``envelope`` is what the member's process told, or ``None`` if that was lost."""
         contribution = None if envelope is None else ContributionReference(envelope, pending.arrays)
         return FinishedUnroll(member.identity.actor_id, contribution)
 
@@ -184,12 +217,21 @@ class RayFleet(Generic[C]):
 
     def _replace(self, member: Member, cause: str) -> None:
         """Starts a member again and submits what it owed, with the same weights."""
-        member.identity = self._restarts.record(member.identity, cause)
+        member.identity = self._restarts.record(member.identity, cause, self._name(member))
         ray.kill(member.process)
         owed, member.pending, member.stands = member.pending, deque(), False
-        member.process = self._start(member.identity, None, member.node).process
+        started = self._start(member.identity, None, member.node)
+        member.process, member.node = started.process, started.node
         for pending in owed:
             self.submit(member.identity.actor_id, pending.weights)
+
+    def _name(self, member: Member) -> str:
+        return f"actor {member.identity.actor_id}"
+
+    def _size(self, member: Member) -> int:
+        """Actors that it is."""
+        del member
+        return 1
 
     def _replace_silent(self) -> None:
         limit = self._config.fleet.unroll_timeout_s
@@ -203,13 +245,18 @@ class RayFleet(Generic[C]):
 
     def _start(self, identity: ActorIdentity, state: dict[str, Any] | None, node: str | None = None) -> Member:
         options = self._config.actors
+        place = (
+            "DEFAULT"
+            if node is None
+            else NodeAffinitySchedulingStrategy(node, soft=self._may_be_elsewhere and options.num_cpus > 0)
+        )
         process = (
             ray.remote(ActorProcess)
             .options(
                 num_cpus=options.num_cpus,
                 num_gpus=options.num_gpus,
                 max_restarts=0,
-                scheduling_strategy="DEFAULT" if node is None else NodeAffinitySchedulingStrategy(node, soft=False),
+                scheduling_strategy=place,
                 **process_options(self._config.fleet),
             )
             .remote(self._build, options.threads, identity, state)
@@ -224,12 +271,16 @@ class RayFleet(Generic[C]):
             member.stands = True
 
     def get_state(self, limit_s: float | None = None) -> FleetState:
-        calls = {
-            actor_id: member.process.get_state.remote() for actor_id, member in self._members.items() if member.stands
-        }
-        deadline = time.monotonic() + (self._config.fleet.unroll_timeout_s if limit_s is None else limit_s)
-        states: dict[int, dict[str, Any]] = {}
-        for actor_id, call in calls.items():
+        states = self._states(limit_s, lambda process, _: process.get_state.remote())
+        return FleetState(self.incarnations, states)
+
+    def _states(self, limit_s: float | None, ask: Callable[[Any, float], ObjectRef]) -> dict[int, Any]:
+        """What members have answered in time that is not ``None``; ``ask`` takes a member's process and that time."""
+        limit_s = self._config.fleet.unroll_timeout_s if limit_s is None else limit_s
+        calls = {number: ask(member.process, limit_s) for number, member in self._members.items() if member.stands}
+        deadline = time.monotonic() + limit_s
+        states: dict[int, Any] = {}
+        for number, call in calls.items():
             try:
                 state: Any = ray.get(call, timeout=max(0.0, deadline - time.monotonic()))
             except GetTimeoutError:  # stuck: the next wait() replaces it
@@ -239,9 +290,8 @@ class RayFleet(Generic[C]):
                     raise
                 continue  # dead: likewise
             if state is not None:
-                states[actor_id] = state
-        incarnations = {actor_id: member.identity.incarnation for actor_id, member in self._members.items()}
-        return FleetState(incarnations, states)
+                states[number] = state
+        return states
 
     def resource_usage(self) -> dict[str, float | None]:
         return {"object_store_bytes": object_store_bytes(), "actors_alive": float(self.num_actors)}
@@ -290,7 +340,8 @@ def await_start(answers: list[ObjectRef], limit_s: float, one: str, all_were: st
             f"{describe_resources(ray.cluster_resources())}, free are {describe_resources(ray.available_resources())}"
         ) from None
     except DEATHS as failure:
-        raise FleetError(f"{one} could not start: {cause_of_failed_start(failure)}") from None
+        failed = f"{one} could not start: "
+        raise FleetError(failed + cause_of_failed_start(failure).removeprefix(failed)) from None
 
 
 def object_store_bytes() -> float | None:

@@ -237,6 +237,12 @@ class FleetConfig:
         minimum=1,
         maximum=1_000_000,
     )
+    aggregate: str = knob(
+        "auto",
+        "whether the gradients of a node's actors are added up there and cross the network as one: auto is from 64 actors on, on a cluster "
+        "(fleet.address)",
+        choices=("auto", "always", "never"),
+    )
     address: str | None = knob(None, "Ray cluster to join (auto, or host:port); null starts a local one", place=True)
     in_flight: int = knob(1, "unrolls queued per actor in async mode (1 or 2)", minimum=1, maximum=2)
     placement_timeout_s: float = knob(5.0, "how long to wait for nodes that the actors need", minimum=0, maximum=MAX_S)

@@ -34,6 +34,8 @@ from learner.trajectory_learner import TrajectoryPlan
 from rtrl_core import GradientContribution, ParameterLayout, WeightsContribution
 from rtrl_core.cores import FEEDFORWARD
 
+MANY_ACTORS = 64
+"""From so many on gradients are added up on the actors' nodes, where that is left open (docs/results: *Many actors*)."""
 LARGEST_OPTION = 1e6
 MOST_PASSES = 1000
 SHIPMENTS = ("trajectories", "trajectories_s0")
@@ -57,6 +59,9 @@ class Algorithm(ABC, Generic[C]):
     knows_its_own: ClassVar[bool] = False
     """Whether an actor, in a small fleet, goes on with weights that know what it has just sent. That is one version less of lag, and the
     actor waits until the learner has added it: little where gradients arrive, much where the learner makes them."""
+
+    adds_up: ClassVar[bool] = False
+    """Whether its contributions may be added up before they reach the learner (``fleet.aggregate``); its plan is an ``AddingPlan`` then."""
 
     def require(self, config: TrainConfig) -> None:
         """Asked before anything is built or written.
@@ -91,6 +96,7 @@ class R2AC(Algorithm[GradientContribution]):
     name: ClassVar[str] = "r2ac"
     follows: ClassVar[bool] = True
     knows_its_own: ClassVar[bool] = True
+    adds_up: ClassVar[bool] = True
 
     passes: int = 1
     """Gradients that an actor makes of each unroll, one after the other, each under the newest weights; the paper's is one. From the
@@ -366,3 +372,25 @@ def find_algorithm(config: AlgorithmConfig) -> Algorithm[Any]:
     """
     part = find("algorithm.name", config.name, ALGORITHMS, (Algorithm,))
     return with_options(part, config.options, "algorithm.options", config.name)
+
+
+def adds_up(config: TrainConfig, num_actors: int) -> bool:
+    """What ``fleet.aggregate`` comes to in a fleet of so many actors.
+
+    Raises:
+        ConfigError: if it asks for what cannot be.
+    """
+    fleet = config.fleet
+    if fleet.kind == "local":
+        why_not = "fleet.kind=local has all actors in one process"
+    elif not find_algorithm(config.algorithm).adds_up:
+        why_not = f"algorithm={config.algorithm.name} does not ship gradients"
+    else:
+        why_not = ""
+    if fleet.aggregate == "always" and why_not:
+        raise ConfigError(
+            f"fleet.aggregate=always adds gradients up where actors are, but {why_not}: use fleet.aggregate=auto"
+        )
+    if fleet.aggregate == "auto":
+        return not why_not and fleet.address is not None and num_actors >= MANY_ACTORS
+    return fleet.aggregate == "always"

@@ -8,12 +8,13 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch.nn.utils import get_total_norm
 
 from conf.schema import LearnerConfig
+from learner.judge import ACCEPTED, Judgement, Marks, came_twice, name_of, of_another_network, of_lost_weights
 from learner.optimizer import Optimizer
 from learner.receipts import Counters, Receipt, Update, Verdict
 from rtrl_core import ContributionHeader, ParameterLayout, UnrollStatistics, WeightsSnapshot
@@ -40,14 +41,6 @@ LARGE = 1e15
 """Number beyond which a sum of squares may not be finite in float32."""
 
 
-class Judgement(NamedTuple):
-    """Whatever has weight 0 changes neither weights nor step counters."""
-
-    verdict: Verdict
-    reason: str
-    weight: float
-
-
 class BaseLearner(ABC, Generic[M]):
     """Contributions to weights.
 
@@ -65,8 +58,7 @@ class BaseLearner(ABC, Generic[M]):
         self._optimizer = Optimizer(config, self._vector, total_steps)
         self._parts = layout.parts()
         self.counters = Counters()
-        self._seen: dict[int, tuple[int, int]] = {}
-        """Last ``(incarnation, sequence)`` of each actor."""
+        self._marks = Marks()
         self._oldest_version = 0
         """Contributions for weights that a failed learner took with it are of no use."""
 
@@ -81,7 +73,7 @@ class BaseLearner(ABC, Generic[M]):
     def _judge_lag(self, header: ContributionHeader, lag: int) -> Judgement:
         """What becomes of a contribution that is all right, by its age."""
         del header, lag
-        return Judgement(Verdict.ACCEPTED, "", 1.0)
+        return ACCEPTED
 
     def add(self, contribution: M) -> Receipt:
         """Judges one contribution, learns from it if it is good, and updates the weights if it is time."""
@@ -93,6 +85,14 @@ class BaseLearner(ABC, Generic[M]):
         counters.wire_bytes += contribution.size_bytes
         if judgement.weight:
             judgement, statistics = self._learn(contribution, judgement)
+        self._count(header, judgement)
+        if judgement.weight:
+            update = self._step_if_due()
+        busy = time.perf_counter() - started
+        return Receipt(header, statistics, judgement.verdict, judgement.reason, lag, update, replace(counters), busy)
+
+    def _count(self, header: ContributionHeader, judgement: Judgement) -> None:
+        counters = self.counters
         match judgement.verdict:
             case Verdict.ACCEPTED:
                 counters.accepted += 1
@@ -105,22 +105,16 @@ class BaseLearner(ABC, Generic[M]):
         if judgement.weight:
             counters.agent_steps += header.num_steps
             counters.frames += header.num_frames
-            update = self._step_if_due()
-        busy = time.perf_counter() - started
-        return Receipt(header, statistics, judgement.verdict, judgement.reason, lag, update, replace(counters), busy)
 
     def _judge(self, contribution: M, lag: int) -> Judgement:
         header = contribution.header
         name = name_of(header)
-        if contribution.layout != self._layout.fingerprint:
-            reason = f"{name} is of network {contribution.layout}, expected {self._layout.fingerprint}"
-            return Judgement(Verdict.REFUSED, reason, 0.0)
-        mark = (header.incarnation, header.sequence)
-        if mark <= self._seen.get(header.actor_id, (-1, -1)):
-            return Judgement(Verdict.DROPPED, f"{name} came twice", 0.0)
-        self._seen[header.actor_id] = mark
+        if (other := of_another_network(name, contribution.layout, self._layout)) is not None:
+            return other
+        if not self._marks.pass_by(header):
+            return came_twice(name)
         if header.policy_version < self._oldest_version:
-            return Judgement(Verdict.DROPPED, f"{name} is of weights that were lost with a failed learner", 0.0)
+            return of_lost_weights(name)
         return self._judge_lag(header, lag)
 
     def _update(self, gradient: Float[Tensor, " parameters"], gauges: Mapping[str, float]) -> Update:
@@ -168,7 +162,7 @@ class BaseLearner(ABC, Generic[M]):
             "weights": self._vector.detach().to("cpu", copy=True),
             "optimizer": self._optimizer.get_state(),
             "counters": asdict(self.counters),
-            "seen": {str(actor_id): list(mark) for actor_id, mark in self._seen.items()},
+            "seen": self._marks.get_state(),
             "oldest_version": self._oldest_version,
         }
 
@@ -176,7 +170,7 @@ class BaseLearner(ABC, Generic[M]):
         self._vector.copy_(state["weights"])
         self._optimizer.set_state(state["optimizer"])
         self.counters = Counters(**state["counters"])
-        self._seen = {int(actor_id): (mark[0], mark[1]) for actor_id, mark in state["seen"].items()}
+        self._marks.set_state(state["seen"])
         self._oldest_version = state["oldest_version"]
 
     def continue_from(self, last: Counters) -> None:
@@ -187,7 +181,3 @@ class BaseLearner(ABC, Generic[M]):
         self.counters = Counters(**asdict(last))
         self.counters.version += 1
         self._oldest_version = self.counters.version
-
-
-def name_of(header: ContributionHeader) -> str:
-    return f"contribution {header.sequence} of actor {header.actor_id} (start {header.incarnation})"

@@ -9,13 +9,11 @@ from abc import abstractmethod
 from dataclasses import replace
 from typing import Any
 
-import torch
-
-from actors.gradients import is_representable
-from actors.uploads import Upload
 from conf.schema import LearnerConfig
-from learner.base_learner import BaseLearner, Judgement, M, name_of
-from learner.receipts import Counters, RoundEnd, Update, Verdict
+from learner.base_learner import BaseLearner, M
+from learner.judge import Judgement, name_of, of_lag, of_numbers
+from learner.receipts import Counters, RoundEnd, Update
+from learner.sums import ExactSum, RunningSum
 from rtrl_core import ContributionHeader, ParameterLayout, UnrollStatistics
 from rtrl_core.shapes import Float, Tensor
 
@@ -38,9 +36,8 @@ class BatchLearner(BaseLearner[M]):
     ) -> None:
         super().__init__(config, layout, vector, total_steps=total_steps)
         self._batch_segments = batch_segments
-        self._sum = torch.zeros_like(self._vector)
+        self._sum = ExactSum(self._vector) if batch_segments is None else RunningSum(self._vector)
         self._segments = 0
-        self._upload = Upload(self._sum.device)
 
     def resize(self, batch_segments: int, max_lag: int) -> None:
         """For a fleet that has become of another size: what was added so far is part of the next batch, whatever its size is now."""
@@ -53,12 +50,9 @@ class BatchLearner(BaseLearner[M]):
 
     def _learn(self, contribution: M, judgement: Judgement) -> tuple[Judgement, UnrollStatistics]:
         gradient, statistics = self._gradient(contribution)
-        if gradient.shape != self._sum.shape or not is_representable(gradient):
-            reason = f"{name_of(contribution.header)} is {self._what_is_broken(gradient)}"
-            return Judgement(Verdict.REFUSED, reason, 0.0), statistics
-        if gradient.device != self._sum.device:
-            (gradient,) = self._upload([gradient])
-        self._sum.add_(gradient, alpha=judgement.weight)
+        if (broken := of_numbers(name_of(contribution.header), gradient, self._layout)) is not None:
+            return broken, statistics
+        self._sum.add(gradient, judgement.weight)
         self._segments += contribution.header.num_segments
         return judgement, statistics
 
@@ -78,40 +72,24 @@ class BatchLearner(BaseLearner[M]):
         return RoundEnd(update, replace(self.counters), time.perf_counter() - started)
 
     def _judge_lag(self, header: ContributionHeader, lag: int) -> Judgement:
-        excess = 0 if self._config.max_lag is None else lag - self._config.max_lag
-        if excess <= 0 or self._config.lag_rule == "accept":
-            return Judgement(Verdict.ACCEPTED, "", 1.0)
-        name = name_of(header)
-        if self._config.lag_rule == "damp":
-            return Judgement(Verdict.DAMPED, f"{name} is {lag} versions late", 1.0 / (1 + excess))
-        reason = f"{name} is {lag} versions late (learner.max_lag={self._config.max_lag})"
-        return Judgement(Verdict.DROPPED, reason, 0.0)
-
-    def _what_is_broken(self, gradient: Tensor) -> str:
-        if gradient.shape != self._sum.shape:
-            return f"of {gradient.numel()} parameters, expected {self._sum.numel()}"
-        parameters = {slot.name: slot.view(gradient) for slot in self._layout.slots}
-        if broken := [name for name, values in parameters.items() if not bool(values.isfinite().all())]:
-            return f"not finite in {', '.join(broken)}"
-        largest = max(parameters, key=lambda name: float(parameters[name].abs().max()))
-        return f"too large to be added to others, most of all in {largest}"
+        return of_lag(self._config, name_of(header), lag)
 
     def _update_with_sum(self) -> Update:
-        update = self._update(self._sum, {})
-        self._sum.zero_()
+        update = self._update(self._sum.vector(), {})
+        self._sum.clear()
         self._segments = 0
         return update
 
     def get_state(self) -> dict[str, Any]:
-        return {**super().get_state(), "sum": self._sum.to("cpu", copy=True), "segments": self._segments}
+        return {**super().get_state(), "sum": self._sum.vector().to("cpu", copy=True), "segments": self._segments}
 
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
         if self._batch_segments is not None:  # a round begins with nothing
-            self._sum.copy_(state["sum"])
+            self._sum.set(state["sum"])
             self._segments = state["segments"]
 
     def continue_from(self, last: Counters) -> None:
         super().continue_from(last)
-        self._sum.zero_()
+        self._sum.clear()
         self._segments = 0

@@ -5,6 +5,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from actors.worker import C
 from conf.schema import LearnerConfig
 from learner.receipts import Counters, Receipt, RoundEnd
+from learner.sums import Adder, GradientSum
 from rtrl_core import WeightsSnapshot
 from rtrl_core.shapes import Float, Tensor
 
@@ -42,11 +43,30 @@ class ServedLearner(Protocol[C_contra]):
 
 
 @runtime_checkable
+class AddsSums(Protocol):
+    """What a learner must be, besides, whose contributions may be added up on their way (``Algorithm.adds_up``)."""
+
+    def add_sum(self, arrived: GradientSum) -> list[Receipt]:
+        """As ``add``, of all at once: a receipt for each contribution, the last of which tells of the update."""
+        ...
+
+
+@runtime_checkable
 class Resizable(Protocol):
     """What a learner must be, besides, whose fleet may follow its cluster (``Algorithm.follows``)."""
 
     def resize(self, batch_segments: int, max_lag: int) -> None:
         """From now on it updates with so many segments, and takes contributions that are so many versions late."""
+        ...
+
+
+@runtime_checkable
+class AddingPlan(Protocol):
+    """What a plan must be, besides, whose contributions may be added up before they reach the learner (``Algorithm.adds_up``). Its learner
+    has ``add_sum``."""
+
+    def adder(self) -> Adder:
+        """Of what is in one sum, judged as the learner would."""
         ...
 
 

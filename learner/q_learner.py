@@ -20,8 +20,9 @@ from actors.trajectory import TrajectoryContribution, blank
 from conf.knobs import ConfigError
 from conf.schema import LearnerConfig, TrainConfig
 from envs.base import Discrete, EnvSpec
-from learner.base_learner import BaseLearner, Judgement, name_of
+from learner.base_learner import BaseLearner
 from learner.chunks import Kept
+from learner.judge import Judgement, name_of
 from learner.memory import total_memory
 from learner.q_options import QOptions
 from learner.receipts import Counters, RoundEnd, Update, Verdict

@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Generic
+from typing import Any, Generic, NamedTuple
 
 import numpy as np
 import ray
@@ -21,8 +21,9 @@ from actors.wire import Envelope, PackedSnapshot
 from actors.worker import C
 from conf.schema import FleetConfig
 from learner.clients import resize
-from learner.plan import LearnerPlan
+from learner.plan import AddsSums, LearnerPlan
 from learner.receipts import Counters, Receipt, RoundEnd
+from learner.sums import GradientSum
 
 SURE_S = 1.0
 """Before it counts as silent: a driver that was stopped itself has not read what came meanwhile."""
@@ -40,11 +41,19 @@ class LearnerProcess(Generic[C]):
     def weights(self) -> PackedSnapshot:
         return PackedSnapshot.pack(self._learner.snapshot())
 
-    def add(self, envelope: Envelope[C], arrays: dict[str, np.ndarray]) -> tuple[Receipt, PackedSnapshot | None]:
-        """The receipt, and the new weights if there are any: as a second return value they go straight into the object store,
-        once per version, and the driver passes on their reference."""
-        receipt = self._learner.add(envelope.enclose(arrays))
-        return receipt, None if receipt.update is None else self.weights()
+    def add(
+        self, envelope: Envelope[C | GradientSum], arrays: dict[str, np.ndarray]
+    ) -> tuple[list[Receipt], PackedSnapshot | None]:
+        """The receipts of what came, and the new weights if there are any: as a second return value they go straight into the object
+        store, once per version, and the driver passes on their reference."""
+        arrived = envelope.enclose(arrays)
+        if not isinstance(arrived, GradientSum):
+            receipts = [self._learner.add(arrived)]
+        elif isinstance(self._learner, AddsSums):
+            receipts = self._learner.add_sum(arrived)
+        else:
+            raise TypeError(f"{type(self._learner).__name__} has no add_sum: its algorithm cannot be added up")
+        return receipts, None if not receipts or receipts[-1].update is None else self.weights()
 
     def finish_round(self) -> tuple[RoundEnd, PackedSnapshot | None]:
         """See ``add`` for the weights."""
@@ -56,6 +65,12 @@ class LearnerProcess(Generic[C]):
 
     def get_state(self) -> dict[str, Any]:
         return self._learner.get_state()
+
+
+class _Sent(NamedTuple):
+    receipts: ObjectRef
+    weights: ObjectRef
+    contributions: int
 
 
 class RayLearner(Generic[C]):
@@ -87,7 +102,7 @@ class RayLearner(Generic[C]):
         self._size: tuple[int, int] | None = None
         self._last = Counters(**state["counters"])
         """As last heard; the version is the newest that actors may have weights of."""
-        self._pending: deque[tuple[ObjectRef, ObjectRef]] = deque()
+        self._pending: deque[_Sent] = deque()
         self._heard = 0.0
         """When it last answered, or was first asked after it owed nothing."""
         self._start(state, None)
@@ -124,39 +139,41 @@ class RayLearner(Generic[C]):
             self._process.resize.remote(*self._size)
 
     def send(self, contribution: ContributionReference[C]) -> None:
-        receipt, weights = self._process.add.options(num_returns=2).remote(contribution.envelope, contribution.arrays)
+        receipts, weights = self._process.add.options(num_returns=2).remote(contribution.envelope, contribution.arrays)
         if not self._pending:
             self._heard = time.monotonic()
-        self._pending.append((receipt, weights))
+        self._pending.append(_Sent(receipts, weights, contribution.count))
 
     def receipts(self, *, at_most_pending: int, limit_s: float | None = None) -> list[Receipt]:
         receipts: list[Receipt] = []
         until = math.inf if limit_s is None else time.monotonic() + limit_s
         while self._pending:
-            reference, weights = self._pending[0]
+            reference, weights, contributions = self._pending[0]
             silent_at = self._heard + self._limits.learner_timeout_s
             patient_until = min(until, silent_at) if len(self._pending) > at_most_pending else 0.0
             if not self._is_there(reference, patient_until):
                 if time.monotonic() < silent_at:
                     break
                 if not self._is_there(reference, time.monotonic() + SURE_S):
-                    self._replace(self._silence, lost=len(self._pending))
+                    self._replace(self._silence)
                     break
             self._pending.popleft()
             self._heard = time.monotonic()
             try:
-                receipt: Receipt = ray.get(reference)
+                answer: list[Receipt] = ray.get(reference)
             except RayError as failure:
                 if (cause := cause_of_death(failure)) is not None:
-                    self._replace(cause, lost=len(self._pending) + 1)
+                    self._replace(cause, lost=contributions)
                     break
                 if is_lost_object(failure):  # the node of its actor died before it was added
                     continue
                 raise
-            self._last = receipt.counters
-            if receipt.update is not None:
+            if not answer:
+                continue
+            self._last = answer[-1].counters
+            if answer[-1].update is not None:
                 self.weights = weights
-            receipts.append(receipt)
+            receipts += answer
         return receipts
 
     @staticmethod
@@ -170,14 +187,19 @@ class RayLearner(Generic[C]):
         try:
             end: RoundEnd = self._answer(answer)
         except RayError as failure:
-            self._replace(self._cause_of_silence(failure), lost=len(self._pending))
+            self._replace(self._cause_of_silence(failure))
             return receipts
         self._last = end.counters
         if end.update is not None:
             self.weights = weights
         return end.noted_in(receipts)
 
-    def _replace(self, cause: str, lost: int) -> None:
+    def _replace(self, cause: str, lost: int = 0) -> None:
+        """
+        Args:
+            lost: contributions, beside those that it has not answered.
+        """
+        lost += sum(sent.contributions for sent in self._pending)
         self._restarts.record(cause)
         ray.kill(self._process)  # one that only hangs would keep its place and its GPU
         self._pending.clear()
@@ -201,7 +223,7 @@ class RayLearner(Generic[C]):
         try:
             snapshot: PackedSnapshot = self._answer(weights)
         except RayError as failure:
-            self._replace(self._cause_of_silence(failure), lost=len(self._pending))
+            self._replace(self._cause_of_silence(failure))
         else:
             self.weights = weights
             self._know_version(snapshot.version)
@@ -211,7 +233,7 @@ class RayLearner(Generic[C]):
             try:
                 return self._answer(self._process.get_state.remote())
             except RayError as failure:
-                self._replace(self._cause_of_silence(failure), lost=len(self._pending))
+                self._replace(self._cause_of_silence(failure))
 
     def _answer(self, answer: ObjectRef) -> Any:
         """Raises ``GetTimeoutError`` if it does not come in time, and what a failed call raises."""

@@ -42,11 +42,11 @@ def asynchronous(
         own_first: up to ``WAITING`` actors, each goes on when its own contribution has been added (``Algorithm.knows_its_own``).
     """
     for _ in range(in_flight):
-        for actor_id in fleet.actor_ids:
-            fleet.submit(actor_id, learner.weights)
+        for member_id in fleet.member_ids:
+            fleet.submit(member_id, learner.weights)
     while True:
         finished = fleet.wait(POLL_S)
-        waiting = max(0, math.ceil(fleet.num_actors / WAITING) - own_first)
+        waiting = max(0, math.ceil(len(fleet.member_ids) / WAITING) - own_first)
         if own_first:
             for unroll in finished:
                 _send(learner, unroll)
@@ -59,7 +59,7 @@ def asynchronous(
         for unroll in finished:
             if not own_first:
                 _send(learner, unroll)
-            fleet.submit(unroll.actor_id, learner.weights)
+            fleet.submit(unroll.member_id, learner.weights)
         yield Progress(receipts)
 
 
@@ -93,23 +93,23 @@ SCHEDULES: dict[str, Callable[..., Iterator[Progress]]] = {
 
 
 def _submit_round(fleet: Fleet[W, C], learner: LearnerClient[W, C]) -> None:
-    for actor_id in range(fleet.num_actors):
-        fleet.submit(actor_id, learner.weights)
+    for member_id in fleet.member_ids:
+        fleet.submit(member_id, learner.weights)
 
 
 def _finish_round(fleet: Fleet[W, C], learner: LearnerClient[W, C]) -> Generator[Progress, None, list[C]]:
     """Yields while it waits; returns the round's contributions in the actors' order."""
     finished: dict[int, C] = {}
-    while len(finished) < fleet.num_actors:
+    while len(finished) < len(fleet.member_ids):
         for unroll in fleet.wait(POLL_S):
             if unroll.contribution is None:
                 learner.renew_weights()
-                fleet.submit(unroll.actor_id, learner.weights)
+                fleet.submit(unroll.member_id, learner.weights)
             else:
-                finished[unroll.actor_id] = unroll.contribution
-        if len(finished) < fleet.num_actors:
+                finished[unroll.member_id] = unroll.contribution
+        if len(finished) < len(fleet.member_ids):
             yield Progress([], may_stop=False)
-    return [finished[actor_id] for actor_id in sorted(finished)]
+    return [finished[member_id] for member_id in sorted(finished)]
 
 
 def _send(learner: LearnerClient[W, C], unroll: FinishedUnroll[C]) -> None:

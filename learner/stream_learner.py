@@ -11,6 +11,7 @@ from typing import Any
 
 from actors.gradients import is_representable
 from conf.schema import LearnerConfig
+from learner.judge import Marks, came_twice, name_of
 from learner.receipts import Counters, Receipt, RoundEnd, Update, Verdict
 from rtrl_core import ParameterLayout, WeightsContribution, WeightsSnapshot
 from rtrl_core.shapes import Float, Tensor
@@ -31,8 +32,7 @@ class StreamLearner:
         self._vector = vector.detach().to("cpu", copy=True)
         self._next: WeightsContribution | None = None
         self.counters = Counters()
-        self._seen: dict[int, tuple[int, int]] = {}
-        """Last ``(incarnation, sequence)`` of each actor."""
+        self._marks = Marks()
 
     def add(self, contribution: WeightsContribution) -> Receipt:
         """Judges weights, and keeps them for the end of the round if they are good and lead on from the present ones."""
@@ -56,13 +56,11 @@ class StreamLearner:
 
     def _judge(self, contribution: WeightsContribution, lag: int) -> tuple[Verdict, str]:
         header = contribution.header
-        name = f"contribution {header.sequence} of actor {header.actor_id} (start {header.incarnation})"
+        name = name_of(header)
         if contribution.layout != self._layout.fingerprint or contribution.weights.shape != self._vector.shape:
             return Verdict.REFUSED, f"{name} is of network {contribution.layout}, expected {self._layout.fingerprint}"
-        mark = (header.incarnation, header.sequence)
-        if mark <= self._seen.get(header.actor_id, (-1, -1)):
-            return Verdict.DROPPED, f"{name} came twice"
-        self._seen[header.actor_id] = mark
+        if not self._marks.pass_by(header):
+            return Verdict.DROPPED, came_twice(name).reason
         if not is_representable(contribution.weights):
             broken = [slot.name for slot in self._layout.slots if not is_representable(slot.view(contribution.weights))]
             return Verdict.REFUSED, f"{name} is not finite, or too large, in {', '.join(broken)}"
@@ -102,13 +100,13 @@ class StreamLearner:
         return {
             "weights": self._vector.clone(),
             "counters": asdict(self.counters),
-            "seen": {str(actor_id): list(mark) for actor_id, mark in self._seen.items()},
+            "seen": self._marks.get_state(),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         self._vector.copy_(state["weights"])
         self.counters = Counters(**state["counters"])
-        self._seen = {int(actor_id): (mark[0], mark[1]) for actor_id, mark in state["seen"].items()}
+        self._marks.set_state(state["seen"])
 
     def continue_from(self, last: Counters) -> None:
         """See ``ServedLearner``. What began with lost weights no longer leads on from the present ones: their version is another."""

@@ -1,4 +1,5 @@
-"""Whether the books of a run add up: what its actors shipped, what its learners judged and added, and what they updated with.
+"""Whether the books of a run add up: what its actors shipped, what was added up on its way, what its learners judged and added, and what
+they updated with.
 
 A *job* is one life of the driver. Within it a contribution has one name, and a version of the weights one value; after a driver was
 killed, the next begins with what had been saved, and both are counted anew from there.
@@ -21,6 +22,7 @@ MINUTE_S, WINDOW_S = 60, 5
 MOST_SAID = 100
 """Of what is wrong; the rest is counted."""
 ADDED = ("accepted", "damped")
+SUMS = "sums of several that came"
 LOST = "lost on the way to a learner"
 KEPT = "added and kept"
 UNHEARD = "judged and unheard of, most at the death of a learner"
@@ -57,10 +59,12 @@ class Findings:
 
 def audit(folder: Path) -> Findings:
     """Of the books in a folder."""
-    return examine(list(read(folder, "actor")), list(read(folder, "learner")))
+    return examine(*(list(read(folder, name)) for name in ("actor", "learner", "aggregator")))
 
 
-def examine(actors: Sequence[list[Entry]], learners: Sequence[list[Entry]]) -> Findings:
+def examine(
+    actors: Sequence[list[Entry]], learners: Sequence[list[Entry]], aggregators: Sequence[list[Entry]] = ()
+) -> Findings:
     """Of books, in the order in which they were begun."""
     findings = Findings()
     shipped = _shipped(actors, findings)
@@ -71,8 +75,9 @@ def examine(actors: Sequence[list[Entry]], learners: Sequence[list[Entry]]) -> F
             f"{name} says version {entry['version']}, and was made with weights that no learner had as that version",
         )
     added: Counter[Name] = Counter()
+    added_up = {Name(entry["job"], *_key(entry)): entry for book in aggregators for entry in _of(book, "added up")}
     for book in learners:
-        _examine_learner(book, shipped, added, findings)
+        _examine_learner(book, shipped, added_up, added, findings)
     for name, times in added.items():
         findings.require(times == 1, f"{name} was added {times} times")
     _examine_succession(learners, findings)
@@ -94,7 +99,7 @@ def share_kept(learners: Iterable[Sequence[Entry]], begin: float, end: float) ->
     per_minute = MINUTE_S // WINDOW_S
     steps: Counter[int] = Counter()
     for book in learners:
-        for entry in _of(book, "added"):
+        for entry in (*_of(book, "added"), *_of(book, "added sum")):
             steps[int((entry["at"] - begin) // WINDOW_S)] += entry["steps"]
     made = would = 0.0
     for minute in range(int((end - begin) // MINUTE_S)):
@@ -131,7 +136,11 @@ def _values(learners: Iterable[list[Entry]]) -> dict[tuple[str, int], set[int]]:
 
 
 def _examine_learner(
-    book: Sequence[Entry], shipped: dict[Name, Entry], added: Counter[Name], findings: Findings
+    book: Sequence[Entry],
+    shipped: dict[Name, Entry],
+    added_up: dict[Name, Entry],
+    added: Counter[Name],
+    findings: Findings,
 ) -> None:
     """One life of a learner, from what it began with."""
     total = size = 0.0
@@ -161,19 +170,15 @@ def _examine_learner(
                 of_add[name] = entry
                 total += entry["weight"] * entry["sum"]
                 size += entry["weight"] * entry["size"]
-                sent = shipped.get(name)
-                findings.require(sent is not None, f"{name} was added and never shipped")
-                if sent is not None:
-                    for what in ("version", "steps", "gradient"):
-                        findings.require(
-                            entry[what] == sent[what],
-                            f"{name} was shipped with {what} {sent[what]}, added with {entry[what]}",
-                        )
-                    findings.require(sent["fault"] != Kind.NOT_FINITE, f"{name}, which is not finite, was added")
-                    findings.require(
-                        own.get(entry["version"]) == sent["weights"],
-                        f"{name} was credited to version {entry['version']}, and made with other weights than this learner's",
-                    )
+                _examine_added(name, entry, shipped, own, findings)
+            case "added sum":
+                parts = _examine_sum(entry, _job(book), added_up, findings)
+                for name, part in parts.items():
+                    added[name] += 1
+                    of_add[name] = part
+                    _examine_added(name, part, shipped, own, findings)
+                total += entry["weight"] * entry["sum"]
+                size += entry["weight"] * entry["size"]
             case "updated":
                 findings.require(
                     abs(entry["sum"] - total) <= TOLERANCE * size + 1e-12,
@@ -186,6 +191,45 @@ def _examine_learner(
                 pass
 
 
+def _examine_added(
+    name: Name, entry: Entry, shipped: dict[Name, Entry], own: dict[int, int], findings: Findings
+) -> None:
+    sent = shipped.get(name)
+    findings.require(sent is not None, f"{name} was added and never shipped")
+    if sent is None:
+        return
+    for what in ("version", "steps", "gradient"):
+        findings.require(
+            entry[what] == sent[what],
+            f"{name} was shipped with {what} {sent[what]}, added with {entry[what]}",
+        )
+    findings.require(sent["fault"] != Kind.NOT_FINITE, f"{name}, which is not finite, was added")
+    findings.require(
+        own.get(entry["version"]) == sent["weights"],
+        f"{name} was credited to version {entry['version']}, and made with other weights than this learner's",
+    )
+
+
+def _examine_sum(entry: Entry, job: str, added_up: dict[Name, Entry], findings: Findings) -> dict[Name, Entry]:
+    """What a sum says that is in it, with what its aggregator wrote down of each."""
+    parts: dict[Name, Entry] = {}
+    total = size = 0.0
+    for part in entry["of"]:
+        name = Name(job, *_key(part))
+        up = added_up.get(name)
+        findings.require(up is not None, f"{name} came in a sum, and nobody had added it up")
+        if up is not None:
+            parts[name] = {**part, "gradient": up["gradient"]}
+            total += up["weight"] * up["sum"]
+            size += up["weight"] * up["size"]
+    findings.require(
+        abs(entry["sum"] - total) <= TOLERANCE * size + 1e-12,
+        f"a sum of {len(entry['of'])} contributions is {entry['sum']:g}, added up were {total:g}",
+    )
+    findings.counts[SUMS] += 1
+    return parts
+
+
 def _examine_judged(
     entry: Entry, job: str, of_add: dict[Name, Entry], max_lag: int | None, before: Entry, findings: Findings
 ) -> Entry:
@@ -193,7 +237,9 @@ def _examine_judged(
     findings.counts[verdict] += 1
     findings.require((verdict in ADDED) == (name in of_add), f"{name} is called {verdict}")
     if verdict == "accepted":
-        findings.require(max_lag is None or entry["lag"] <= max_lag, f"{name} was added {entry['lag']} versions late")
+        # What is added up is judged twice: where it is, and its sum at the learner.
+        most = None if max_lag is None else max_lag * (2 if entry["in_sum"] else 1)
+        findings.require(most is None or entry["lag"] <= most, f"{name} was added {entry['lag']} versions late")
     expected = {verdict: before.get(verdict, 0) + 1}
     expected["agent_steps"] = before.get("agent_steps", 0) + (of_add.pop(name)["steps"] if name in of_add else 0)
     for counter, value in expected.items():

@@ -1,7 +1,7 @@
 """R2AC that keeps books: ``algorithm=benchmarks.chaos.audited:Audited algorithm.options.folder=PATH``.
 
-Actors write down what they ship and under which weights it was made, the learner what it judges, adds and updates with, and what it
-begins with and hands out to be saved. Contributions and sums are known by checksums. Actors also do what they are ordered to
+Actors write down what they ship and under which weights it was made, aggregators what they add up, the learner what it judges, adds and
+updates with, and what it begins with and hands out to be saved. Contributions and sums are known by checksums. Actors also do what they are ordered to
 (``orders``): ship what is not finite, ship something twice, ship late, or use up memory.
 """
 
@@ -21,12 +21,13 @@ import torch
 from actors.actor import Actor
 from actors.worker import ActorIdentity, Worker
 from benchmarks.chaos.ledger import Ledger
-from conf.schema import TrainConfig
+from conf.schema import LearnerConfig, TrainConfig
 from envs.base import EnvSpec
 from learner.algorithms import R2AC, Algorithm
-from learner.base_learner import Judgement
+from learner.judge import Judgement
 from learner.learner import GradientPlan, Learner
 from learner.receipts import Counters, Receipt, Update
+from learner.sums import Adder, GradientSum
 from rtrl_core import ContributionHeader, GradientContribution, ParameterLayout, UnrollStatistics, WeightsSnapshot
 from rtrl_core.shapes import Tensor
 
@@ -78,6 +79,7 @@ class Audited(Algorithm[GradientContribution]):
     name: ClassVar[str] = "audited"
     follows: ClassVar[bool] = R2AC.follows
     knows_its_own: ClassVar[bool] = R2AC.knows_its_own
+    adds_up: ClassVar[bool] = R2AC.adds_up
 
     folder: str = "audit"
     """Of the books and the orders; the same for all processes."""
@@ -163,6 +165,27 @@ class AuditedPlan(GradientPlan):
             folder=Path(self.folder),
         )
 
+    def adder(self) -> "AuditedAdder":
+        return AuditedAdder(self.config, self.layout, Path(self.folder))
+
+
+class AuditedAdder(Adder):
+    """Arguments as ``Adder``."""
+
+    def __init__(self, config: LearnerConfig, layout: ParameterLayout, folder: Path) -> None:
+        super().__init__(config, layout)
+        self._folder = folder
+        self._ledger: Ledger | None = None
+        """Of the process that adds, and not of the one that made this."""
+
+    def _judge(self, contribution: GradientContribution, version: int) -> Judgement:
+        judgement = super()._judge(contribution, version)
+        if judgement.weight:
+            self._ledger = self._ledger or Ledger(self._folder, "aggregator")
+            what = {**described(contribution), **summed(contribution.gradient)}
+            self._ledger.write("added up", job=job(), weight=judgement.weight, **what)
+        return judgement
+
 
 class AuditedLearner(Learner):
     """Arguments as ``Learner``."""
@@ -173,11 +196,11 @@ class AuditedLearner(Learner):
 
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
-        self._write_down("began", counters=asdict(self.counters), max_lag=self._config.max_lag, **summed(self._sum))
+        self._write_down("began", counters=asdict(self.counters), max_lag=self._config.max_lag, **summed(self._sum.vector()))
 
     def continue_from(self, last: Counters) -> None:
         super().continue_from(last)
-        self._write_down("continued", after=asdict(last), **summed(self._sum))
+        self._write_down("continued", after=asdict(last), **summed(self._sum.vector()))
 
     def resize(self, batch_segments: int, max_lag: int) -> None:
         super().resize(batch_segments, max_lag)
@@ -194,22 +217,41 @@ class AuditedLearner(Learner):
             self._ledger.write("added", weight=judged.weight, **what)
         return judged, statistics
 
+    def _take(self, arrived: GradientSum, weight: float) -> None:
+        super()._take(arrived, weight)
+        parts = [
+            {**named(header), "version": header.policy_version, "steps": header.num_steps} for header in arrived.headers
+        ]
+        vector = arrived.gradient if arrived.rest is None else arrived.gradient + arrived.rest
+        steps = sum(header.num_steps for header in arrived.headers)
+        self._ledger.write("added sum", of=parts, weight=weight, steps=steps, **summed(vector))
+
     def _update_with_sum(self) -> Update:
-        total = summed(self._sum)
+        total = summed(self._sum.vector())
         update = super()._update_with_sum()
         self._write_down("updated", **total)
         return update
 
     def add(self, contribution: GradientContribution) -> Receipt:
         receipt = super().add(contribution)
+        self._write_judged(receipt, in_sum=False)
+        return receipt
+
+    def add_sum(self, arrived: GradientSum) -> list[Receipt]:
+        receipts = super().add_sum(arrived)
+        for receipt in receipts:
+            self._write_judged(receipt, in_sum=True)
+        return receipts
+
+    def _write_judged(self, receipt: Receipt, *, in_sum: bool) -> None:
         self._ledger.write(
             "judged",
-            **named(contribution.header),
+            **named(receipt.header),
             verdict=str(receipt.verdict),
             lag=receipt.lag,
             counters=asdict(receipt.counters),
+            in_sum=in_sum,
         )
-        return receipt
 
     def _write_down(self, event: str, **entry: Any) -> None:
         where = {"job": job(), "version": self.counters.version, "weights": checksum(self._vector)}

@@ -187,6 +187,10 @@ def _no_engines(scene: Scene) -> str:
     return "" if scene.engines() else "the environment has no processes of its own"
 
 
+def _no_aggregators(scene: Scene) -> str:
+    return "" if scene.aggregators() else "contributions are not added up on their way"
+
+
 LONG_S = SILENCE_S + 5
 FAULTS = (
     Fault("gradient that is not finite", MESSAGES, 3, ordered(Kind.NOT_FINITE)),
@@ -199,6 +203,15 @@ FAULTS = (
     Fault("learner killed", PROCESSES, 1, killed(Scene.learners)),
     Fault("learner stopped for a while", PROCESSES, 2, stopped(Scene.learners, 0.5, 4)),
     Fault("learner stopped until it is replaced", PROCESSES, 0.3, stopped(Scene.learners, LONG_S, LONG_S)),
+    Fault("aggregator killed", PROCESSES, 1, killed(Scene.aggregators), _no_aggregators),
+    Fault("aggregator stopped for a while", PROCESSES, 2, stopped(Scene.aggregators, 0.5, 4), _no_aggregators),
+    Fault(
+        "aggregator stopped until it is replaced",
+        PROCESSES,
+        0.3,
+        stopped(Scene.aggregators, LONG_S, LONG_S),
+        _no_aggregators,
+    ),
     Fault("engine killed", PROCESSES, 3, killed(Scene.engines), _no_engines),
     Fault("engine stopped for a while", PROCESSES, 2, stopped(Scene.engines, 0.5, 4), _no_engines),
     Fault("raylet killed", MACHINES, 1, raylet_killed),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.chaos.audit import FORGOTTEN_S, KEPT, LOST, REPEATED_S, UNHEARD
+from benchmarks.chaos.audit import FORGOTTEN_S, KEPT, LOST, REPEATED_S, SUMS, UNHEARD
 from benchmarks.chaos.campaign import Report
 from benchmarks.chaos.faults import FAULTS
 from benchmarks.report import replace_table
@@ -24,6 +24,7 @@ def table(reports: Sequence[Report]) -> list[str]:
     lines += ["", f"| what came of them | {heads} |", "|---" * (1 + len(reports)) + "|"]
     for name in (
         "shipped",
+        SUMS,
         "added",
         KEPT,
         "dropped",

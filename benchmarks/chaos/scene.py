@@ -207,6 +207,9 @@ class Scene:
     def learners(self) -> list[psutil.Process]:
         return self.cluster.processes("LearnerProcess")
 
+    def aggregators(self) -> list[psutil.Process]:
+        return self.cluster.processes("AggregatorProcess")
+
     def engines(self) -> list[psutil.Process]:
         """Environments that are processes of their own."""
         found = []

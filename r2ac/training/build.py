@@ -21,6 +21,7 @@ from learner.clients import LearnerClient, LocalLearner
 from r2ac.persistence import checkpoint as checkpoints
 from r2ac.persistence.checkpoint import Checkpoint, CheckpointError
 from r2ac.persistence.resume import newest_learner
+from r2ac.training.sizing import settled
 from rtrl_core import FlatParameters, ParameterLayout
 from rtrl_core.shapes import Float, Tensor
 
@@ -40,7 +41,17 @@ class Start(NamedTuple):
     """Of actors and learner, in the attempts before."""
 
 
+class Machinery(NamedTuple):
+    """What runs."""
+
+    config: TrainConfig
+    """Sized, also in what was not known before there was a cluster."""
+    fleet: Fleet[Any, Any]
+    learner: LearnerClient[Any, Any]
+
+
 def open_machinery(
+    asked: TrainConfig,
     config: TrainConfig,
     algorithm: Algorithm[Any],
     spec: EnvSpec,
@@ -49,25 +60,27 @@ def open_machinery(
     layout: ParameterLayout,
     announce: Callable[[str], None],
     stack: ExitStack,
-) -> tuple[Fleet[Any, Any], LearnerClient[Any, Any]]:
+) -> Machinery:
     """The fleet and the learner of a sized configuration, in this process or on Ray; ``stack`` closes them."""
     num_actors = config.fleet.num_actors
     assert num_actors is not None
-    plan, build = algorithm.plan(config, spec, layout), partial(algorithm.worker, config)
+    build = partial(algorithm.worker, config)
     if config.fleet.kind == "local":
-        learner = LocalLearner(plan, start.learner)  # the first, because it takes no time to find its device missing
+        # The learner first, because it takes no time to find its device missing.
+        learner = LocalLearner(algorithm.plan(config, spec, layout), start.learner)
         local = LocalFleet(config, num_actors, start.fleet, announce, build)
         stack.callback(local.close)
-        return local, learner
+        return Machinery(config, local, learner)
     # Only here is Ray needed: a machine without it can train with fleet=local.
-    from actors.following_fleet import FollowingFleet
-    from actors.ray_fleet import RayFleet
     from learner.ray_learner import RayLearner
     from r2ac.cluster.session import ray_cluster
+    from r2ac.training.fleets import open_fleet, room_of_cluster
 
     stack.enter_context(ray_cluster(config, num_actors, algorithm.contribution_bytes(config, spec, layout)))
-    kind = FollowingFleet if config.fleet.follow_cluster else RayFleet
-    fleet = kind(config, num_actors, start.fleet, announce, build)
+    if config.fleet.follow_cluster:
+        config = settled(asked, config, room_of_cluster(config))
+    plan = algorithm.plan(config, spec, layout)
+    fleet = open_fleet(config, start.fleet, announce, build, plan)
     stack.callback(fleet.close)
     learner = RayLearner(
         plan,
@@ -77,7 +90,7 @@ def open_machinery(
         announce=announce,
     )
     stack.callback(learner.close)
-    return fleet, learner
+    return Machinery(config, fleet, learner)
 
 
 def describe_environment(config: TrainConfig, announce: Callable[[str], None]) -> EnvSpec:

@@ -10,15 +10,13 @@ import time
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from actors.fleet import Fleet, FleetState
+from actors.fleet import FleetState
 from conf.load import to_yaml
 from conf.schema import TrainConfig
 from learner.algorithms import find_algorithm
-from learner.clients import LearnerClient
 from learner.memory import total_memory
 from learner.receipts import Counters, Receipt
 from learner.schedules import SCHEDULES
@@ -29,6 +27,7 @@ from r2ac.persistence import checkpoint as checkpoints
 from r2ac.persistence.checkpoint import Checkpoint
 from r2ac.persistence.resume import finished_line, resume_point
 from r2ac.training.build import (
+    Machinery,
     Start,
     available_cores,
     describe_environment,
@@ -111,9 +110,9 @@ def train(config: TrainConfig, run_dir: Path, sinks: Sinks, hooks: RunHooks) -> 
     sinks.begin(tally.counters.agent_steps, tally.elapsed_before_s, {} if saved is None else saved.progress["sinks"])
 
     with ExitStack() as stack:
-        machinery = open_machinery(config, algorithm, spec, start, run_dir, layout, sinks.event, stack)
+        machinery = open_machinery(asked, config, algorithm, spec, start, run_dir, layout, sinks.event, stack)
         start.learner.clear()  # the learner has it, and a replay may be most of the memory
-        return TrainingRun(asked, config, layout, run_dir, start, machinery, tally, sinks, hooks).to_its_end()
+        return TrainingRun(asked, layout, run_dir, start, machinery, tally, sinks, hooks).to_its_end()
 
 
 class TrainingRun:
@@ -122,23 +121,22 @@ class TrainingRun:
     def __init__(
         self,
         asked: TrainConfig,
-        config: TrainConfig,
         layout: ParameterLayout,
         run_dir: Path,
         start: Start,
-        machinery: tuple[Fleet[Any, Any], LearnerClient[Any, Any]],
+        machinery: Machinery,
         tally: Tally,
         sinks: Sinks,
         hooks: RunHooks,
     ) -> None:
-        self._asked, self._config = asked, config
+        self._asked = asked
         self._layout, self._run_dir, self._start = layout, run_dir, start
-        self._fleet, self._learner = machinery
+        self._config, self._fleet, self._learner = machinery
         self._tally, self._sinks, self._hooks = tally, sinks, hooks
         self._encoder = EncoderWatch()
         self._refusals = Refusals(lambda: self._fleet.num_actors, self._fleet.replace, sinks.event)
         self._resized_at = 0.0
-        options, steps = config.logging, self._steps
+        options, steps = self._config.logging, self._steps
         self._saving = Clock(options.checkpoint_interval_s, options.checkpoint_interval_steps, steps)
         self._logging = Clock(options.interval_s, options.interval_steps, steps)
 
@@ -183,7 +181,8 @@ class TrainingRun:
         self._config = config = resized(self._asked, self._config, num_actors)
         assert config.learner.batch_segments is not None
         assert config.learner.max_lag is not None
-        self._learner.resize(config.learner.batch_segments, config.learner.max_lag)
+        for part in (self._learner, self._fleet):
+            part.resize(config.learner.batch_segments, config.learner.max_lag)
         self._sinks.event(f"{num_actors} actors: {update_line(self._asked, config)}")
         self._hooks.resized(config)
 

@@ -7,7 +7,8 @@
 
 An actor's unroll is under way while each of the others sends one, so with ``k`` unrolls in flight for each of ``n`` actors, and ``m``
 contributions per update, its contribution is ``(n k - 1) / m`` versions late where it begins with weights that know what the actor has sent
-before (``Algorithm.knows_its_own``, of fleets that are small), and ``n k / m`` at most where they do not. A learner that makes the
+before (``Algorithm.knows_its_own``, of fleets that are small), and ``n k / m`` at most where they do not. Where a node's contributions are
+added up before they cross the network (``fleet.aggregate``) it is ``2 n k / m`` at most: they wait for each other. A learner that makes the
 gradients itself is slower than its actors: those contributions that may wait for it (``schedules.WAITING``) are added before as well.
 """
 
@@ -17,7 +18,7 @@ from dataclasses import replace
 from actors.places import BYTES_OF_ONE
 from conf.knobs import ConfigError
 from conf.schema import TrainConfig
-from learner.algorithms import find_algorithm
+from learner.algorithms import adds_up, find_algorithm
 from learner.schedules import WAITING
 
 FEWEST_THAT_SHARE = 4
@@ -51,12 +52,25 @@ def sized(config: TrainConfig, cores: int, memory: int | None = None) -> TrainCo
             f"actors.pipeline={config.actors.pipeline} steps an actor's streams in so many parts, but {num_actors} actors have {num_envs} "
             "each: use fewer actors or more streams, or actors.pipeline=1"
         )
+    aggregate = config.fleet.aggregate
+    if adds_up(config, num_actors):
+        aggregate = "always"
+    elif not config.fleet.follow_cluster:  # that of one that follows is known when its cluster is
+        aggregate = "never"
     config = replace(
         config,
-        fleet=replace(config.fleet, num_actors=num_actors),
+        fleet=replace(config.fleet, num_actors=num_actors, aggregate=aggregate),
         actors=replace(config.actors, num_envs=num_envs, num_cpus=num_cpus),
     )
     return _with_updates(config)
+
+
+def settled(asked: TrainConfig, config: TrainConfig, room: int) -> TrainConfig:
+    """A sized configuration whose fleet follows a cluster that has room for so many actors as it begins: whether they are added up."""
+    aggregate = "always" if adds_up(config, room) else "never"
+    fleet = replace(config.fleet, aggregate=aggregate)
+    assert fleet.num_actors is not None
+    return resized(asked, replace(config, fleet=fleet), fleet.num_actors)
 
 
 def resized(asked: TrainConfig, config: TrainConfig, num_actors: int) -> TrainConfig:
@@ -199,6 +213,10 @@ def _sent_meanwhile(config: TrainConfig) -> int:
     under_way = fleet.num_actors * fleet.in_flight
     if fleet.kind == "local":  # nothing is on its way
         return under_way - 1
+    if (
+        fleet.aggregate == "always"
+    ):  # a contribution waits until its node's sum is whole, and weights until the next one begins
+        return 2 * under_way
     if find_algorithm(config.algorithm).knows_its_own:
         return under_way - (fleet.num_actors <= WAITING)
     return under_way + math.ceil(fleet.num_actors / WAITING)

@@ -2,15 +2,19 @@
 
 import copy
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from local_run import local_run
 
-from benchmarks.chaos.audit import FORGOTTEN_S, KEPT, LOST, REPEATED_S, examine, share_kept
-from benchmarks.chaos.audited import Kind, Order, give, take
+from benchmarks.chaos.audit import FORGOTTEN_S, KEPT, LOST, REPEATED_S, SUMS, examine, share_kept
+from benchmarks.chaos.audited import AuditedLearner, AuditedPlan, Kind, Order, give, take
 from benchmarks.chaos.ledger import Entry, Ledger, read
+from conf.load import load_train
 from r2ac.commands import train as training_program
+from r2ac.training.sizing import sized
 
 pytestmark = pytest.mark.seconds
 
@@ -175,6 +179,84 @@ def gone_on_from_nothing(books: Books) -> None:
 def test_what_does_not_add_up_is_found(forge: Callable[[Books], None], said: str, books: Books) -> None:
     forge(books)
     assert any(said in wrong for wrong in examine(*books).wrong)
+
+
+@pytest.fixture(scope="module")
+def folder_of_sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a learner that got the same contributions in sums of two."""
+    folder = tmp_path_factory.mktemp("sums")
+    config = sized(load_train([*WORDS, f"algorithm.options.folder={folder}", "total_steps=1_000_000"]), 2)
+    run = local_run(config)
+    assert isinstance(run.plan, AuditedPlan)
+    learner, adder = run.plan.resume(run.first), run.plan.adder()
+    assert isinstance(learner, AuditedLearner)
+    with closing(run.fleet):
+        for number in range(20):
+            if number == 10:
+                give(folder, 0, Order(Kind.NOT_FINITE))
+            snapshot = learner.snapshot()
+            for actor_id in range(2):
+                adder.add(run.unroll(actor_id, snapshot), snapshot.version)
+            learner.add_sum(adder.take())
+    return folder
+
+
+Sums = tuple[list[list[Entry]], list[list[Entry]], list[list[Entry]]]
+
+
+@pytest.fixture
+def sums(folder_of_sums: Path) -> Sums:
+    actors, learners, aggregators = (
+        copy.deepcopy(list(read(folder_of_sums, name))) for name in ("actor", "learner", "aggregator")
+    )
+    return actors, learners, aggregators
+
+
+def of_sums(sums: Sums, place: int, event: str) -> list[Entry]:
+    return [entry for book in sums[place] for entry in book if entry["event"] == event]
+
+
+def test_books_of_sums_add_up(sums: Sums) -> None:
+    findings = examine(*sums)
+    assert findings.wrong == []
+    assert (findings.counts[SUMS], findings.counts["added"], findings.counts["refused"]) == (20, 39, 1)
+    assert findings.counts[KEPT] == 39
+
+
+def in_two_sums(sums: Sums) -> None:
+    first, second, *_ = of_sums(sums, 1, "added sum")
+    second["of"].append(first["of"][0])
+
+
+def another_vector(sums: Sums) -> None:
+    of_sums(sums, 1, "added sum")[3]["sum"] += 1
+
+
+def never_added_up(sums: Sums) -> None:
+    sums[2][0][:] = sums[2][0][5:]
+
+
+def added_up_with_another_gradient(sums: Sums) -> None:
+    of_sums(sums, 2, "added up")[3]["gradient"] += 1
+
+
+def much_too_late(sums: Sums) -> None:
+    of_sums(sums, 1, "judged")[0]["lag"] = 17
+
+
+@pytest.mark.parametrize(
+    ("forge", "said"),
+    [
+        (in_two_sums, "was added 2 times"),
+        (another_vector, "a sum of 2 contributions is"),
+        (never_added_up, "nobody had added it up"),
+        (added_up_with_another_gradient, "was shipped with gradient"),
+        (much_too_late, "was added 17 versions late"),
+    ],
+)
+def test_a_sum_that_is_not_what_it_says_is_found(forge: Callable[[Sums], None], said: str, sums: Sums) -> None:
+    forge(sums)
+    assert any(said in wrong for wrong in examine(*sums).wrong)
 
 
 def test_a_last_line_that_a_kill_has_torn_is_left_out(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_one_that_cannot_be_reached_is_waited_for_and_counts_only_if_its_node_li
     wait_until("both actors", lambda: fleet.wait(POLL_S) == [] and fleet.actor_ids == [0, 1])
     for actor_id in fleet.actor_ids:
         fleet.submit(actor_id, weights)
-    finished = {unroll.actor_id for unroll in collected(fleet, 2)}
+    finished = {unroll.member_id for unroll in collected(fleet, 2)}
     assert finished == {0, 1}
     assert fleet.num_actors == 2
     fleet.submit(1, weights)
@@ -92,7 +92,7 @@ def test_one_that_cannot_be_reached_is_waited_for_and_counts_only_if_its_node_li
     assert fleet.restarts == 0, "it is not known yet what has become of it"
     monkeypatch.setattr(following_fleet, "DECISION_S", 0.0)
     (unroll,) = collected(fleet, 1)  # what it owed, of its next incarnation
-    assert (unroll.actor_id, fleet.restarts, fleet.num_actors) == (1, 1, 2)
+    assert (unroll.member_id, fleet.restarts, fleet.num_actors) == (1, 1, 2)
     assert fleet.get_state().incarnations == {0: 0, 1: 1}
 
 
@@ -135,6 +135,6 @@ def test_a_node_on_which_one_could_not_start_is_tried_again_and_nothing_is_count
     assert fleet.actor_ids == [0], "not before its time"
     monkeypatch.setattr(following_fleet.time, "monotonic", lambda now=following_fleet.time.monotonic: now() + 61.0)
     (unroll,) = collected(fleet, 1)
-    assert (unroll.actor_id, fleet.num_actors, fleet.restarts) == (1, 2, 0)
+    assert (unroll.member_id, fleet.num_actors, fleet.restarts) == (1, 2, 0)
     assert said[1:] == ["1 actors are started on nodes that have room for them"]
     assert fleet.get_state().incarnations == {0: 0, 1: 1}

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from contributions import LAYOUT, contribution
 from empty_statistics import no_statistics
 from torch import nn
 
@@ -12,23 +13,8 @@ from learner.learner import GradientPlan, Learner
 from learner.receipts import Counters, Verdict
 from rtrl_core import ContributionHeader, GradientContribution, ParameterLayout, UnrollStatistics
 
-LAYOUT = ParameterLayout.of(
-    nn.ModuleDict({"encoder": nn.Linear(3, 4), "core": nn.Linear(4, 4), "policy_head": nn.Linear(4, 2)})
-)
-
-
 def make_learner(batch_segments: int = 4, total_steps: int = 1000, **options) -> Learner:
     return GradientPlan(LearnerConfig(**options), LAYOUT, batch_segments, total_steps).begin(torch.zeros(LAYOUT.size))
-
-
-def contribution(
-    value: float = 1.0, *, version=0, actor=0, incarnation=0, sequence=0, segments=4, steps=10, dtype=torch.float32
-):
-    gradient = torch.zeros(LAYOUT.size)
-    for slot in LAYOUT.slots:
-        slot.view(gradient).fill_(value)
-    header = ContributionHeader(actor, incarnation, sequence, version, steps, 4 * steps, segments)
-    return GradientContribution(header, LAYOUT.fingerprint, gradient.to(dtype), no_statistics())
 
 
 def test_it_updates_when_a_batch_of_segments_is_complete():

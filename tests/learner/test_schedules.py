@@ -52,10 +52,10 @@ class SlowFleet(LocalFleet):
         self.rounds = 0
         self.done: list[FinishedUnroll] = []
 
-    def submit(self, actor_id: int, weights: WeightsSnapshot) -> None:
+    def submit(self, member_id: int, weights: WeightsSnapshot) -> None:
         assert weights.layout == "network"
-        self.rounds += actor_id
-        if actor_id == 0:
+        self.rounds += member_id
+        if member_id == 0:
             self.done.append(FinishedUnroll(0, "first"))
 
     def wait(self, timeout_s: float) -> list[FinishedUnroll]:
@@ -81,9 +81,9 @@ def test_an_actor_of_a_small_fleet_has_weights_that_know_what_it_sent(actors: in
             self.num_actors = actors
             self.versions: list[int] = []
 
-        def submit(self, actor_id: int, weights: WeightsSnapshot) -> None:
+        def submit(self, member_id: int, weights: WeightsSnapshot) -> None:
             self.versions.append(weights.version)
-            self.done.append(FinishedUnroll(actor_id, "contribution"))
+            self.done.append(FinishedUnroll(member_id, "contribution"))
 
     fleet, learner = EveryoneAtOnce(), NotingLearner()
     schedule = SCHEDULES["async"](fleet, learner, 1, own_first=True)
@@ -140,9 +140,9 @@ class QuickFleet(SlowFleet):
         super().__init__()
         self.num_actors, self.submitted = num_actors, 0
 
-    def submit(self, actor_id: int, weights: WeightsSnapshot) -> None:
+    def submit(self, member_id: int, weights: WeightsSnapshot) -> None:
         self.submitted += 1
-        self.done.append(FinishedUnroll(actor_id, "unroll"))
+        self.done.append(FinishedUnroll(member_id, "unroll"))
 
 
 @pytest.mark.parametrize("in_flight", [1, 2])

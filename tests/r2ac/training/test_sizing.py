@@ -13,7 +13,7 @@ from conf.schema import TrainConfig
 from r2ac.monitoring.sinks import Sinks
 from r2ac.training.loop import RunHooks, train
 from r2ac.training.parts import require_all_parts
-from r2ac.training.sizing import BYTES_OF_ONE, choices, doubts, expected_lag, resized, sized
+from r2ac.training.sizing import BYTES_OF_ONE, _sent_meanwhile, choices, doubts, expected_lag, resized, settled, sized
 
 
 def size(cores: int, *words: str) -> TrainConfig:
@@ -100,6 +100,56 @@ def test_a_run_without_a_cluster_has_none_to_follow_and_a_job_is_told_its_own_la
     said = f"fleet.num_actors=auto follows a cluster, but {where} is this machine alone: name the cluster by"
     with pytest.raises(ConfigError, match=f"^{re.escape(said)} fleet.address"):
         train(config, tmp_path, Sinks([], print), RunHooks())
+
+
+@pytest.mark.parametrize(
+    ("words", "added_up"),
+    [
+        (("fleet.num_actors=63", "fleet.address=auto"), False),
+        (("fleet.num_actors=64", "fleet.address=auto"), True),
+        (("fleet.num_actors=64",), False),
+        (("fleet.num_actors=64", "fleet.address=auto", "fleet.aggregate=never"), False),
+        (("fleet.num_actors=2", "fleet.aggregate=always"), True),
+        (("fleet.num_actors=64", "fleet.address=auto", "algorithm=impala", "rule=tbptt"), False),
+        (("fleet.num_actors=64", "fleet.address=auto", "learner.mode=sync"), True),
+    ],
+)
+def test_contributions_are_added_up_where_there_are_many_actors_or_somebody_says_so(
+    words: tuple[str, ...], added_up: bool
+):
+    config = size(2, *words)
+    assert config.fleet.aggregate == ("always" if added_up else "never")
+    if config.learner.mode == "async":
+        actors, per_update = config.fleet.num_actors, config.learner.batch_segments
+        assert actors is not None
+        assert per_update is not None
+        sent = (2 * actors if added_up else _sent_meanwhile(config)) * config.actors.streams
+        assert expected_lag(config) == sent / per_update <= config.learner.target_lag
+
+
+@pytest.mark.parametrize("room", [63, 64])
+def test_a_fleet_that_follows_its_cluster_adds_up_by_the_room_that_there_is_as_it_begins(room: int):
+    asked = composed(("fleet.num_actors=auto", "fleet.address=auto", "fleet.min_actors=4"))
+    begun = sized(asked, 16)
+    assert begun.fleet.aggregate == "auto", "not known yet"
+    config = settled(asked, begun, room)
+    assert config.fleet.aggregate == ("always" if room == 64 else "never")
+    assert expected_lag(config) <= config.learner.target_lag
+    assert resized(asked, config, 500).fleet.aggregate == config.fleet.aggregate
+    told = composed(("fleet.num_actors=auto", "fleet.address=auto", "fleet.aggregate=always"))
+    assert sized(told, 16).fleet.aggregate == settled(told, sized(told, 16), 1).fleet.aggregate == "always"
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("algorithm=impala", "rule=tbptt"), "algorithm=impala does not ship gradients"),
+        (("fleet=local",), "fleet.kind=local has all actors in one process"),
+    ],
+)
+def test_what_cannot_be_added_up_is_one_line(words: tuple[str, ...], why: str):
+    with pytest.raises(ConfigError, match=f"fleet.aggregate=always adds gradients up where actors are, but {why}"):
+        size(2, "fleet.aggregate=always", *words)
 
 
 def test_a_small_fleet_updates_with_every_contribution():
