@@ -135,7 +135,7 @@ class FollowingFleet(RayFleet[C]):
             if self._next_try.get(node, 0.0) <= now:
                 for actor_id in itertools.islice(numbers, max(0, self._members_for(room) - present[node])):
                     self._members[actor_id] = self._start(*self._next(actor_id), node)
-                    self._submit_newest(actor_id, self._config.fleet.in_flight)
+                    self._submit_newest(actor_id, self._unrolls_at_once)
         return len(self.actor_ids) - before
 
     def _members_for(self, room: int) -> int:

@@ -140,6 +140,11 @@ class RayFleet(Generic[C]):
         return sorted(self._members)
 
     @property
+    def _unrolls_at_once(self) -> int:
+        """That a member owes."""
+        return self._config.fleet.in_flight
+
+    @property
     def incarnations(self) -> dict[int, int]:
         """Of each actor."""
         return {actor_id: member.identity.incarnation for actor_id, member in self._members.items()}

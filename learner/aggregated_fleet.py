@@ -70,6 +70,10 @@ class AddingFleet(RayFleet[C]):
     def incarnations(self) -> dict[int, int]:
         return dict(self._known)
 
+    @property
+    def _unrolls_at_once(self) -> int:
+        return 1
+
     def resize(self, batch_segments: int, max_lag: int) -> None:
         self._size_of_updates = (batch_segments, max_lag)
 

@@ -1,8 +1,8 @@
 """R2AC that keeps books: ``algorithm=benchmarks.chaos.audited:Audited algorithm.options.folder=PATH``.
 
 Actors write down what they ship and under which weights it was made, aggregators what they add up, the learner what it judges, adds and
-updates with, and what it begins with and hands out to be saved. Contributions and sums are known by checksums. Actors also do what they are ordered to
-(``orders``): ship what is not finite, ship something twice, ship late, or use up memory.
+updates with, and what it begins with and hands out to be saved. Contributions and sums are known by checksums. Actors also do what they
+are ordered to (``orders``): ship what is not finite, ship something twice, ship late, or use up memory.
 """
 
 import json
@@ -196,7 +196,9 @@ class AuditedLearner(Learner):
 
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
-        self._write_down("began", counters=asdict(self.counters), max_lag=self._config.max_lag, **summed(self._sum.vector()))
+        self._write_down(
+            "began", counters=asdict(self.counters), max_lag=self._config.max_lag, **summed(self._sum.vector())
+        )
 
     def continue_from(self, last: Counters) -> None:
         super().continue_from(last)

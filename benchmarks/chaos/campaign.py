@@ -159,7 +159,8 @@ def run(folder: Path, minutes: float, seed: int, words: Sequence[str]) -> Report
         TimeoutError, Stuck: if the cluster or the run does not start.
     """
     folder.mkdir(parents=True)
-    report = Report(minutes, next((word for word in words if word.startswith(("env=", "experiment="))), TMAZE[0]))
+    task = next((word for word in words if word.startswith(("env=", "experiment="))), TMAZE[0])
+    report = Report(minutes, " ".join([task, *(word for word in words if word.startswith("fleet.aggregate="))]))
     chance, seconds = random.Random(seed), 60 * minutes
     faults = (folder / "faults.jsonl").open("a")
 

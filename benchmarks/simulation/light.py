@@ -21,7 +21,14 @@ from conf.schema import TrainConfig
 from learner.aggregated_fleet import AggregatedFleet
 from learner.aggregator import NodeFleet
 from learner.sums import Adder
-from rtrl_core import ContributionHeader, Episode, GradientContribution, ParameterLayout, UnrollStatistics, WeightsSnapshot
+from rtrl_core import (
+    ContributionHeader,
+    Episode,
+    GradientContribution,
+    ParameterLayout,
+    UnrollStatistics,
+    WeightsSnapshot,
+)
 
 HOSTS = 4
 """Processes that act for all actors that send for themselves."""
@@ -194,9 +201,7 @@ class NodesOfOneMachine(AggregatedFleet[GradientContribution]):
 
     def __init__(self, recipe: Recipe, num_actors: int, adder: Adder, of_a_node: int) -> None:
         self._of_a_node, self._count = of_a_node, -(-num_actors // of_a_node)
-        super().__init__(
-            recipe.config, num_actors, FleetState(), print, recipe, adder=adder, kind=LightNodeFleet
-        )
+        super().__init__(recipe.config, num_actors, FleetState(), print, recipe, adder=adder, kind=LightNodeFleet)
 
     def _capacities(self) -> dict[str, float]:
         return dict.fromkeys((f"node {number}" for number in range(self._count)), float(self._of_a_node))

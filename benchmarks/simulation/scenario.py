@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 
+from actors.fleet import FleetState
 from benchmarks.simulation.light import HostedFleet, NodesOfOneMachine, Recipe
 from conf.load import load_train
 from conf.schema import TrainConfig
@@ -22,7 +23,6 @@ from r2ac.monitoring.tally import Tally
 from r2ac.training.build import Machinery, Start, describe_environment, initial_weights
 from r2ac.training.loop import RunHooks, TrainingRun
 from r2ac.training.sizing import sized
-from actors.fleet import FleetState
 
 WARM_UP_S = 10.0
 OURS, LEARNER, AGGREGATORS, HOSTS, RAY = "driver", "learner", "aggregators", "hosts", "ray"
@@ -62,7 +62,7 @@ class _Moment:
         self.at, self.messages = time.monotonic(), messages
         self.counters = Counters(**{name: getattr(counters, name) for name in Counters.__slots__})
         self.memory = psutil.Process().memory_info().rss
-        self.cpu = dict.fromkeys((OURS, LEARNER, AGGREGATORS, HOSTS, RAY), 0.0)
+        self.cpu: dict[str, float] = dict.fromkeys((OURS, LEARNER, AGGREGATORS, HOSTS, RAY), 0.0)
         times = psutil.Process().cpu_times()
         self.cpu[OURS] = times.user + times.system
         for process in psutil.Process().children(recursive=True):
@@ -115,9 +115,7 @@ def measured(actors: int, *, added_up: bool, rate: float, node: int, seconds: fl
         run_dir = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(ray_cluster(config, actors, 4 * layout.size))
         recipe = Recipe(config, layout, 1 / rate)
-        fleet = (
-            NodesOfOneMachine(recipe, actors, plan.adder(), node) if added_up else HostedFleet(recipe, actors)
-        )
+        fleet = NodesOfOneMachine(recipe, actors, plan.adder(), node) if added_up else HostedFleet(recipe, actors)
         stack.callback(fleet.close)
         learner = _CountingLearner(plan, state, newest_state=lambda: state, limits=config.fleet, announce=print)
         stack.callback(learner.close)

@@ -1,6 +1,7 @@
 """The page of results shows what the files of results hold, and whoever repeats them runs what is named there."""
 
 import shutil
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from benchmarks import algorithms, defaults, elsewhere, fleets, r2d2, recurrence
 from benchmarks.chaos.page import COMMAND, DATA, read_reports, table
 from benchmarks.learning import RESULTS, Agent, Curve, Store, Study, Task
 from benchmarks.report import replace_table
+from benchmarks.simulation import page as simulation
 from conf.load import load_train
 from r2ac.training.parts import require_all_parts
 
@@ -43,6 +45,16 @@ def test_the_page_shows_the_campaigns_of_faults(tmp_path: Path) -> None:
     assert all(
         said.startswith("with a fault a minute the run made 0.9") for said in broken
     )  # a target, and the page says so
+
+
+def test_the_page_shows_the_simulated_fleets(tmp_path: Path) -> None:
+    page = RESULTS / "README.md"
+    written = Path(shutil.copy(page, tmp_path))
+    figures = simulation.read(RESULTS / "data" / simulation.DATA)
+    replace_table(written, simulation.COMMAND, simulation.table(figures))
+    assert written.read_text() == page.read_text()
+    assert {(one.actors, one.added_up) for one in figures} == set(product((100, 300, 1000), (False, True)))
+    assert not any(one.twice for one in figures)
 
 
 @every_study

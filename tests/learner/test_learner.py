@@ -13,6 +13,7 @@ from learner.learner import GradientPlan, Learner
 from learner.receipts import Counters, Verdict
 from rtrl_core import ContributionHeader, GradientContribution, ParameterLayout, UnrollStatistics
 
+
 def make_learner(batch_segments: int = 4, total_steps: int = 1000, **options) -> Learner:
     return GradientPlan(LearnerConfig(**options), LAYOUT, batch_segments, total_steps).begin(torch.zeros(LAYOUT.size))
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from patience import patience
 
-from actors.fleet import FinishedUnroll
+from actors.fleet import FinishedUnroll, LocalFleet, Restarts
 from actors.wire import split
 from conf.schema import LearnerConfig
 from learner.aggregated_fleet import spread
@@ -231,23 +231,18 @@ def test_a_sum_crosses_the_wire_as_it_is(batch_segments: int | None):
     assert there.entries == arrived.entries
 
 
-class NumberedFleet:
+class NumberedFleet(LocalFleet):
     """Actors whose unrolls are over in the order in which they began, and whose contributions say with which weights."""
-
-    restarts = 0
 
     def __init__(self, num_actors: int) -> None:
         self.num_actors = num_actors
+        self._restarts = Restarts(0, print)
         self.under_way: deque[tuple[int, int]] = deque()
         self.sequences = [0] * num_actors
         self.lost: set[int] = set()
         """Actors whose next weights are lost."""
 
-    @property
-    def member_ids(self) -> Sequence[int]:
-        return range(self.num_actors)
-
-    def submit(self, member_id: int, weights: int) -> None:
+    def submit(self, member_id: int, weights: Any) -> None:
         self.under_way.append((member_id, weights))
 
     def wait(self, timeout_s: float) -> list[FinishedUnroll[Any]]:
@@ -265,8 +260,7 @@ class NumberedFleet:
 
 def aggregator(fleet: NumberedFleet, adder: Adder, **options: Any) -> Aggregator[Any]:
     options = {"in_flight": 1, "in_rounds": False, **options}
-    anything: Any = fleet
-    return Aggregator(anything, adder, lambda one: one, **options)
+    return Aggregator(fleet, adder, lambda one: one, **options)
 
 
 def order(contributions: int, limit_s: float | None = None) -> Order:

@@ -13,7 +13,7 @@ from conf.schema import TrainConfig
 from r2ac.monitoring.sinks import Sinks
 from r2ac.training.loop import RunHooks, train
 from r2ac.training.parts import require_all_parts
-from r2ac.training.sizing import BYTES_OF_ONE, _sent_meanwhile, choices, doubts, expected_lag, resized, settled, sized
+from r2ac.training.sizing import BYTES_OF_ONE, choices, doubts, expected_lag, resized, settled, sized
 
 
 def size(cores: int, *words: str) -> TrainConfig:
@@ -103,28 +103,27 @@ def test_a_run_without_a_cluster_has_none_to_follow_and_a_job_is_told_its_own_la
 
 
 @pytest.mark.parametrize(
-    ("words", "added_up"),
+    ("words", "added_up", "sent_meanwhile"),
     [
-        (("fleet.num_actors=63", "fleet.address=auto"), False),
-        (("fleet.num_actors=64", "fleet.address=auto"), True),
-        (("fleet.num_actors=64",), False),
-        (("fleet.num_actors=64", "fleet.address=auto", "fleet.aggregate=never"), False),
-        (("fleet.num_actors=2", "fleet.aggregate=always"), True),
-        (("fleet.num_actors=64", "fleet.address=auto", "algorithm=impala", "rule=tbptt"), False),
-        (("fleet.num_actors=64", "fleet.address=auto", "learner.mode=sync"), True),
+        (("fleet.num_actors=63", "fleet.address=auto"), False, 63),
+        (("fleet.num_actors=64", "fleet.address=auto"), True, 128),
+        (("fleet.num_actors=64", "fleet.address=auto", "fleet.in_flight=2"), True, 256),
+        (("fleet.num_actors=64",), False, 64),
+        (("fleet.num_actors=64", "fleet.address=auto", "fleet.aggregate=never"), False, 64),
+        (("fleet.num_actors=2", "fleet.aggregate=always"), True, 4),
+        (("fleet.num_actors=64", "fleet.address=auto", "algorithm=impala", "rule=tbptt"), False, 72),
+        (("fleet.num_actors=64", "fleet.address=auto", "learner.mode=sync"), True, None),
     ],
 )
 def test_contributions_are_added_up_where_there_are_many_actors_or_somebody_says_so(
-    words: tuple[str, ...], added_up: bool
+    words: tuple[str, ...], added_up: bool, sent_meanwhile: int | None
 ):
     config = size(2, *words)
     assert config.fleet.aggregate == ("always" if added_up else "never")
-    if config.learner.mode == "async":
-        actors, per_update = config.fleet.num_actors, config.learner.batch_segments
-        assert actors is not None
-        assert per_update is not None
-        sent = (2 * actors if added_up else _sent_meanwhile(config)) * config.actors.streams
-        assert expected_lag(config) == sent / per_update <= config.learner.target_lag
+    if sent_meanwhile is not None:
+        assert config.learner.batch_segments is not None
+        sent = sent_meanwhile * config.actors.streams
+        assert expected_lag(config) == sent / config.learner.batch_segments <= config.learner.target_lag
 
 
 @pytest.mark.parametrize("room", [63, 64])
