@@ -24,6 +24,8 @@ TRAIN = [
     *("logging.terminal=plain", "logging.tensorboard=false", "learner.warmup_updates=0"),
 ]
 ALONE = ["fleet.object_store_bytes=80_000_000", "actors.num_cpus=0.25", "fleet.num_actors=5"]
+SAME_RATE = ("learner.learning_rate=0.001", "learner.final_learning_rate=0.001")
+"""Otherwise it would depend on ``total_steps``."""
 ENDLESS = ["total_steps=100_000_000", "logging.interval_s=0.5", "logging.checkpoint_interval_s=1"]
 
 
@@ -40,13 +42,14 @@ def trained(run_dir: Path, *words: str) -> tuple[torch.Tensor, dict[str, Any], s
 
 @pytest.mark.parametrize("mode", ["sync", pytest.param("lockstep", marks=pytest.mark.soak)])
 def test_runs_that_repeat_are_the_same_whether_contributions_are_added_up_or_not(mode: str, tmp_path: Path):
-    words = (f"learner.mode={mode}", "total_steps=4_000", "logging.interval_steps=1_000", "seed=3")
+    words = (f"learner.mode={mode}", "total_steps=4_000", "logging.interval_steps=1_000", "seed=3", *SAME_RATE)
     apart, row, _ = trained(tmp_path / "apart", *words, "fleet.aggregate=never")
-    first, _, _ = trained(tmp_path / "together", *words, "total_steps=2_000", "fleet.aggregate=always")
+    if mode == "sync":  # where a run that goes on from a checkpoint is the same, too
+        first, _, _ = trained(tmp_path / "together", *words, "total_steps=2_000", "fleet.aggregate=always")
+        assert not torch.equal(first, apart)
     together, summed_row, _ = trained(tmp_path / "together", *words, "fleet.aggregate=always")
-    assert torch.equal(apart, together), "one went on from a checkpoint, too"
-    assert not torch.equal(first, together)
-    for name in ("agent_steps", "updates", "contributions_accepted", "episodes", "mean_return"):
+    assert torch.equal(apart, together)
+    for name in ("agent_steps", "updates", "contributions_accepted", "episodes", "episode_return_mean"):
         assert row[name] == summed_row[name]
     assert row["contributions_accepted"] == 5 * row["updates"]
 
@@ -192,7 +195,8 @@ def test_aggregators_come_and_go_with_the_nodes_and_take_their_actors_along(node
         assert len(run.processes("AggregatorProcess")) == 2
         nodes.remove("two")
         run.wait_for("two actors", lambda: run.row().get("actors_alive") == 2)
-        assert "3 actors have left with their nodes; 2 go on" in run.said()
+        left = "3 actors have left with their nodes; 2 go on"
+        run.wait_for("word of those that left", lambda: left in run.said())
         run.wait_for_updates()
         nodes.add("three", num_cpus=1, num_gpus=0)
         run.wait_for("three actors", lambda: run.row().get("actors_alive") == 3)
