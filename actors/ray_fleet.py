@@ -70,7 +70,8 @@ class ActorProcess(Generic[C]):
 class ContributionReference(Generic[C]):
     """A contribution as it passes through the driver."""
 
-    envelope: Envelope[C]
+    envelope: Envelope[C] | ObjectRef
+    """Itself, or a reference where the driver need not look."""
     arrays: ObjectRef
     """What the envelope encloses, wherever it lies."""
     count: int = 1
@@ -80,8 +81,10 @@ class ContributionReference(Generic[C]):
 class Pending(NamedTuple):
     """An unroll that a member owes."""
 
-    envelope: ObjectRef
-    arrays: ObjectRef
+    answer: ObjectRef
+    """What the driver is told."""
+    bulk: tuple[ObjectRef, ...]
+    """What is passed on."""
     weights: ObjectRef
 
 
@@ -158,21 +161,20 @@ class RayFleet(Generic[C]):
 
     def submit(self, member_id: int, weights: ObjectRef) -> None:
         member = self._members[member_id]
-        envelope, arrays = self._call(member, weights)
+        answer, *bulk = self._call(member, weights)
         if not member.pending:
             member.waiting_since = time.monotonic()
-        member.pending.append(Pending(envelope, arrays, weights))
+        member.pending.append(Pending(answer, tuple(bulk), weights))
 
-    def _call(self, member: Member, weights: ObjectRef) -> tuple[ObjectRef, ObjectRef]:
-        """Begins an unroll; references to what is told of it, and to its bulk."""
-        envelope, arrays = member.process.unroll.options(num_returns=2).remote(weights)
-        return envelope, arrays
+    def _call(self, member: Member, weights: ObjectRef) -> list[ObjectRef]:
+        """Begins an unroll; references to what is told of it, and to what is passed on."""
+        return member.process.unroll.options(num_returns=2).remote(weights)
 
     def resize(self, batch_segments: int, max_lag: int) -> None:
         pass
 
     def wait(self, timeout_s: float) -> list[FinishedUnroll[ContributionReference[C]]]:
-        owners = {member.pending[0].envelope: member for member in self._members.values() if member.pending}
+        owners = {member.pending[0].answer: member for member in self._members.values() if member.pending}
         if not owners:
             return []
         ready, _ = ray.wait(list(owners), num_returns=1, timeout=timeout_s, fetch_local=False)
@@ -187,7 +189,7 @@ class RayFleet(Generic[C]):
         on with it."""
         pending = member.pending[0]
         try:
-            envelope: Any = ray.get(pending.envelope)
+            answer: Any = ray.get(pending.answer)
         except EnvironmentFailure as failure:
             self._replace(member, said(failure))
             return None
@@ -199,17 +201,18 @@ class RayFleet(Generic[C]):
                 return None
             if not is_lost_object(failure):
                 raise
-            envelope = None
+            answer = None
         member.pending.popleft()
         member.stands = True
         member.waiting_since = time.monotonic()
-        return self._finished(member, envelope, pending)
+        return self._finished(member, answer, pending)
 
     def _finished(
-        self, member: Member, envelope: Any, pending: Pending
+        self, member: Member, answer: Any, pending: Pending
     ) -> FinishedUnroll[ContributionReference[C]] | None:
-        """What has come of an unroll: ``envelope`` is what the member's process told, or ``None`` if that was lost."""
-        contribution = None if envelope is None else ContributionReference(envelope, pending.arrays)
+        """What has come of an unroll: ``answer`` is what the member's process told, or ``None`` if that was lost."""
+        (arrays,) = pending.bulk
+        contribution = None if answer is None else ContributionReference(answer, arrays)
         return FinishedUnroll(member.identity.actor_id, contribution)
 
     def _died(self, member: Member, failure: RayError, cause: str) -> None:

@@ -84,7 +84,7 @@ class AddingFleet(RayFleet[C]):
         if member is None or not member.pending:
             super().submit(member_id, weights)
 
-    def _call(self, member: Member, weights: ObjectRef) -> tuple[ObjectRef, ObjectRef]:
+    def _call(self, member: Member, weights: ObjectRef) -> list[ObjectRef]:
         batch_segments, max_lag = self._size_of_updates
         per_update = -(-batch_segments // self._config.actors.streams)
         order = Order(
@@ -92,28 +92,25 @@ class AddingFleet(RayFleet[C]):
             min(ANSWER_S, self._config.fleet.unroll_timeout_s / 4),
             max_lag,
         )
-        told, arrays = member.process.collect.options(num_returns=2).remote([weights], order)
-        return told, arrays
+        return member.process.collect.options(num_returns=3).remote(weights, order)
 
     def _finished(
-        self, member: Member, envelope: Any, pending: Pending
+        self, member: Member, answer: Any, pending: Pending
     ) -> FinishedUnroll[ContributionReference[C]] | None:
         number = member.identity.actor_id
-        if envelope is None:
+        if answer is None:
             return FinishedUnroll(number, None)
-        told: Told = envelope
+        told: Told = answer
         self._known.update(told.incarnations)
         for who, cause in told.restarts:
             self._restarts.count_one(who, cause)
         if told.weights_lost:
             return FinishedUnroll(number, None)
-        if told.sum is None:
+        if told.contributions is None:
             self.submit(number, self._newest or pending.weights)
             return None
-        arrived: Any = told.sum
-        return FinishedUnroll(
-            number, ContributionReference(arrived, pending.arrays, len(told.sum.contribution.entries))
-        )
+        envelope, arrays = pending.bulk
+        return FinishedUnroll(number, ContributionReference(envelope, arrays, told.contributions))
 
     def replace(self, actor_id: int, cause: str) -> None:
         for number, crew in self._crews.items():

@@ -1,7 +1,7 @@
 """The process that adds up what the actors of a node contribute, before it crosses the network; the actors are its own.
 
 driver                              aggregator process, one per node         actor processes of the node
-collect(weights reference)    -->   passes the reference on             -->  unroll
+collect(weights)              -->   puts them into its node's store     -->  unroll
                                     adds what comes, one by one         <--  gradient
 wait() <-- who, what became of it   the sum into the object store      --(reference)-->  learner: add_sum
 
@@ -57,10 +57,10 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a driver is told at the end of an order; the sum's tensors travel beside it."""
+    """What a driver is told at the end of an order. The sum itself passes by it."""
 
-    sum: Envelope[GradientSum] | None
-    """``None`` if the order has to be given again: nothing has come in time, or the weights were lost."""
+    contributions: int | None
+    """To the sum; ``None`` if the order has to be given again: nothing has come in time, or the weights were lost."""
     weights_lost: bool
     restarts: tuple[tuple[str, str], ...]
     """Who was started again since the last order, and why."""
@@ -147,8 +147,13 @@ class NodeFleet(RayFleet[GradientContribution]):
 
     def fetch(self, finished: ContributionReference[GradientContribution]) -> GradientContribution | None:
         """``None`` if it was in the memory of a machine that is gone."""
-        arrays = _of_lost(lambda: ray.get(finished.arrays))
-        return None if arrays is None else finished.envelope.enclose(arrays)
+        assert isinstance(finished.envelope, Envelope)
+        try:
+            return finished.envelope.enclose(ray.get(finished.arrays))
+        except RayError as failure:
+            if is_lost_object(failure):
+                return None
+            raise
 
 
 class _ToldLater(Restarts):
@@ -182,33 +187,33 @@ class AggregatorProcess:
             in_rounds=config.learner.mode != "async",
             has_news=lambda: bool(self._fleet.restarted),
         )
+        self._weights: ObjectRef | None = None
+        self._version = 0
 
     def ready(self) -> None:
         """Its actors stand."""
 
-    def collect(self, weights: list[ObjectRef], order: Order) -> tuple[Told, dict[str, np.ndarray]]:
-        """
-        Args:
-            weights: one reference, in a list, because Ray would put what it refers to in its place.
+    def collect(
+        self, weights: PackedSnapshot, order: Order
+    ) -> tuple[Told, Envelope[GradientSum] | None, dict[str, np.ndarray]]:
+        """What there is to tell the driver, and what it passes on to the learner: a sum, and its tensors.
 
         Raises:
             FleetError: after too many restarts of actors.
         """
-        (reference,) = weights
-        found = _of_lost(lambda: ray.get(reference))
-        if found is None:
-            return self._told(None, weights_lost=True), {}
-        snapshot: PackedSnapshot = found
-        arrived, lost = self._aggregator.collect(reference, snapshot.version, order)
+        if self._weights is None or weights.version != self._version:
+            # Its actors get a reference of its own: those of the driver would have to come inside of something, and Ray keeps what is
+            # small and came so for good.
+            self._weights, self._version = ray.put(weights), weights.version
+        arrived, lost = self._aggregator.collect(self._weights, self._version, order)
         if arrived is None:
-            return self._told(None, lost), {}
-        envelope, arrays = split(arrived)
-        return self._told(envelope, lost), arrays
+            return self._told(None, lost), None, {}
+        return self._told(len(arrived.entries), lost), *split(arrived)
 
-    def _told(self, arrived: Envelope[GradientSum] | None, weights_lost: bool) -> Told:
+    def _told(self, contributions: int | None, weights_lost: bool) -> Told:
         restarts = tuple(self._fleet.restarted)
         self._fleet.restarted.clear()
-        return Told(arrived, weights_lost, restarts, self._fleet.incarnations)
+        return Told(contributions, weights_lost, restarts, self._fleet.incarnations)
 
     def replace(self, actor_id: int, cause: str) -> None:
         """See ``Fleet``."""
@@ -216,13 +221,3 @@ class AggregatorProcess:
 
     def get_state(self, limit_s: float) -> FleetState:
         return self._fleet.get_state(limit_s)
-
-
-def _of_lost(get: Callable[[], Any]) -> Any:
-    """What a call returns; ``None`` for what was in the memory of a machine that is gone."""
-    try:
-        return get()
-    except RayError as failure:
-        if is_lost_object(failure):
-            return None
-        raise

@@ -140,9 +140,8 @@ class HostedFleet(RayFleet[GradientContribution]):
             identity = ActorIdentity(actor_id, 0, self._config.seed)
             self._members[actor_id] = Member(identity, self._hosts[actor_id % HOSTS], stands=True)
 
-    def _call(self, member: Member, weights: ObjectRef) -> tuple[ObjectRef, ObjectRef]:
-        envelope, arrays = member.process.unroll.options(num_returns=2).remote(member.identity, weights)
-        return envelope, arrays
+    def _call(self, member: Member, weights: ObjectRef) -> list[ObjectRef]:
+        return member.process.unroll.options(num_returns=2).remote(member.identity, weights)
 
     def get_state(self, limit_s: float | None = None) -> FleetState:
         del limit_s

@@ -24,7 +24,7 @@ from r2ac.training.build import Machinery, Start, describe_environment, initial_
 from r2ac.training.loop import RunHooks, TrainingRun
 from r2ac.training.sizing import sized
 
-WARM_UP_S = 10.0
+WARM_UP_S, SAMPLE_S = 10.0, 0.25
 OURS, LEARNER, AGGREGATORS, HOSTS, RAY = "driver", "learner", "aggregators", "hosts", "ray"
 PARTS = {"ray::LearnerProcess": LEARNER, "ray::AggregatorProcess": AGGREGATORS, "ray::Host": HOSTS}
 
@@ -50,7 +50,7 @@ class Figures:
     lag: float
     cores: dict[str, float]
     growth: float
-    """Of the driver's memory in the second half, per minute, in MB."""
+    """Of the driver's memory, in MB per minute."""
     twice: int
     """Contributions that were dropped or refused."""
 
@@ -61,7 +61,6 @@ class _Moment:
     def __init__(self, counters: Counters, messages: int) -> None:
         self.at, self.messages = time.monotonic(), messages
         self.counters = Counters(**{name: getattr(counters, name) for name in Counters.__slots__})
-        self.memory = psutil.Process().memory_info().rss
         self.cpu: dict[str, float] = dict.fromkeys((OURS, LEARNER, AGGREGATORS, HOSTS, RAY), 0.0)
         times = psutil.Process().cpu_times()
         self.cpu[OURS] = times.user + times.system
@@ -89,16 +88,28 @@ class _Watch(RunHooks):
         self._learner, self._tally, self._seconds = learner, tally, seconds
         self._begun: float | None = None
         self.moments: list[_Moment] = []
+        self._memory: list[tuple[float, int]] = []
+        self._process = psutil.Process()
+
+    @property
+    def growth(self) -> float:
+        """Of this process, from the middle third to the last, in MB per minute. Rows come every few seconds, and what they tell of is kept
+        until then: so it is the lowest of each that is compared."""
+        third = len(self._memory) // 3
+        parts = self._memory[third : 2 * third], self._memory[2 * third :]
+        (before, least), (after, then) = (min(part, key=lambda sample: sample[1]) for part in parts)
+        return (then - least) / 2**20 / (after - before) * 60
 
     def should_stop(self) -> bool:
         if self._tally.counters.updates == 0:
             return False
         now = time.monotonic()
         self._begun = self._begun or now
-        due = self._begun + WARM_UP_S + len(self.moments) * self._seconds / 2
-        if now >= due and len(self.moments) < 3:
+        if not self._memory or now - self._memory[-1][0] > SAMPLE_S:
+            self._memory.append((now, self._process.memory_info().rss))
+        if now >= self._begun + WARM_UP_S + len(self.moments) * self._seconds and len(self.moments) < 2:
             self.moments.append(_Moment(self._tally.counters, self._learner.messages))
-        return len(self.moments) == 3
+        return len(self.moments) == 2
 
 
 def measured(actors: int, *, added_up: bool, rate: float, node: int, seconds: float, units: int) -> Figures:
@@ -123,7 +134,7 @@ def measured(actors: int, *, added_up: bool, rate: float, node: int, seconds: fl
         watch = _Watch(learner, tally, seconds)
         start, machinery = Start(state, FleetState(), {"actor": 0, "learner": 0}), Machinery(config, fleet, learner)
         row = TrainingRun(config, layout, run_dir, start, machinery, tally, sinks, watch).to_its_end()
-    begun, middle, end = watch.moments
+    begun, end = watch.moments
     took = end.at - begun.at
     counted = {
         name: (getattr(end.counters, name) - getattr(begun.counters, name)) / took
@@ -143,7 +154,7 @@ def measured(actors: int, *, added_up: bool, rate: float, node: int, seconds: fl
         bytes=counted["wire_bytes"],
         lag=float(row["policy_lag_mean"] or 0.0),
         cores={part: (end.cpu[part] - begun.cpu[part]) / took for part in end.cpu},
-        growth=(end.memory - middle.memory) / 2**20 / (end.at - middle.at) * 60,
+        growth=watch.growth,
         twice=end.counters.dropped + end.counters.refused,
     )
 
