@@ -111,22 +111,25 @@ class ExactSum:
         self._first = torch.zeros_like(like, dtype=torch.float64)
         self._rest = torch.zeros_like(self._first)
         self._upload = Upload(like.device)
-        self._at_once = AT_ONCE if like.device.type == "cpu" else like.numel()
+        self._at_once = max(1, min(like.numel(), AT_ONCE) if like.device.type == "cpu" else like.numel())
+        self._pieces = list(zip(self._first.split(self._at_once), self._rest.split(self._at_once), strict=True))
+        self._buffers = [torch.empty_like(self._first[: self._at_once]) for _ in range(3)]
 
     def add(self, gradient: Float[Tensor, " parameters"], weight: float) -> None:
         """A gradient from anywhere, in any precision."""
         if gradient.device != self._first.device:
             (gradient,) = self._upload([gradient])
-        size = max(1, self._at_once)
-        for first, rest, values in zip(
-            self._first.split(size), self._rest.split(size), gradient.split(size), strict=True
-        ):
-            part = values.double()
+        for (first, rest), values in zip(self._pieces, gradient.split(self._at_once), strict=True):
+            total, of_total, part = (buffer[: len(first)] for buffer in self._buffers)
+            part.copy_(values)
             if weight != 1.0:
-                part = part * weight
-            total = first + part
-            of_part = total - first
-            rest += (first - (total - of_part)) + (part - of_part)
+                part.mul_(weight)
+            torch.add(first, part, out=total)
+            torch.sub(total, first, out=of_total)
+            part.sub_(of_total)  # what the total lacks of the part,
+            torch.sub(total, of_total, out=of_total)
+            first.sub_(of_total)  # and what it lacks of what was there
+            rest.add_(first.add_(part))
             first.copy_(total)
 
     def add_sum(self, arrived: GradientSum, weight: float) -> None:
