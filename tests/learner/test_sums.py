@@ -14,14 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from patience import patience
 
-from actors.fleet import FinishedUnroll, LocalFleet, Restarts
+from actors.fleet import FinishedUnroll, FleetState, LocalFleet, Restarts
 from actors.wire import split
+from conf.load import load_train
 from conf.schema import LearnerConfig
 from learner.aggregated_fleet import spread
 from learner.aggregator import Aggregator, Order
 from learner.learner import GradientPlan, Learner
+from learner.ray_learner import LearnerProcess
 from learner.receipts import Counters, Receipt, Verdict
+from learner.stream_learner import StreamPlan
 from learner.sums import Adder, ExactSum, GradientSum, RunningSum
+from r2ac.training.fleets import open_fleet
+from r2ac.training.sizing import sized
 from rtrl_core import GradientContribution
 
 Contributions = Sequence[GradientContribution]
@@ -328,6 +333,18 @@ def test_an_order_is_over_in_time_and_nothing_that_had_come_is_lost(in_rounds: b
     parts = [] if first is None else [first]
     sent = [(one.actor_id, one.sequence) for part in (*parts, second) for one in part.headers]
     assert len(sent) == len(set(sent)) == (2 if in_rounds else 3)
+
+
+def test_an_algorithm_that_says_that_it_adds_up_and_has_nothing_to_do_it_with_is_a_bug_in_words():
+    config = sized(load_train(["fleet.num_actors=2", "fleet.aggregate=always"]), 2)
+    no_plan: Any = StreamPlan(config.learner, LAYOUT)
+    with pytest.raises(TypeError, match=r"StreamPlan has no adder\(\): its algorithm should not say that it adds up"):
+        open_fleet(config, FleetState(), print, lambda identity, state: None, no_plan)
+    state = no_plan.first_state(torch.zeros(LAYOUT.size))
+    process = LearnerProcess(no_plan, state, None)
+    envelope, arrays = split(summed(plan(), [contribution()]))
+    with pytest.raises(TypeError, match="StreamLearner has no add_sum: its algorithm cannot be added up"):
+        process.add(envelope, arrays)
 
 
 def test_actors_are_spread_evenly_over_what_there_is():
