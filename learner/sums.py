@@ -85,7 +85,7 @@ class RunningSum:
         self.add(arrived.gradient, weight)
 
     def vector(self) -> Float[Tensor, " parameters"]:
-        """The sum in float32; may be written to if ``clear`` follows."""
+        """The sum, in the precision of the weights; may be written to if ``clear`` follows."""
         return self._sum
 
     def parts(self) -> tuple[Tensor, Tensor | None]:
@@ -108,6 +108,7 @@ class ExactSum:
     """
 
     def __init__(self, like: Float[Tensor, " parameters"]) -> None:
+        self._dtype = like.dtype
         self._first = torch.zeros_like(like, dtype=torch.float64)
         self._rest = torch.zeros_like(self._first)
         self._upload = Upload(like.device)
@@ -138,8 +139,8 @@ class ExactSum:
             self._rest.add_(arrived.rest.to(self._rest.device), alpha=weight)
 
     def vector(self) -> Float[Tensor, " parameters"]:
-        """The sum in float32."""
-        return (self._first + self._rest).float()
+        """The sum, in the precision of the weights."""
+        return (self._first + self._rest).to(self._dtype)
 
     def parts(self) -> tuple[Tensor, Tensor | None]:
         """``GradientSum.gradient`` and ``rest``, copies on the CPU."""
