@@ -342,8 +342,9 @@ def test_an_algorithm_that_says_that_it_adds_up_and_has_nothing_to_do_it_with_is
     monkeypatch.setattr(ray_learner, "prepare_process", lambda threads: None)  # this one has other tests to run
     config = sized(load_train(["fleet.num_actors=2", "fleet.aggregate=always"]), 2)
     no_plan: Any = StreamPlan(config.learner, LAYOUT)
+    nobody: Any = print
     with pytest.raises(TypeError, match=r"StreamPlan has no adder\(\): its algorithm should not say that it adds up"):
-        open_fleet(config, FleetState(), print, lambda identity, state: None, no_plan)
+        open_fleet(config, FleetState(), print, nobody, no_plan)
     state = no_plan.first_state(torch.zeros(LAYOUT.size))
     process = ray_learner.LearnerProcess(no_plan, state, None)
     envelope, arrays = split(summed(plan(), [contribution()]))
