@@ -20,8 +20,8 @@ from learner.receipts import Receipt
 POLL_S = 0.5
 """How long a schedule waits before it lets the loop look after other things."""
 WAITING = 8
-"""Of so many actors one contribution may wait at the learner while new ones are taken: enough for it to have work, and no more, because
-each makes those behind it a version later or fills a batch that could have been updated with."""
+"""Of so many members of a fleet one contribution may wait at the learner while new ones are taken: enough for it to have work, and no more,
+because each makes those behind it a version later or fills a batch that could have been updated with."""
 
 
 @dataclass(frozen=True, slots=True)
