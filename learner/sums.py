@@ -113,14 +113,14 @@ class ExactSum:
         self._rest = torch.zeros_like(self._first)
         self._upload = Upload(like.device)
         self._at_once = max(1, min(like.numel(), AT_ONCE) if like.device.type == "cpu" else like.numel())
-        self._pieces = list(zip(self._first.split(self._at_once), self._rest.split(self._at_once), strict=True))
         self._buffers = [torch.empty_like(self._first[: self._at_once]) for _ in range(3)]
 
     def add(self, gradient: Float[Tensor, " parameters"], weight: float) -> None:
         """A gradient from anywhere, in any precision."""
         if gradient.device != self._first.device:
             (gradient,) = self._upload([gradient])
-        for (first, rest), values in zip(self._pieces, gradient.split(self._at_once), strict=True):
+        pieces = (vector.split(self._at_once) for vector in (self._first, self._rest, gradient))
+        for first, rest, values in zip(*pieces, strict=True):
             total, of_total, part = (buffer[: len(first)] for buffer in self._buffers)
             part.copy_(values)
             if weight != 1.0:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import pickle
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
@@ -358,6 +359,20 @@ def test_actors_are_spread_evenly_over_what_there_is():
     crowded = spread({"a": 1.0, "b": 2.0}, 8)
     assert [len(actors) for actors in crowded.values()] in ([3, 5], [4, 4])
     assert list(itertools.chain(*crowded.values())) == list(range(8))
+
+
+@pytest.mark.parametrize("batch_segments", [4, None])
+def test_what_adds_up_works_in_the_process_that_it_is_sent_to(batch_segments: int | None):
+    """Tensors that share memory do not when they arrive."""
+    here = plan(batch_segments).adder()
+    there = pickle.loads(pickle.dumps(here))
+    for adder in (here, there):
+        for one in random_contributions(3):
+            adder.add(one, 0)
+    ours, theirs = here.take(), there.take()
+    assert ours.gradient.any()
+    assert torch.equal(ours.gradient, theirs.gradient)
+    assert not there.take().gradient.any()
 
 
 def test_a_running_sum_takes_what_was_added_up_elsewhere():
