@@ -14,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.fleet import FinishedUnroll, FleetError, FleetState, first_identity
 from actors.following_fleet import FollowingFleet
+from actors.places import capacities
 from actors.ray_fleet import (
     ContributionReference,
     Member,
@@ -207,21 +208,7 @@ class AggregatedFleet(AddingFleet[C]):
         return node
 
     def _capacities(self) -> dict[str, float]:
-        """Actors that each living node has resources for."""
-        config, here = self._config, ray.get_runtime_context().get_node_id()
-        found: dict[str, float] = {}
-        for node in ray.nodes():
-            if not node["Alive"]:
-                continue
-            resources: Mapping[str, float] = node["Resources"]
-            cpus = resources.get("CPU", 0.0)
-            if node["NodeID"] == here and not config.learner.num_gpus:
-                cpus -= config.learner.num_cpus
-            limits = [cpus / config.actors.num_cpus if config.actors.num_cpus else cpus]
-            if config.actors.num_gpus:
-                limits.append(resources.get("GPU", 0.0) / config.actors.num_gpus)
-            found[node["NodeID"]] = min(limits)
-        return found
+        return capacities(ray.nodes(), self._config, ray.get_runtime_context().get_node_id())
 
 
 class AggregatedFollowingFleet(AddingFleet[C], FollowingFleet[C]):

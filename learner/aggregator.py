@@ -49,7 +49,7 @@ class Order:
     """What a driver asks for, beside the weights."""
 
     contributions: int
-    """In a sum, at the most and as a rule; in rounds it is one of each actor."""
+    """After which a sum is over; those that come at the same time are all in it. In rounds it is one of each actor."""
     limit_s: float
     """After so long there is an answer, whatever has come."""
     max_lag: int | None

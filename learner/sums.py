@@ -60,7 +60,7 @@ class GradientSum:
 
     @property
     def size_bytes(self) -> int:
-        """On the wire: depends on the network, never on how many contributions are in it."""
+        """Of its tensors: depends on the network, not on how many contributions are in it."""
         return sum(part.numel() * part.element_size() for part in (self.gradient, self.rest) if part is not None)
 
 

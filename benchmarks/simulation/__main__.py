@@ -12,6 +12,7 @@ from benchmarks.simulation.scenario import measured
 
 VERBS = ("run", "publish", "one")
 NUMBERS = {"rate": 3.0, "node": 64.0, "seconds": 40.0, "units": 128.0}
+WHOLE = ("node", "units")
 SIZES = "100,300,1000"
 
 
@@ -27,6 +28,8 @@ def main(argv: Sequence[str]) -> int:
         return _mistake(f"{error}: expected numbers, such as actors={SIZES} rate=3")
     if not all(0 < value < math.inf for value in (*sizes, *numbers.values())):
         return _mistake("expected numbers above zero")
+    if not all(numbers[name].is_integer() for name in WHOLE):
+        return _mistake(f"{' and '.join(WHOLE)} are whole numbers")
     if "one" in words:
         rate, node, seconds, units = numbers.values()
         for size in sizes:

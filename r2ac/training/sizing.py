@@ -215,7 +215,7 @@ def _sent_meanwhile(config: TrainConfig) -> int:
         return under_way - 1
     if (
         fleet.aggregate == "always"
-    ):  # a contribution waits until its node's sum is whole, and weights until the next one begins
+    ):  # a contribution waits for the rest of its sum, and weights for the next one to begin
         return 2 * under_way
     if find_algorithm(config.algorithm).knows_its_own:
         return under_way - (fleet.num_actors <= WAITING)

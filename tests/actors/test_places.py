@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from actors.places import BYTES_OF_ONE, rooms
+from actors.places import BYTES_OF_ONE, capacities, rooms
 from conf.load import load_train
 
 GIB = 2.0**30
@@ -44,6 +44,24 @@ def test_the_learner_takes_its_cores_of_the_drivers_node() -> None:
     with_gpu = load_train(["learner.num_cpus=1.5", "learner.num_gpus=1"])
     assert rooms(nodes, with_gpu, "here") == {"here": 4, "there": 4}
     assert rooms(nodes, load_train(["learner.num_cpus=9"]), "here") == {"here": 0, "there": 4}
+
+
+@pytest.mark.parametrize(
+    ("words", "resources", "capacity"),
+    [
+        ((), {"CPU": 8.0, "memory": 1.0}, 8.0),
+        (("actors.num_cpus=0.25",), {"CPU": 8.0}, 32.0),
+        (("actors.num_cpus=0",), {"CPU": 8.0}, 8.0),
+        (("actors.num_cpus=0.5", "actors.num_gpus=0.25"), {"CPU": 8.0, "GPU": 1.0}, 4.0),
+        (("actors.num_gpus=0.25",), {"CPU": 8.0}, 0.0),
+    ],
+)
+def test_a_fleet_of_fixed_size_fills_what_its_actors_ask_for(
+    words: tuple[str, ...], resources: dict[str, float], capacity: float
+) -> None:
+    nodes = [node("there", resources), node("gone", resources, alive=False)]
+    assert capacities(nodes, load_train(words), "here") == {"there": capacity}
+    assert capacities(nodes[:1], load_train(["learner.num_cpus=2"]), "there") == {"there": resources["CPU"] - 2}
 
 
 @pytest.mark.parametrize("last", ["auto", "3", "null"])

@@ -55,6 +55,10 @@ def test_the_page_shows_the_simulated_fleets(tmp_path: Path) -> None:
     assert written.read_text() == page.read_text()
     assert {(one.actors, one.added_up) for one in figures} == set(product((100, 300, 1000), (False, True)))
     assert not any(one.twice for one in figures)
+    (largest,) = (one for one in figures if one.added_up and one.actors == 1000)
+    assert largest.messages <= 50
+    assert largest.cores["driver"] < 0.5
+    assert all(one.growth < 10 for one in figures if one.added_up), "MB per minute: references inside of lists were 44"
 
 
 @every_study
