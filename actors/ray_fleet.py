@@ -193,8 +193,6 @@ class RayFleet(Generic[C]):
         except EnvironmentFailure as failure:
             self._replace(member, said(failure))
             return None
-        except FleetError as failure:  # of a fleet behind it
-            raise FleetError(said(failure)) from None
         except RayError as failure:
             if (cause := cause_of_death(failure)) is not None:
                 self._died(member, failure, cause)

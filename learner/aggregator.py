@@ -139,7 +139,7 @@ class NodeFleet(RayFleet[GradientContribution]):
 
     def _begin(self, num_actors: int, state: FleetState) -> None:
         del num_actors, state
-        self._restarts = _ToldLater(self._config.fleet.max_restarts, self.restarted)
+        self._restarts = _ToldLater(self.restarted)
         for identity in self._crew.identities:
             state_of = self._crew.states.get(identity.actor_id)
             self._members[identity.actor_id] = self._start(identity, state_of, self._crew.node)
@@ -157,12 +157,13 @@ class NodeFleet(RayFleet[GradientContribution]):
 
 
 class _ToldLater(Restarts):
-    def __init__(self, limit: int, restarted: list[tuple[str, str]]) -> None:
-        super().__init__(limit, lambda line: None)
+    """Whether there are too many is the driver's to say, who counts those of all nodes."""
+
+    def __init__(self, restarted: list[tuple[str, str]]) -> None:
+        super().__init__(0, lambda line: None)
         self._restarted = restarted
 
     def count_one(self, who: str, cause: str) -> None:
-        super().count_one(who, cause)
         self._restarted.append((who, cause))
 
 
@@ -196,11 +197,7 @@ class AggregatorProcess:
     def collect(
         self, weights: PackedSnapshot, order: Order
     ) -> tuple[Told, Envelope[GradientSum] | None, dict[str, np.ndarray]]:
-        """What there is to tell the driver, and what it passes on to the learner: a sum, and its tensors.
-
-        Raises:
-            FleetError: after too many restarts of actors.
-        """
+        """What there is to tell the driver, and what it passes on to the learner: a sum, and its tensors."""
         if self._weights is None or weights.version != self._version:
             # Its actors get a reference of its own: those of the driver would have to come inside of something, and Ray keeps what is
             # small and came so for good.

@@ -5,19 +5,32 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
 import torch
 from patience import patience, wait_until
+from ray import cloudpickle
 from ray_nodes import Nodes, cluster
 
+from actors.fleet import FinishedUnroll, FleetError, FleetState
+from conf.load import load_train
+from conf.schema import TrainConfig
+from learner.aggregated_fleet import AggregatedFleet
+from learner.algorithms import find_algorithm
+from learner.schedules import POLL_S
+from r2ac.cluster.session import ray_cluster
 from r2ac.persistence import checkpoint as checkpoints
+from r2ac.training.build import describe_environment, initial_weights
+from r2ac.training.sizing import sized
+from rtrl_core import WeightsSnapshot
 
 pytestmark = pytest.mark.slow
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the actors' processes do not find this file
 
 TRAIN = [
     *("experiment=tmaze", "env.corridor=10", "actors.num_envs=4", "actors.unroll=5", "network.num_units=16"),
@@ -203,3 +216,82 @@ def test_aggregators_come_and_go_with_the_nodes_and_take_their_actors_along(node
         run.wait_for_each(3)
         row = run.stop()
     assert row["actor_restarts"] == 0
+
+
+LOCAL = [*TRAIN, *ALONE, "fleet.aggregate=always", "fleet.num_actors=2", "fleet.max_restarts=1"]
+
+
+class Opened(NamedTuple):
+    """A fleet of two actors behind one aggregator, in the cluster of this process."""
+
+    fleet: AggregatedFleet[Any]
+    said: list[str]
+    weights: Any
+
+    def finished(self) -> FinishedUnroll[Any]:
+        """The next sum, with weights that stay the same."""
+        found: list[FinishedUnroll[Any]] = []
+        self.fleet.submit(0, self.weights)
+        wait_until("a sum", lambda: found.extend(self.fleet.wait(POLL_S)) or found)
+        return found[0]
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[TrainConfig]:
+    config = sized(load_train(LOCAL), 2)
+    with ray_cluster(config, 2):
+        yield config
+
+
+@pytest.fixture
+def open_local(local: TrainConfig) -> Iterator[Callable[..., Opened]]:
+    spec = describe_environment(local, print)
+    layout, vector = initial_weights(local, spec)
+    algorithm = find_algorithm(local.algorithm)
+    plan: Any = algorithm.plan(local, spec, layout)
+    with ExitStack() as stack:
+
+        def start(build: Any = None) -> Opened:
+            said: list[str] = []
+            build = build or partial(algorithm.worker, local)
+            fleet = AggregatedFleet(local, 2, FleetState(), said.append, build, adder=plan.adder())
+            stack.callback(fleet.close)
+            return Opened(fleet, said, fleet.publish(WeightsSnapshot(0, layout.fingerprint, vector)))
+
+        yield start
+
+
+def test_an_actor_that_is_replaced_is_started_again_by_its_aggregator_and_told_of(
+    open_local: Callable[..., Opened],
+) -> None:
+    opened = open_local()
+    fleet = opened.fleet
+    assert (fleet.member_ids, fleet.actor_ids, fleet.num_actors, fleet.restarts) == ([0], [0, 1], 2, 0)
+    assert opened.finished().contribution is not None
+    assert fleet.incarnations == {0: 0, 1: 0}
+    fleet.replace(1, "its gradients are no good")
+    opened.finished()
+    assert (fleet.restarts, fleet.incarnations) == (1, {0: 0, 1: 1})
+    assert opened.said == ["actor 1 restarted (1 restarts so far): its gradients are no good"]
+    assert fleet.get_state().incarnations == {0: 0, 1: 1}
+
+
+def test_too_many_restarts_behind_an_aggregator_end_the_run_in_one_line(open_local: Callable[..., Opened]) -> None:
+    opened = open_local()
+    opened.finished()
+    opened.fleet.replace(1, "first")
+    opened.finished()
+    opened.fleet.replace(0, "second")
+    with pytest.raises(FleetError, match=r"^gave up after 1 .* within an hour .*because: first$"):
+        opened.finished()
+
+
+def test_actors_that_cannot_start_behind_an_aggregator_are_the_line_that_they_would_be_without(
+    open_local: Callable[..., Opened],
+) -> None:
+    def broken(identity: object, state: object) -> Any:
+        raise ValueError("the level is not there")
+
+    with pytest.raises(FleetError) as error:
+        open_local(broken)
+    assert str(error.value) == "an actor could not start: ValueError: the level is not there"
