@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from benchmarks import simulation
 from benchmarks.learning import RESULTS
+from benchmarks.simulation.large import measured_costs
 from benchmarks.simulation.page import DATA, keep, publish, read, table
 from benchmarks.simulation.scenario import measured
 
-VERBS = ("run", "publish", "one")
+VERBS = ("run", "costs", "publish", "one")
 NUMBERS = {"rate": 3.0, "node": 64.0, "seconds": 40.0, "units": 128.0}
 WHOLE = ("node", "units")
 SIZES = "100,300,1000"
@@ -20,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
     options = dict(word.split("=", 1) for word in argv if "=" in word)
     words = [word for word in argv if "=" not in word]
     if unknown := [*(set(words) - set(VERBS)), *(options.keys() - NUMBERS.keys() - {"actors", "added_up"})]:
-        return _mistake(f"{unknown[0]}: expected run, publish, actors=N,N and {', '.join(NUMBERS)}")
+        return _mistake(f"{unknown[0]}: expected run, costs, publish, actors=N,N and {', '.join(NUMBERS)}")
     try:
         sizes = [int(size) for size in options.get("actors", SIZES).split(",")]
         numbers = {name: float(options.get(name, value)) for name, value in NUMBERS.items()}
@@ -51,7 +52,9 @@ def main(argv: Sequence[str]) -> int:
                 command = [sys.executable, "-m", simulation.__name__, "one", f"actors={size}", f"added_up={added_up}"]
                 if subprocess.run([*command, *given], check=False).returncode:
                     return 1
-        print("\n".join(table(read(RESULTS / "data" / DATA))))
+        print("\n".join(table(read(RESULTS / "data" / DATA)[0])))
+    if "costs" in words:
+        keep(measured_costs(), RESULTS / "data" / DATA)
     if "publish" in words:
         publish(RESULTS)
     return 0

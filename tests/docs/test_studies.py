@@ -50,8 +50,8 @@ def test_the_page_shows_the_campaigns_of_faults(tmp_path: Path) -> None:
 def test_the_page_shows_the_simulated_fleets(tmp_path: Path) -> None:
     page = RESULTS / "README.md"
     written = Path(shutil.copy(page, tmp_path))
-    figures = simulation.read(RESULTS / "data" / simulation.DATA)
-    replace_table(written, simulation.COMMAND, [*simulation.table(figures), "", *simulation.on_paper(figures)])
+    figures, _ = simulation.read(RESULTS / "data" / simulation.DATA)
+    replace_table(written, simulation.COMMAND, simulation.lines(RESULTS / "data" / simulation.DATA))
     assert written.read_text() == page.read_text()
     assert {(one.actors, one.added_up) for one in figures} == set(product((100, 300, 1000), (False, True)))
     assert not any(one.twice for one in figures)
