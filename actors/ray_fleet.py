@@ -251,10 +251,12 @@ class RayFleet(Generic[C]):
 
     def _start(self, identity: ActorIdentity, state: dict[str, Any] | None, node: str | None = None) -> Member:
         options = self._config.actors
+        soft = self._may_be_elsewhere and options.num_cpus > 0
         place = (
             "DEFAULT"
             if node is None
-            else NodeAffinitySchedulingStrategy(node, soft=self._may_be_elsewhere and options.num_cpus > 0)
+            # Soft alone waits for room on that node for ever, whatever room there is on others.
+            else NodeAffinitySchedulingStrategy(node, soft=soft, _spill_on_unavailable=soft)
         )
         process = (
             ray.remote(ActorProcess)

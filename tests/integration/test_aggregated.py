@@ -170,8 +170,9 @@ def test_an_actor_an_aggregator_a_learner_and_a_node_die_and_training_goes_on(no
         run.processes("LearnerProcess")[0].kill()
         run.wait_for("the learner's restart", lambda: run.row()["learner_restarts"] == 1)
         run.wait_for_updates()
-        nodes.add("two", num_cpus=2, num_gpus=0)  # the one of this name is killed
-        run.wait_for("the restart of its aggregator", lambda: run.row()["actor_restarts"] >= 3)
+        nodes.remove("two")
+        run.wait_for("the restart of its aggregator, where there is no room", lambda: run.row()["actor_restarts"] >= 3)
+        nodes.add("three", num_cpus=2, num_gpus=0)
         run.wait_for_each(4)
         run.wait_for_updates()
         version = run.row()["policy_version"]
